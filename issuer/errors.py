@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything that the issuer raises on purpose; `spiffekit.wire.status` maps it to gRPC.
+
+::
+
+    IssuerError
+    ├── InvalidRequestError       the request breaks a rule; the message names field and rule
+    ├── NotFoundError
+    ├── AlreadyExistsError        carries the thing that exists
+    ├── NotAuthorizedError        the caller may not do that
+    │   └── NodeDeniedError       a node may not, with the reason SPIRE's API gives it
+    ├── NodeRejectedError         a node could not prove itself
+    ├── RateLimitedError
+    ├── FailedPreconditionError   right request, wrong moment
+    ├── AuthorityNotReadyError    no authority can sign now
+    └── StoreError                the database failed
+"""
+
+from enum import IntEnum
+
+
+class IssuerError(Exception):
+    """The root of all errors of the issuer."""
+
+
+class InvalidRequestError(IssuerError):
+    """The request breaks a rule; the message names the field and the rule."""
+
+
+class NotFoundError(IssuerError):
+    """The thing asked for does not exist."""
+
+
+class AlreadyExistsError(IssuerError):
+    """The thing to be created exists; `existing` is that thing."""
+
+    def __init__(self, message: str, existing: object = None) -> None:
+        super().__init__(message)
+        self.existing = existing
+
+
+class NotAuthorizedError(IssuerError):
+    """The caller may not do that."""
+
+
+class DenialReason(IntEnum):
+    """Why a node is denied; the numbers are those of spire.api.types.PermissionDeniedDetails."""
+
+    UNKNOWN = 0
+    EXPIRED = 1
+    NOT_ATTESTED = 2
+    NOT_ACTIVE = 3
+    BANNED = 4
+    MUST_REATTEST = 5
+
+
+class NodeDeniedError(NotAuthorizedError):
+    """A node may not call; `reason` tells it what to do next."""
+
+    def __init__(self, message: str, reason: DenialReason) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class NodeRejectedError(IssuerError):
+    """A node could not prove itself."""
+
+
+class RateLimitedError(IssuerError):
+    """The caller asks too often."""
+
+
+class FailedPreconditionError(IssuerError):
+    """The request is right, and this is not the moment for it."""
+
+
+class AuthorityNotReadyError(IssuerError):
+    """No authority can sign now."""
+
+
+class StoreError(IssuerError):
+    """The database failed; nothing was changed."""

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The issuer's nouns: frozen values that the store keeps and the services hand around."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from spiffekit.id import SpiffeId, TrustDomain
+from spiffekit.selector import Selector
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegistrationEntry:
+    """Selectors that earn a SPIFFE ID below a parent (a node, an alias, or another entry's ID)."""
+
+    id: str  # at most 255 of A-Z a-z 0-9 . _ -
+    spiffe_id: SpiffeId
+    parent_id: SpiffeId
+    selectors: frozenset[Selector]
+    x509_svid_ttl: timedelta | None = None  # None: the issuer's default
+    jwt_svid_ttl: timedelta | None = None
+    federates_with: tuple[TrustDomain, ...] = ()  # sorted
+    dns_names: tuple[str, ...] = ()  # in the order given: the first one is also the common name
+    hint: str = ""
+    admin: bool = False
+    downstream: bool = False
+    store_svid: bool = False
+    disable_x509_svid_prefetch: bool = False
+    jwt_svid_include_jti: bool = False
+    expires_at: datetime | None = None
+    created_at: datetime
+    revision: int = 0  # counts the updates of this entry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """A machine that an attestor has proved. An empty `serial` says that it is banned."""
+
+    id: SpiffeId
+    attestation_type: str
+    serial: str  # decimal, of the SVID in use; "" = banned
+    expires_at: datetime  # of that SVID
+    new_serial: str = ""  # of a renewed SVID that has not been used yet
+    new_expires_at: datetime | None = None
+    can_reattest: bool = False
+    selectors: frozenset[Selector] = frozenset()
+    version: str = ""  # of the attestor, as it says of itself; at most 255 bytes
+
+    @property
+    def banned(self) -> bool:
+        """Whether an operator banned the node."""
+        return not self.serial
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JoinToken:
+    """A secret that proves one node, once. `agent_id` is an alias that the node gets besides."""
+
+    value: str = field(repr=False)
+    expires_at: datetime
+
+
+class AuthorityKind(StrEnum):
+    """What an authority signs."""
+
+    X509 = "x509"
+    JWT = "jwt"
+
+
+class AuthorityState(StrEnum):
+    """Where an authority is in its life; see `issuer.ca.slots`."""
+
+    PREPARED = "prepared"
+    ACTIVE = "active"
+    OLD = "old"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuthorityRecord:
+    """One line of the authority journal: enough to sign again after a restart, if the key is there."""
+
+    id: str  # X.509: subject key identifier, lower-case hex; JWT: key ID
+    kind: AuthorityKind
+    state: AuthorityState
+    key_id: str  # under which the key manager keeps the private key
+    issued_at: datetime
+    not_after: datetime
+    certificate_der: bytes = b""  # X.509 only
+    public_key_der: bytes = b""  # SubjectPublicKeyInfo
+    tainted: bool = False
+
+
+class ChangeKind(StrEnum):
+    """What a row of the change log is about."""
+
+    ENTRY = "entry"  # key: the entry's ID
+    NODE = "node"  # key: the node's SPIFFE ID
+    BUNDLE = "bundle"  # key: the trust domain's name
+    AUTHORITY = "authority"  # key: "x509/<id>" or "jwt/<id>"; tainted or revoked
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """One row of the change log. Revisions are dense: n + 1 follows n.
+
+    `value` is the thing as it is now, None when it is gone; it is filled for changes made in this
+    process and empty in rows read back.
+    """
+
+    revision: int
+    kind: ChangeKind
+    key: str
+    value: object | None = None
+
+
+class Outcome(StrEnum):
+    """How an audited act ended."""
+
+    OK = "ok"
+    DENIED = "denied"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditRecord:
+    """Who did what to which thing, and how it ended. Never holds a key, token or CSR."""
+
+    at: datetime
+    actor: str  # SPIFFE ID, or "local:uid=0,pid=42", or "anonymous:<address>"
+    act: str  # the full method, e.g. "/spire.api.server.entry.v1.Entry/BatchCreateEntry"
+    subject: str  # the ID acted upon, or ""
+    outcome: Outcome
+    detail: Mapping[str, object] = field(default_factory=dict)  # JSON values only

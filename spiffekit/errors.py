@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything that `spiffekit` raises on purpose.
+
+::
+
+    SpiffeError
+    ├── SpiffeIdError (ValueError too)      an ID, trust domain or path breaks SPIFFE-ID §2
+    ├── SelectorError (ValueError too)      a selector is not of the form type:value
+    ├── UnsupportedKeyError                 a key is of a kind or size we do not accept
+    ├── BundleError                         a bundle is malformed
+    ├── SvidError                           an SVID is malformed
+    │   ├── X509SvidError
+    │   └── JwtSvidError
+    ├── VerificationError                   well-formed, but not to be trusted
+    │   ├── UnknownTrustDomainError         no bundle for its trust domain
+    │   ├── UntrustedError                  no authority of that bundle vouches for it
+    │   ├── ExpiredError                    outside its validity
+    │   ├── AudienceError                   meant for somebody else
+    │   └── UnauthorizedPeerError           trusted, but not the peer that we talk to
+    ├── WorkloadApiError                    the Workload API refused for good
+    └── WorkloadApiUnavailableError         the Workload API cannot answer now; try again
+
+The split is by what the catcher does: malformed input is refused, untrusted input is refused and
+worth an alarm, an unavailable peer is asked again.
+"""
+
+
+class SpiffeError(Exception):
+    """The root of all errors of this library."""
+
+
+class SpiffeIdError(SpiffeError, ValueError):
+    """A SPIFFE ID, trust domain name or path breaks SPIFFE-ID §2."""
+
+
+class SelectorError(SpiffeError, ValueError):
+    """A selector is not of the form ``type:value``."""
+
+
+class UnsupportedKeyError(SpiffeError):
+    """A key is of a kind, curve or size that we do not accept."""
+
+
+class BundleError(SpiffeError):
+    """A trust bundle is malformed."""
+
+
+class SvidError(SpiffeError):
+    """An SVID is malformed."""
+
+
+class X509SvidError(SvidError):
+    """An X.509-SVID breaks X509-SVID §2 to §4, or key and leaf do not fit."""
+
+
+class JwtSvidError(SvidError):
+    """A JWT-SVID breaks JWT-SVID §2 to §4."""
+
+
+class VerificationError(SpiffeError):
+    """An SVID is well-formed, but not to be trusted."""
+
+
+class UnknownTrustDomainError(VerificationError):
+    """There is no bundle for the trust domain in question."""
+
+
+class UntrustedError(VerificationError):
+    """No authority of the trust domain's own bundle vouches for it."""
+
+
+class ExpiredError(VerificationError):
+    """It is outside its validity."""
+
+
+class AudienceError(VerificationError):
+    """It is meant for somebody else."""
+
+
+class UnauthorizedPeerError(VerificationError):
+    """The peer is who it says, but not whom we want to talk to."""
+
+
+class WorkloadApiError(SpiffeError):
+    """The Workload API refused in a way that trying again cannot mend."""
+
+
+class WorkloadApiUnavailableError(SpiffeError):
+    """The Workload API cannot answer now; trying again may help."""

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Selectors: one fact each about a workload or a node, of the form ``type:value``."""
+
+import re
+from dataclasses import dataclass
+from typing import Final, Self
+
+from spiffekit.errors import SelectorError
+
+MAX_TYPE_BYTES: Final = 64  # bytes
+MAX_VALUE_BYTES: Final = 8192  # bytes of UTF-8; a label or an environment variable fits, a flood does not
+
+_TYPE: Final = re.compile(r"[a-zA-Z0-9_.-]+", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Selector:
+    """A fact: `type` is the attestor that stated it, `value` what it found. Never equal to a `str`.
+
+    Raises:
+        SelectorError: The type has other characters than letters, digits, '_', '.' and '-', or
+            type or value is empty or over-long, or the value has a control character.
+    """
+
+    type: str
+    value: str
+
+    def __post_init__(self) -> None:
+        if not _TYPE.fullmatch(self.type) or len(self.type) > MAX_TYPE_BYTES:
+            raise SelectorError(f"invalid selector type {self.type[:MAX_TYPE_BYTES]!r}")
+        if not self.value:
+            raise SelectorError(f"selector of type {self.type!r} has no value")
+        if len(self.value.encode("utf-8", "surrogatepass")) > MAX_VALUE_BYTES:
+            raise SelectorError(f"selector of type {self.type!r} is longer than {MAX_VALUE_BYTES} bytes")
+        if any(ord(character) < 0x20 or ord(character) == 0x7F for character in self.value):
+            raise SelectorError(f"selector of type {self.type!r} has a control character")
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Parse ``type:value``; the value may hold further colons.
+
+        Raises:
+            SelectorError: There is no colon, or a part is invalid.
+        """
+        kind, colon, value = text.partition(":")
+        if not colon:
+            raise SelectorError(f"selector {text[:80]!r} is not of the form type:value")
+        return cls(kind, value)
+
+    def __str__(self) -> str:
+        return f"{self.type}:{self.value}"

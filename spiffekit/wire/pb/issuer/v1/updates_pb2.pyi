@@ -1,0 +1,42 @@
+from spiffekit.wire.pb.spire.api import types_pb2 as _types_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class WatchRequest(_message.Message):
+    __slots__ = ("revision", "epoch")
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    revision: int
+    epoch: str
+    def __init__(self, revision: _Optional[int] = ..., epoch: _Optional[str] = ...) -> None: ...
+
+class WatchResponse(_message.Message):
+    __slots__ = ("revision", "epoch", "snapshot", "more", "entries", "removed_entry_ids", "bundles", "removed_bundles", "tainted_x509_authorities", "tainted_jwt_authorities", "heartbeat")
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
+    MORE_FIELD_NUMBER: _ClassVar[int]
+    ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    REMOVED_ENTRY_IDS_FIELD_NUMBER: _ClassVar[int]
+    BUNDLES_FIELD_NUMBER: _ClassVar[int]
+    REMOVED_BUNDLES_FIELD_NUMBER: _ClassVar[int]
+    TAINTED_X509_AUTHORITIES_FIELD_NUMBER: _ClassVar[int]
+    TAINTED_JWT_AUTHORITIES_FIELD_NUMBER: _ClassVar[int]
+    HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
+    revision: int
+    epoch: str
+    snapshot: bool
+    more: bool
+    entries: _containers.RepeatedCompositeFieldContainer[_types_pb2.Entry]
+    removed_entry_ids: _containers.RepeatedScalarFieldContainer[str]
+    bundles: _containers.RepeatedCompositeFieldContainer[_types_pb2.Bundle]
+    removed_bundles: _containers.RepeatedScalarFieldContainer[str]
+    tainted_x509_authorities: _containers.RepeatedScalarFieldContainer[str]
+    tainted_jwt_authorities: _containers.RepeatedScalarFieldContainer[str]
+    heartbeat: bool
+    def __init__(self, revision: _Optional[int] = ..., epoch: _Optional[str] = ..., snapshot: _Optional[bool] = ..., more: _Optional[bool] = ..., entries: _Optional[_Iterable[_Union[_types_pb2.Entry, _Mapping]]] = ..., removed_entry_ids: _Optional[_Iterable[str]] = ..., bundles: _Optional[_Iterable[_Union[_types_pb2.Bundle, _Mapping]]] = ..., removed_bundles: _Optional[_Iterable[str]] = ..., tainted_x509_authorities: _Optional[_Iterable[str]] = ..., tainted_jwt_authorities: _Optional[_Iterable[str]] = ..., heartbeat: _Optional[bool] = ...) -> None: ...
