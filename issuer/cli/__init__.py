@@ -1,1 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
+"""The `issuer` command: run the daemon, and speak to it over its admin socket.
+
+One file a noun, one function a verb. Flags keep the names that SPIRE's users know.
+"""
+
+import click
+
+from issuer.cli import bundle, entry, jwt, node, service, token, x509
+from spiffekit.daemon.terminal import Commands
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="spiffe-attestor")
+def main() -> None:
+    """Issue short-lived SPIFFE identities to attested workloads."""
+
+
+for command in (
+    service.run,
+    service.validate,
+    service.healthcheck,
+    token.group,
+    entry.group,
+    node.group,
+    bundle.group,
+    x509.group,
+    jwt.group,
+):
+    main.add_command(command)
+
+__all__ = ["main"]

@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Nodes: the machines that attestors have proved (SPIRE's ``agent`` commands)."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from issuer.cli.options import SECONDS, SELECTOR, SPIFFE_ID, socket_option
+from spiffekit.daemon.terminal import instant, output_option, print_json, print_record, print_table, remaining
+from spiffekit.id import SpiffeId
+from spiffekit.selector import Selector
+
+if TYPE_CHECKING:
+    from issuer.client import IssuerApi
+    from spiffekit.wire.pb.spire.api import types_pb2
+
+MATCHES = ("exact", "subset", "superset", "any")
+
+
+@click.group("node")
+def group() -> None:
+    """Nodes that have proved themselves."""
+
+
+def filters(function: Any) -> Any:
+    """Add the options that narrow a list of nodes."""
+    for option in (
+        click.option(
+            "--expiresBefore",
+            "expires_before",
+            default="",
+            help='RFC 3339 or "2026-01-31 12:00:00 +0000 UTC".',
+        ),
+        click.option(
+            "--canReattest",
+            "can_reattest",
+            type=bool,
+            help="Only those that can prove themselves again, or not.",
+        ),
+        click.option("--banned", type=bool, help="Only banned ones, or only others."),
+        click.option("--attestationType", "attestation_type", default="", help='E.g. "join_token".'),
+        click.option(
+            "--matchSelectorsOn", "match", type=click.Choice(MATCHES), default="superset", show_default=True
+        ),
+        click.option(
+            "--selector", "selectors", type=SELECTOR, multiple=True, help="May be given several times."
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def _filter(kind: Any, options: dict[str, Any]) -> Any:
+    from google.protobuf.wrappers_pb2 import BoolValue
+    from spiffekit.wire.convert import selector_to_proto
+
+    from spiffekit.wire.pb.spire.api import types_pb2
+
+    made = kind(by_attestation_type=options["attestation_type"], by_expires_before=options["expires_before"])
+    if options["banned"] is not None:
+        made.by_banned.CopyFrom(BoolValue(value=options["banned"]))
+    if options["can_reattest"] is not None:
+        made.by_can_reattest.CopyFrom(BoolValue(value=options["can_reattest"]))
+    if selectors := options["selectors"]:
+        behavior = types_pb2.SelectorMatch.MatchBehavior.Value(f"MATCH_{options['match'].upper()}")
+        made.by_selector_match.CopyFrom(
+            types_pb2.SelectorMatch(selectors=map(selector_to_proto, selectors), match=behavior)
+        )
+    return made
+
+
+def _id(node: "types_pb2.Agent") -> str:
+    return f"spiffe://{node.id.trust_domain}{node.id.path}"
+
+
+def _fetch(api: "IssuerApi", options: dict[str, Any]) -> list["types_pb2.Agent"]:
+    from issuer.client import DEADLINE, PAGE_SIZE, pages
+    from spiffekit.wire.pb.spire.api.server.agent.v1 import agent_pb2
+
+    narrowed = _filter(agent_pb2.ListAgentsRequest.Filter, options)
+    return [
+        node
+        for page in pages(
+            lambda token: api.nodes.ListAgents(
+                agent_pb2.ListAgentsRequest(filter=narrowed, page_size=PAGE_SIZE, page_token=token),
+                timeout=DEADLINE,
+            )
+        )
+        for node in page.agents
+    ]
+
+
+@group.command("list")
+@filters
+@socket_option
+@output_option
+def list_(socket: Path, output: str, **options: Any) -> None:
+    """List nodes."""
+    from issuer.client import connect
+    from spiffekit.wire.pb.spire.api.server.agent.v1 import agent_pb2
+
+    with connect(socket) as api:
+        nodes = _fetch(api, options)
+    if output == "json":
+        print_json(agent_pb2.ListAgentsResponse(agents=nodes))
+        return
+    click.echo(f"Found {len(nodes)} attested {'node' if len(nodes) == 1 else 'nodes'}")
+    now = datetime.now(UTC)
+    if nodes:
+        print_table(
+            ["SPIFFE ID", "Attested by", "Expires", "Again?", "State"],
+            [
+                [
+                    _id(node),
+                    node.attestation_type,
+                    remaining(node.x509svid_expires_at, now),
+                    "yes" if node.can_reattest else "no",
+                    "banned" if node.banned else "ok",
+                ]
+                for node in nodes
+            ],
+        )
+
+
+@group.command()
+@filters
+@socket_option
+@output_option
+def count(socket: Path, output: str, **options: Any) -> None:
+    """Count nodes."""
+    from issuer.client import DEADLINE, connect
+    from spiffekit.wire.pb.spire.api.server.agent.v1 import agent_pb2
+
+    request = agent_pb2.CountAgentsRequest(filter=_filter(agent_pb2.CountAgentsRequest.Filter, options))
+    with connect(socket) as api:
+        answer = api.nodes.CountAgents(request, timeout=DEADLINE)
+    if output == "json":
+        print_json(answer)
+    else:
+        click.echo(f"{answer.count} attested {'node' if answer.count == 1 else 'nodes'}")
+
+
+@group.command()
+@click.option("--spiffeID", "spiffe_id", type=SPIFFE_ID, required=True, help="The node.")
+@socket_option
+@output_option
+def show(spiffe_id: SpiffeId, socket: Path, output: str) -> None:
+    """Show one node with all its selectors."""
+    from spiffekit.wire.convert import spiffe_id_to_proto
+
+    from issuer.client import DEADLINE, connect
+    from spiffekit.wire.pb.spire.api.server.agent.v1 import agent_pb2
+
+    with connect(socket) as api:
+        node = api.nodes.GetAgent(
+            agent_pb2.GetAgentRequest(id=spiffe_id_to_proto(spiffe_id)), timeout=DEADLINE
+        )
+    if output == "json":
+        print_json(node)
+        return
+    print_record(
+        {
+            "SPIFFE ID": _id(node),
+            "Attestation type": node.attestation_type,
+            "Expiration time": instant(node.x509svid_expires_at),
+            "Serial number": node.x509svid_serial_number,
+            "Can re-attest": node.can_reattest,
+            "Banned": node.banned,
+            "Attestor version": node.agent_version,
+            "Selectors": [str(Selector(s.type, s.value)) for s in node.selectors],
+        }
+    )
+
+
+@group.command()
+@click.option("--spiffeID", "spiffe_id", type=SPIFFE_ID, required=True, help="The node.")
+@socket_option
+def ban(spiffe_id: SpiffeId, socket: Path) -> None:
+    """Shut a node out: it can neither call nor attest until it is evicted."""
+    from spiffekit.wire.convert import spiffe_id_to_proto
+
+    from issuer.client import DEADLINE, connect
+    from spiffekit.wire.pb.spire.api.server.agent.v1 import agent_pb2
+
+    with connect(socket) as api:
+        api.nodes.BanAgent(agent_pb2.BanAgentRequest(id=spiffe_id_to_proto(spiffe_id)), timeout=DEADLINE)
+    click.echo(f"Node banned: {spiffe_id}")
+
+
+@group.command()
+@click.option("--spiffeID", "spiffe_id", type=SPIFFE_ID, required=True, help="The node.")
+@socket_option
+def evict(spiffe_id: SpiffeId, socket: Path) -> None:
+    """Forget a node; it may prove itself again."""
+    from issuer.client import connect
+
+    with connect(socket) as api:
+        _evict(api, spiffe_id)
+    click.echo(f"Node evicted: {spiffe_id}")
+
+
+def _evict(api: "IssuerApi", spiffe_id: SpiffeId) -> None:
+    from spiffekit.wire.convert import spiffe_id_to_proto
+
+    from issuer.client import DEADLINE
+    from spiffekit.wire.pb.spire.api.server.agent.v1 import agent_pb2
+
+    api.nodes.DeleteAgent(agent_pb2.DeleteAgentRequest(id=spiffe_id_to_proto(spiffe_id)), timeout=DEADLINE)
+
+
+@group.command()
+@click.option(
+    "--expiredFor",
+    "expired_for",
+    type=SECONDS,
+    default=30 * 86400,
+    show_default="30d",
+    help="Only those whose SVID expired at least so long ago.",
+)
+@click.option("--dryRun", "dry_run", is_flag=True, help="Only say which.")
+@socket_option
+@output_option
+def purge(expired_for: int, dry_run: bool, socket: Path, output: str) -> None:
+    """Evict the nodes that are long gone; banned ones stay."""
+    from issuer.client import connect
+
+    before = datetime.now(UTC) - timedelta(seconds=expired_for)
+    options: dict[str, Any] = {
+        "attestation_type": "",
+        "expires_before": before.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "banned": False,
+        "can_reattest": None,
+        "selectors": (),
+        "match": "superset",
+    }
+    with connect(socket) as api:
+        gone = [SpiffeId.parse(_id(node)) for node in _fetch(api, options)]
+        for spiffe_id in () if dry_run else gone:
+            _evict(api, spiffe_id)
+    if output == "json":
+        print_json({"dry_run": dry_run, "nodes": [str(spiffe_id) for spiffe_id in gone]})
+        return
+    click.echo(f"{'Would evict' if dry_run else 'Evicted'} {len(gone)} expired nodes")
+    for spiffe_id in gone:
+        click.echo(f"  {spiffe_id}")

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options and argument types that several verbs share."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import click
+
+from issuer.client import DEFAULT_SOCKET
+from spiffekit.errors import SelectorError, SpiffeIdError
+from spiffekit.id import SpiffeId, TrustDomain
+from spiffekit.selector import Selector
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_DURATION: Final = re.compile(r"(\d+[smhd])+")
+
+
+class SpiffeIdType(click.ParamType[SpiffeId]):
+    """A SPIFFE ID."""
+
+    name = "spiffe id"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> SpiffeId:
+        """Parse it, or fail with the rule that it breaks."""
+        try:
+            return value if isinstance(value, SpiffeId) else SpiffeId.parse(value)
+        except SpiffeIdError as error:
+            self.fail(str(error), param, ctx)
+
+
+class TrustDomainType(click.ParamType[TrustDomain]):
+    """A trust domain, by name or ID."""
+
+    name = "trust domain"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> TrustDomain:
+        """Parse it, or fail with the rule that it breaks."""
+        try:
+            return value if isinstance(value, TrustDomain) else TrustDomain.parse(value)
+        except SpiffeIdError as error:
+            self.fail(str(error), param, ctx)
+
+
+class SelectorType(click.ParamType[Selector]):
+    """A selector, ``type:value``."""
+
+    name = "type:value"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Selector:
+        """Parse it, or fail with the rule that it breaks."""
+        try:
+            return value if isinstance(value, Selector) else Selector.parse(value)
+        except SelectorError as error:
+            self.fail(str(error), param, ctx)
+
+
+class SecondsType(click.ParamType[int]):
+    """A time span: seconds ("3600") or with units ("1h", "1h30m"); the value is whole seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Parse it, or fail with the forms that are possible."""
+        if isinstance(value, int):
+            return value
+        if value.isascii() and value.isdigit():
+            return int(value)
+        if not _DURATION.fullmatch(value):
+            self.fail(f"{value!r} is neither seconds nor a span like 1h30m", param, ctx)
+        return sum(int(n) * _UNITS[unit] for n, unit in re.findall(r"(\d+)([smhd])", value))
+
+
+SPIFFE_ID: Final = SpiffeIdType()
+TRUST_DOMAIN: Final = TrustDomainType()
+SELECTOR: Final = SelectorType()
+SECONDS: Final = SecondsType()
+
+
+def socket_option(function: F) -> F:
+    """Add ``--socketPath``."""
+    return click.option(
+        "--socketPath",
+        "socket",
+        type=click.Path(path_type=Path),
+        default=DEFAULT_SOCKET,
+        show_default=True,
+        help="The issuer's admin socket.",
+    )(function)

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The issuer's public API as the commands use it: over the admin socket, one deadline a call."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, Protocol, TypeVar
+
+import grpc
+from grpc_health.v1 import health_pb2_grpc
+
+from spiffekit.wire.pb.spire.api.server.agent.v1 import agent_pb2_grpc
+from spiffekit.wire.pb.spire.api.server.bundle.v1 import bundle_pb2_grpc
+from spiffekit.wire.pb.spire.api.server.debug.v1 import debug_pb2_grpc
+from spiffekit.wire.pb.spire.api.server.entry.v1 import entry_pb2_grpc
+from spiffekit.wire.pb.spire.api.server.svid.v1 import svid_pb2_grpc
+
+DEFAULT_SOCKET: Final = Path("/run/issuer/private/api.sock")
+DEADLINE: Final = 30.0  # seconds; a command that hangs tells nobody anything
+MAX_MESSAGE: Final = 64 * 1024 * 1024  # bytes; a page of entries is far below
+PAGE_SIZE: Final = 500
+
+
+class Page(Protocol):
+    """A response that comes in pages."""
+
+    next_page_token: str
+
+
+P = TypeVar("P", bound=Page)
+
+
+class IssuerApi:
+    """Stubs of every service, on one channel."""
+
+    def __init__(self, channel: grpc.Channel) -> None:
+        self.nodes = agent_pb2_grpc.AgentStub(channel)
+        self.bundles = bundle_pb2_grpc.BundleStub(channel)
+        self.debug = debug_pb2_grpc.DebugStub(channel)
+        self.entries = entry_pb2_grpc.EntryStub(channel)
+        self.svids = svid_pb2_grpc.SVIDStub(channel)
+        self.health = health_pb2_grpc.HealthStub(channel)
+
+
+@contextmanager
+def connect(socket: Path) -> Iterator[IssuerApi]:
+    """Open the admin API on a Unix socket.
+
+    Raises:
+        FileNotFoundError: There is no socket at that path.
+    """
+    if not socket.exists():
+        raise FileNotFoundError(f"no issuer listens at {socket} (see --socketPath)")
+    options = [
+        ("grpc.max_receive_message_length", MAX_MESSAGE),
+        ("grpc.default_authority", "localhost"),
+    ]
+    with grpc.insecure_channel(f"unix:{socket.absolute()}", options=options) as channel:
+        yield IssuerApi(channel)
+
+
+def pages(fetch: Callable[[str], P]) -> Iterator[P]:
+    """Call `fetch` with each page token in turn, from the empty one, until there is no next page."""
+    token = ""
+    while True:
+        page = fetch(token)
+        yield page
+        token = page.next_page_token
+        if not token:
+            return

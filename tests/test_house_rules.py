@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The house rules that no linter knows: sizes, names, the first line of a file."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MAX_MODULE_LINES = 400
+MAX_FUNCTION_LINES = 60
+FORBIDDEN_NAMES = {"util", "utils", "common", "helpers", "misc", "base", "manager", "managers"}
+SOURCES = sorted(
+    path
+    for package in ("spiffekit", "attestor", "issuer")
+    for path in (ROOT / package).rglob("*.py")
+    if "pb" not in path.parts
+)
+EVERYTHING = SOURCES + sorted(
+    p for f in ("tests", "examples", "benchmarks") for p in (ROOT / f).rglob("*.py")
+)
+
+
+def name(path):
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("path", EVERYTHING, ids=name)
+def test_a_file_opens_with_its_licence(path):
+    lines = [line for line in path.read_text().splitlines()[:2] if not line.startswith("#!")]
+    assert lines[:1] == ["# SPDX-License-Identifier: Apache-2.0"]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name)
+def test_a_module_is_one_thing(path):
+    text = path.read_text()
+    assert len(text.splitlines()) <= MAX_MODULE_LINES
+    assert path.stem not in FORBIDDEN_NAMES
+    assert path.parent.name not in FORBIDDEN_NAMES
+    assert ast.get_docstring(ast.parse(text)), "a module says what it is for"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name)
+def test_a_function_fits_on_a_screen(path):
+    long = [
+        f"{node.name}: {node.end_lineno - node.lineno + 1} lines"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.end_lineno - node.lineno + 1 > MAX_FUNCTION_LINES
+    ]
+    assert not long
+
+
+def test_nothing_names_a_machine_of_ours():
+    # Assembled, so that this file does not name them itself.
+    forbidden = ["/" + "work/", "reference/" + "spire.md", "conformance" + ".md"]
+    named = [
+        f"{name(path)}: {word}"
+        for path in EVERYTHING + sorted((ROOT / "docs").rglob("*.md")) + [ROOT / "README.md"]
+        for word in forbidden
+        if word in path.read_text()
+    ]
+    assert not named
