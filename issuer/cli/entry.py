@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from issuer.cli.filters import entry_filter, entry_filters, options
 from issuer.cli.options import SECONDS, SELECTOR, SPIFFE_ID, TRUST_DOMAIN, socket_option
 from spiffekit.daemon.terminal import fail, instant, output_option, print_json, print_record, print_table
-from spiffekit.id import SpiffeId, TrustDomain
+from spiffekit.id import SpiffeId
 from spiffekit.selector import Selector
 
 if TYPE_CHECKING:
     from issuer.client import IssuerApi
     from spiffekit.wire.pb.spire.api import types_pb2
 
-MATCHES = ("exact", "subset", "superset", "any")
 SERVER_PATH = "/spire/server"  # the parent of entries that give nodes an alias
 
 
@@ -26,92 +26,88 @@ def group() -> None:
     """Registration entries: which selectors earn which SPIFFE ID."""
 
 
-def attributes(function: Any) -> Any:
-    """Add the options that describe an entry."""
-    for option in (
-        click.option(
-            "--data", type=click.Path(path_type=Path), help='A JSON file {"entries": […]}; "-" reads stdin.'
-        ),
-        click.option("--jwtSVIDIncludeJTI", "include_jti", is_flag=True, help="Give each JWT-SVID a jti."),
-        click.option("--disableX509SVIDPrefetch", "no_prefetch", is_flag=True, help="Issue only on demand."),
-        click.option("--storeSVID", "store_svid", is_flag=True, help="For secret stores, not for workloads."),
-        click.option(
-            "--hint", default="", help="Tells the workload what the identity is for; at most 1024 bytes."
-        ),
-        click.option(
-            "--dns", "dns_names", multiple=True, help="A DNS name for the SVID; may be given several times."
-        ),
-        click.option(
-            "--entryExpiry",
-            "expires_at",
-            type=int,
-            default=0,
-            help="When the entry itself ends, seconds since the epoch.",
-        ),
-        click.option("--downstream", is_flag=True, help="The holder may run a downstream issuer."),
-        click.option("--admin", is_flag=True, help="The holder may administrate the issuer."),
-        click.option(
-            "--federatesWith",
-            "federates_with",
-            type=TRUST_DOMAIN,
-            multiple=True,
-            help="May be given several times.",
-        ),
-        click.option("--jwtSVIDTTL", "jwt_ttl", type=SECONDS, default=0, help="Lifetime of JWT-SVIDs."),
-        click.option("--x509SVIDTTL", "x509_ttl", type=SECONDS, default=0, help="Lifetime of X.509-SVIDs."),
-        click.option(
-            "--selector",
-            "selectors",
-            type=SELECTOR,
-            multiple=True,
-            help="type:value; all given ones have to hold.",
-        ),
-        click.option("--spiffeID", "spiffe_id", type=SPIFFE_ID, help="The identity that is earned."),
-        click.option("--node", is_flag=True, help="An alias for nodes: the parent is the issuer itself."),
-        click.option(
-            "--parentID",
-            "parent_id",
-            type=SPIFFE_ID,
-            help="The node, alias or entry below which it is earned.",
-        ),
-    ):
-        function = option(function)
-    return function
+attributes = options(
+    click.option(
+        "--parentID",
+        "parent_id",
+        type=SPIFFE_ID,
+        help="The node, alias or entry below which it is earned.",
+    ),
+    click.option("--node", is_flag=True, help="An alias for nodes: the parent is the issuer itself."),
+    click.option("--spiffeID", "spiffe_id", type=SPIFFE_ID, help="The identity that is earned."),
+    click.option(
+        "--selector",
+        "selectors",
+        type=SELECTOR,
+        multiple=True,
+        help="type:value; all given ones have to hold.",
+    ),
+    click.option("--x509SVIDTTL", "x509_ttl", type=SECONDS, default=0, help="Lifetime of X.509-SVIDs."),
+    click.option("--jwtSVIDTTL", "jwt_ttl", type=SECONDS, default=0, help="Lifetime of JWT-SVIDs."),
+    click.option(
+        "--federatesWith",
+        "federates_with",
+        type=TRUST_DOMAIN,
+        multiple=True,
+        help="May be given several times.",
+    ),
+    click.option("--admin", is_flag=True, help="The holder may administrate the issuer."),
+    click.option("--downstream", is_flag=True, help="The holder may run a downstream issuer."),
+    click.option(
+        "--entryExpiry",
+        "expires_at",
+        type=int,
+        default=0,
+        help="When the entry itself ends, seconds since the epoch.",
+    ),
+    click.option(
+        "--dns", "dns_names", multiple=True, help="A DNS name for the SVID; may be given several times."
+    ),
+    click.option(
+        "--hint", default="", help="Tells the workload what the identity is for; at most 1024 bytes."
+    ),
+    click.option("--storeSVID", "store_svid", is_flag=True, help="For secret stores, not for workloads."),
+    click.option("--disableX509SVIDPrefetch", "no_prefetch", is_flag=True, help="Issue only on demand."),
+    click.option("--jwtSVIDIncludeJTI", "include_jti", is_flag=True, help="Give each JWT-SVID a jti."),
+    click.option(
+        "--data", type=click.Path(path_type=Path), help='A JSON file {"entries": […]}; "-" reads stdin.'
+    ),
+)
 
 
-def _proto(entry_id: str, options: dict[str, Any]) -> "types_pb2.Entry":
+def _proto(entry_id: str, given: dict[str, Any]) -> "types_pb2.Entry":
     from spiffekit.wire.convert import selector_to_proto, spiffe_id_to_proto
 
     from spiffekit.wire.pb.spire.api import types_pb2
 
-    spiffe_id: SpiffeId | None = options["spiffe_id"]
-    parent: SpiffeId | None = options["parent_id"]
+    spiffe_id: SpiffeId | None = given["spiffe_id"]
+    parent: SpiffeId | None = given["parent_id"]
     if spiffe_id is None:
         raise click.UsageError("--spiffeID is required (or --data)")
-    if options["node"]:
+    if given["node"]:
         parent = SpiffeId(spiffe_id.trust_domain, SERVER_PATH)
     if parent is None:
         raise click.UsageError("--parentID is required (or --node, or --data)")
-    if not options["selectors"]:
+    if not given["selectors"]:
         raise click.UsageError("at least one --selector is required")
     entry = types_pb2.Entry(
         id=entry_id,
         spiffe_id=spiffe_id_to_proto(spiffe_id),
         parent_id=spiffe_id_to_proto(parent),
-        selectors=map(selector_to_proto, options["selectors"]),
-        x509_svid_ttl=options["x509_ttl"],
-        jwt_svid_ttl=options["jwt_ttl"],
-        federates_with=[str(td) for td in options["federates_with"]],
-        admin=options["admin"],
-        downstream=options["downstream"],
-        expires_at=options["expires_at"],
-        dns_names=options["dns_names"],
-        store_svid=options["store_svid"],
-        hint=options["hint"],
+        selectors=map(selector_to_proto, given["selectors"]),
+        x509_svid_ttl=given["x509_ttl"],
+        jwt_svid_ttl=given["jwt_ttl"],
+        federates_with=[str(td) for td in given["federates_with"]],
+        admin=given["admin"],
+        downstream=given["downstream"],
+        expires_at=given["expires_at"],
+        dns_names=given["dns_names"],
+        store_svid=given["store_svid"],
+        hint=given["hint"],
     )
-    if options["no_prefetch"] or options["include_jti"]:
-        entry.additional_attributes.disable_x509_svid_prefetch = options["no_prefetch"]
-        entry.additional_attributes.jwt_svid_include_jti = options["include_jti"]
+    if given["no_prefetch"] or given["include_jti"]:
+        entry.additional_attributes.disable_x509_svid_prefetch = given["no_prefetch"]
+        entry.additional_attributes.jwt_svid_include_jti = given["include_jti"]
     return entry
 
 
@@ -191,12 +187,12 @@ def _report(results: Any, verb: str, asked: list["types_pb2.Entry"]) -> None:
 @attributes
 @socket_option
 @output_option
-def create(entry_id: str, data: Path | None, socket: Path, output: str, **options: Any) -> None:
+def create(entry_id: str, data: Path | None, socket: Path, output: str, **given: Any) -> None:
     """Register an identity."""
     from issuer.client import DEADLINE, connect
     from spiffekit.wire.pb.spire.api.server.entry.v1 import entry_pb2
 
-    entries = _from_file(data) if data else [_proto(entry_id, options)]
+    entries = _from_file(data) if data else [_proto(entry_id, given)]
     with connect(socket) as api:
         answer = api.entries.BatchCreateEntry(
             entry_pb2.BatchCreateEntryRequest(entries=entries), timeout=DEADLINE
@@ -214,14 +210,14 @@ def create(entry_id: str, data: Path | None, socket: Path, output: str, **option
 @attributes
 @socket_option
 @output_option
-def update(entry_id: str, data: Path | None, socket: Path, output: str, **options: Any) -> None:
+def update(entry_id: str, data: Path | None, socket: Path, output: str, **given: Any) -> None:
     """Replace an entry, whole."""
     from issuer.client import DEADLINE, connect
     from spiffekit.wire.pb.spire.api.server.entry.v1 import entry_pb2
 
     if not entry_id and data is None:
         raise click.UsageError("--entryID is required (or --data)")
-    entries = _from_file(data) if data else [_proto(entry_id, options)]
+    entries = _from_file(data) if data else [_proto(entry_id, given)]
     with connect(socket) as api:
         answer = api.entries.BatchUpdateEntry(
             entry_pb2.BatchUpdateEntryRequest(entries=entries), timeout=DEADLINE
@@ -270,77 +266,11 @@ def delete(entry_ids: tuple[str, ...], path: Path | None, socket: Path, output: 
         fail(f"failed to delete {len(failed)} of {len(ids)} entries")
 
 
-def filters(function: Any) -> Any:
-    """Add the options that narrow a list of entries."""
-    for option in (
-        click.option("--hint", default=None, help="Only entries with this hint."),
-        click.option("--downstream", is_flag=True, help="Only entries of downstream issuers."),
-        click.option(
-            "--matchFederatesWithOn",
-            "match_federates",
-            type=click.Choice(MATCHES),
-            default="superset",
-            show_default=True,
-        ),
-        click.option(
-            "--federatesWith",
-            "federates_with",
-            type=TRUST_DOMAIN,
-            multiple=True,
-            help="May be given several times.",
-        ),
-        click.option(
-            "--matchSelectorsOn", "match", type=click.Choice(MATCHES), default="superset", show_default=True
-        ),
-        click.option(
-            "--selector", "selectors", type=SELECTOR, multiple=True, help="May be given several times."
-        ),
-        click.option("--spiffeID", "spiffe_id", type=SPIFFE_ID, help="Only entries of this identity."),
-        click.option("--parentID", "parent_id", type=SPIFFE_ID, help="Only entries below this one."),
-    ):
-        function = option(function)
-    return function
-
-
-def _filter(kind: Any, options: dict[str, Any]) -> Any:
-    from google.protobuf.wrappers_pb2 import BoolValue, StringValue
-    from spiffekit.wire.convert import selector_to_proto, spiffe_id_to_proto
-
-    from spiffekit.wire.pb.spire.api import types_pb2
-
-    made = kind()
-    for name in ("spiffe_id", "parent_id"):
-        if (spiffe_id := options[name]) is not None:
-            getattr(made, f"by_{name}").CopyFrom(spiffe_id_to_proto(spiffe_id))
-    if selectors := options["selectors"]:
-        made.by_selectors.CopyFrom(
-            types_pb2.SelectorMatch(
-                selectors=map(selector_to_proto, selectors),
-                match=types_pb2.SelectorMatch.MatchBehavior.Value(f"MATCH_{options['match'].upper()}"),
-            )
-        )
-    domains: tuple[TrustDomain, ...] = options["federates_with"]
-    if domains:
-        made.by_federates_with.CopyFrom(
-            types_pb2.FederatesWithMatch(
-                trust_domains=map(str, domains),
-                match=types_pb2.FederatesWithMatch.MatchBehavior.Value(
-                    f"MATCH_{options['match_federates'].upper()}"
-                ),
-            )
-        )
-    if options["hint"] is not None:
-        made.by_hint.CopyFrom(StringValue(value=options["hint"]))
-    if options["downstream"]:
-        made.by_downstream.CopyFrom(BoolValue(value=True))
-    return made
-
-
-def _fetch(api: "IssuerApi", options: dict[str, Any]) -> list["types_pb2.Entry"]:
+def _fetch(api: "IssuerApi", given: dict[str, Any]) -> list["types_pb2.Entry"]:
     from issuer.client import DEADLINE, PAGE_SIZE, pages
     from spiffekit.wire.pb.spire.api.server.entry.v1 import entry_pb2
 
-    narrowed = _filter(entry_pb2.ListEntriesRequest.Filter, options)
+    narrowed = entry_filter(entry_pb2.ListEntriesRequest.Filter, given)
     return [
         entry
         for page in pages(
@@ -356,10 +286,10 @@ def _fetch(api: "IssuerApi", options: dict[str, Any]) -> list["types_pb2.Entry"]
 @group.command()
 @click.option("--entryID", "entry_id", default="", help="One entry, by its ID.")
 @click.option("--table", is_flag=True, help="One line an entry, instead of one paragraph.")
-@filters
+@entry_filters
 @socket_option
 @output_option
-def show(entry_id: str, table: bool, socket: Path, output: str, **options: Any) -> None:
+def show(entry_id: str, table: bool, socket: Path, output: str, **given: Any) -> None:
     """Show entries."""
     from issuer.client import DEADLINE, connect
     from spiffekit.wire.pb.spire.api.server.entry.v1 import entry_pb2
@@ -368,7 +298,7 @@ def show(entry_id: str, table: bool, socket: Path, output: str, **options: Any) 
         if entry_id:
             entries = [api.entries.GetEntry(entry_pb2.GetEntryRequest(id=entry_id), timeout=DEADLINE)]
         else:
-            entries = _fetch(api, options)
+            entries = _fetch(api, given)
     if output == "json":
         print_json(entry_pb2.ListEntriesResponse(entries=entries))
         return
@@ -393,15 +323,15 @@ def show(entry_id: str, table: bool, socket: Path, output: str, **options: Any) 
 
 
 @group.command()
-@filters
+@entry_filters
 @socket_option
 @output_option
-def count(socket: Path, output: str, **options: Any) -> None:
+def count(socket: Path, output: str, **given: Any) -> None:
     """Count entries."""
     from issuer.client import DEADLINE, connect
     from spiffekit.wire.pb.spire.api.server.entry.v1 import entry_pb2
 
-    request = entry_pb2.CountEntriesRequest(filter=_filter(entry_pb2.CountEntriesRequest.Filter, options))
+    request = entry_pb2.CountEntriesRequest(filter=entry_filter(entry_pb2.CountEntriesRequest.Filter, given))
     with connect(socket) as api:
         answer = api.entries.CountEntries(request, timeout=DEADLINE)
     if output == "json":

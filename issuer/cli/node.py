@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from issuer.cli.options import SECONDS, SELECTOR, SPIFFE_ID, socket_option
+from issuer.cli.filters import node_filter, node_filters
+from issuer.cli.options import SECONDS, SPIFFE_ID, socket_option
 from spiffekit.daemon.terminal import instant, output_option, print_json, print_record, print_table, remaining
 from spiffekit.id import SpiffeId
 from spiffekit.selector import Selector
@@ -16,70 +17,21 @@ if TYPE_CHECKING:
     from issuer.client import IssuerApi
     from spiffekit.wire.pb.spire.api import types_pb2
 
-MATCHES = ("exact", "subset", "superset", "any")
-
 
 @click.group("node")
 def group() -> None:
     """Nodes that have proved themselves."""
 
 
-def filters(function: Any) -> Any:
-    """Add the options that narrow a list of nodes."""
-    for option in (
-        click.option(
-            "--expiresBefore",
-            "expires_before",
-            default="",
-            help='RFC 3339 or "2026-01-31 12:00:00 +0000 UTC".',
-        ),
-        click.option(
-            "--canReattest",
-            "can_reattest",
-            type=bool,
-            help="Only those that can prove themselves again, or not.",
-        ),
-        click.option("--banned", type=bool, help="Only banned ones, or only others."),
-        click.option("--attestationType", "attestation_type", default="", help='E.g. "join_token".'),
-        click.option(
-            "--matchSelectorsOn", "match", type=click.Choice(MATCHES), default="superset", show_default=True
-        ),
-        click.option(
-            "--selector", "selectors", type=SELECTOR, multiple=True, help="May be given several times."
-        ),
-    ):
-        function = option(function)
-    return function
-
-
-def _filter(kind: Any, options: dict[str, Any]) -> Any:
-    from google.protobuf.wrappers_pb2 import BoolValue
-    from spiffekit.wire.convert import selector_to_proto
-
-    from spiffekit.wire.pb.spire.api import types_pb2
-
-    made = kind(by_attestation_type=options["attestation_type"], by_expires_before=options["expires_before"])
-    if options["banned"] is not None:
-        made.by_banned.CopyFrom(BoolValue(value=options["banned"]))
-    if options["can_reattest"] is not None:
-        made.by_can_reattest.CopyFrom(BoolValue(value=options["can_reattest"]))
-    if selectors := options["selectors"]:
-        behavior = types_pb2.SelectorMatch.MatchBehavior.Value(f"MATCH_{options['match'].upper()}")
-        made.by_selector_match.CopyFrom(
-            types_pb2.SelectorMatch(selectors=map(selector_to_proto, selectors), match=behavior)
-        )
-    return made
-
-
 def _id(node: "types_pb2.Agent") -> str:
     return f"spiffe://{node.id.trust_domain}{node.id.path}"
 
 
-def _fetch(api: "IssuerApi", options: dict[str, Any]) -> list["types_pb2.Agent"]:
+def _fetch(api: "IssuerApi", given: dict[str, Any]) -> list["types_pb2.Agent"]:
     from issuer.client import DEADLINE, PAGE_SIZE, pages
     from spiffekit.wire.pb.spire.api.server.agent.v1 import agent_pb2
 
-    narrowed = _filter(agent_pb2.ListAgentsRequest.Filter, options)
+    narrowed = node_filter(agent_pb2.ListAgentsRequest.Filter, given)
     return [
         node
         for page in pages(
@@ -93,16 +45,16 @@ def _fetch(api: "IssuerApi", options: dict[str, Any]) -> list["types_pb2.Agent"]
 
 
 @group.command("list")
-@filters
+@node_filters
 @socket_option
 @output_option
-def list_(socket: Path, output: str, **options: Any) -> None:
+def list_(socket: Path, output: str, **given: Any) -> None:
     """List nodes."""
     from issuer.client import connect
     from spiffekit.wire.pb.spire.api.server.agent.v1 import agent_pb2
 
     with connect(socket) as api:
-        nodes = _fetch(api, options)
+        nodes = _fetch(api, given)
     if output == "json":
         print_json(agent_pb2.ListAgentsResponse(agents=nodes))
         return
@@ -125,15 +77,15 @@ def list_(socket: Path, output: str, **options: Any) -> None:
 
 
 @group.command()
-@filters
+@node_filters
 @socket_option
 @output_option
-def count(socket: Path, output: str, **options: Any) -> None:
+def count(socket: Path, output: str, **given: Any) -> None:
     """Count nodes."""
     from issuer.client import DEADLINE, connect
     from spiffekit.wire.pb.spire.api.server.agent.v1 import agent_pb2
 
-    request = agent_pb2.CountAgentsRequest(filter=_filter(agent_pb2.CountAgentsRequest.Filter, options))
+    request = agent_pb2.CountAgentsRequest(filter=node_filter(agent_pb2.CountAgentsRequest.Filter, given))
     with connect(socket) as api:
         answer = api.nodes.CountAgents(request, timeout=DEADLINE)
     if output == "json":
@@ -227,7 +179,7 @@ def purge(expired_for: int, dry_run: bool, socket: Path, output: str) -> None:
     from issuer.client import connect
 
     before = datetime.now(UTC) - timedelta(seconds=expired_for)
-    options: dict[str, Any] = {
+    given: dict[str, Any] = {
         "attestation_type": "",
         "expires_before": before.strftime("%Y-%m-%dT%H:%M:%SZ"),
         "banned": False,
@@ -236,7 +188,7 @@ def purge(expired_for: int, dry_run: bool, socket: Path, output: str) -> None:
         "match": "superset",
     }
     with connect(socket) as api:
-        gone = [SpiffeId.parse(_id(node)) for node in _fetch(api, options)]
+        gone = [SpiffeId.parse(_id(node)) for node in _fetch(api, given)]
         for spiffe_id in () if dry_run else gone:
             _evict(api, spiffe_id)
     if output == "json":
