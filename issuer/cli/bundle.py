@@ -12,7 +12,6 @@ from spiffekit.id import TrustDomain
 
 if TYPE_CHECKING:
     from spiffekit.bundle import Bundle
-
     from spiffekit.wire.pb.spire.api import types_pb2
 
 format_option = click.option(
@@ -97,9 +96,8 @@ def list_(trust_domain: TrustDomain | None, form: str, socket: Path, output: str
 @socket_option
 def set_(trust_domain: TrustDomain, path: Path, form: str, socket: Path) -> None:
     """Set the bundle of a federated trust domain; it counts until the next one."""
-    from spiffekit.wire.convert import bundle_to_proto
-
     from issuer.client import DEADLINE, connect
+    from spiffekit.wire.convert import bundle_to_proto
     from spiffekit.wire.pb.spire.api.server.bundle.v1 import bundle_pb2
 
     with click.open_file(str(path), "rb") as file:

@@ -77,7 +77,6 @@ attributes = options(
 
 def _proto(entry_id: str, given: dict[str, Any]) -> "types_pb2.Entry":
     from spiffekit.wire.convert import selector_to_proto, spiffe_id_to_proto
-
     from spiffekit.wire.pb.spire.api import types_pb2
 
     spiffe_id: SpiffeId | None = given["spiffe_id"]

@@ -73,7 +73,6 @@ entry_filters = options(
 def selector_match(selectors: Sequence[Selector], match: str) -> "types_pb2.SelectorMatch":
     """Return the API's form of a comparison of selectors."""
     from spiffekit.wire.convert import selector_to_proto
-
     from spiffekit.wire.pb.spire.api import types_pb2
 
     return types_pb2.SelectorMatch(
@@ -101,8 +100,8 @@ def node_filter(kind: Callable[..., T], given: dict[str, Any]) -> T:
 def entry_filter(kind: Callable[..., T], given: dict[str, Any]) -> T:
     """Fill a filter of ListEntries or CountEntries."""
     from google.protobuf.wrappers_pb2 import BoolValue, StringValue
-    from spiffekit.wire.convert import spiffe_id_to_proto
 
+    from spiffekit.wire.convert import spiffe_id_to_proto
     from spiffekit.wire.pb.spire.api import types_pb2
 
     fields: dict[str, Any] = {}

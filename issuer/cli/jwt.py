@@ -34,9 +34,8 @@ def mint(
     spiffe_id: SpiffeId, audience: tuple[str, ...], ttl: int, path: Path | None, socket: Path, output: str
 ) -> None:
     """Make a JWT-SVID."""
-    from spiffekit.wire.convert import spiffe_id_to_proto
-
     from issuer.client import DEADLINE, connect
+    from spiffekit.wire.convert import spiffe_id_to_proto
     from spiffekit.wire.pb.spire.api.server.svid.v1 import svid_pb2
 
     request = svid_pb2.MintJWTSVIDRequest(id=spiffe_id_to_proto(spiffe_id), audience=audience, ttl=ttl)

@@ -100,9 +100,8 @@ def count(socket: Path, output: str, **given: Any) -> None:
 @output_option
 def show(spiffe_id: SpiffeId, socket: Path, output: str) -> None:
     """Show one node with all its selectors."""
-    from spiffekit.wire.convert import spiffe_id_to_proto
-
     from issuer.client import DEADLINE, connect
+    from spiffekit.wire.convert import spiffe_id_to_proto
     from spiffekit.wire.pb.spire.api.server.agent.v1 import agent_pb2
 
     with connect(socket) as api:
@@ -131,9 +130,8 @@ def show(spiffe_id: SpiffeId, socket: Path, output: str) -> None:
 @socket_option
 def ban(spiffe_id: SpiffeId, socket: Path) -> None:
     """Shut a node out: it can neither call nor attest until it is evicted."""
-    from spiffekit.wire.convert import spiffe_id_to_proto
-
     from issuer.client import DEADLINE, connect
+    from spiffekit.wire.convert import spiffe_id_to_proto
     from spiffekit.wire.pb.spire.api.server.agent.v1 import agent_pb2
 
     with connect(socket) as api:
@@ -154,9 +152,8 @@ def evict(spiffe_id: SpiffeId, socket: Path) -> None:
 
 
 def _evict(api: "IssuerApi", spiffe_id: SpiffeId) -> None:
-    from spiffekit.wire.convert import spiffe_id_to_proto
-
     from issuer.client import DEADLINE
+    from spiffekit.wire.convert import spiffe_id_to_proto
     from spiffekit.wire.pb.spire.api.server.agent.v1 import agent_pb2
 
     api.nodes.DeleteAgent(agent_pb2.DeleteAgentRequest(id=spiffe_id_to_proto(spiffe_id)), timeout=DEADLINE)

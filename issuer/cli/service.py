@@ -29,10 +29,9 @@ def run(config: Path, expand_env: bool) -> None:
     """Run the issuer until it gets SIGTERM or SIGINT."""
     import asyncio
 
-    from spiffekit.daemon.config import load
-
     from issuer import assembly
     from issuer.config import Config
+    from spiffekit.daemon.config import load
 
     asyncio.run(assembly.run(load(config, Config, expand_env=expand_env)))
 
@@ -42,9 +41,8 @@ def run(config: Path, expand_env: bool) -> None:
 @expand_env_option
 def validate(config: Path, expand_env: bool) -> None:
     """Check a configuration file; every error is reported at once."""
-    from spiffekit.daemon.config import load
-
     from issuer.config import Config
+    from spiffekit.daemon.config import load
 
     load(config, Config, expand_env=expand_env)
     click.echo(f"{config}: ok")

@@ -25,9 +25,8 @@ def group() -> None:
 @output_option
 def generate(spiffe_id: SpiffeId | None, ttl: int, value: str, socket: Path, output: str) -> None:
     """Make a token that one attestor may use once."""
-    from spiffekit.wire.convert import spiffe_id_to_proto
-
     from issuer.client import DEADLINE, connect
+    from spiffekit.wire.convert import spiffe_id_to_proto
     from spiffekit.wire.pb.spire.api.server.agent.v1 import agent_pb2
 
     request = agent_pb2.CreateJoinTokenRequest(ttl=ttl, token=value)

@@ -35,9 +35,9 @@ def mint(
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
-    from spiffekit.wire.convert import bundle_from_proto
 
     from issuer.client import DEADLINE, connect
+    from spiffekit.wire.convert import bundle_from_proto
     from spiffekit.wire.pb.spire.api.server.bundle.v1 import bundle_pb2
     from spiffekit.wire.pb.spire.api.server.svid.v1 import svid_pb2
 

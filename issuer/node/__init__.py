@@ -1,1 +1,42 @@
 # SPDX-License-Identifier: Apache-2.0
+"""The issuer's halves of node attestation: check a node's proof and say which node it is."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from spiffekit.id import SpiffeId
+from spiffekit.selector import Selector
+
+Challenge = Callable[[bytes], Awaitable[bytes]]
+"""Sends a challenge to the other half and returns its response."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeProof:
+    """What a proof shows: which node it is, what is true of it, and whether it could prove itself again."""
+
+    node_id: SpiffeId
+    selectors: frozenset[Selector] = frozenset()
+    can_reattest: bool = False
+
+
+class NodeVerifier(Protocol):
+    """Checks proofs of one type. Built once from its config table, then called concurrently."""
+
+    async def verify(self, payload: bytes, challenge: Challenge, context: "NodeContext") -> NodeProof:
+        """Check a proof.
+
+        Raises:
+            NodeRejectedError: It shows nothing.
+        """
+
+
+class NodeContext(Protocol):
+    """What the issuer offers to its verifiers."""
+
+    def node_id(self, path: str) -> SpiffeId:
+        """Return the ID of a node in our trust domain: /spire/agent followed by `path`."""
+
+    async def redeem_join_token(self, value: str) -> None:
+        """Use up a join token, or raise `NodeRejectedError`."""

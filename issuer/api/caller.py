@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who calls: decided once for each connection by the listener, and judged again on every call."""
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import StrEnum
+
+from issuer.errors import DenialReason, NodeDeniedError, NotAuthorizedError
+from issuer.model import Node
+from issuer.registration import Registrations
+from issuer.store import Database
+from spiffekit.bundle import BundleSource
+from spiffekit.certificates import load_certificate
+from spiffekit.daemon.clock import Clock
+from spiffekit.daemon.listener import TlsPeer
+from spiffekit.daemon.peer import PeerProcess, PeerUnknownError
+from spiffekit.errors import SpiffeError
+from spiffekit.id import SpiffeId, TrustDomain
+from spiffekit.x509svid import verify
+
+NODE_PREFIX = "/spire/agent/"
+
+
+class Kind(StrEnum):
+    """Kinds of caller; the authorisation table speaks of nothing finer."""
+
+    LOCAL = "local"  # on the admin socket
+    ADMIN = "admin"  # an X.509-SVID of an administrator
+    NODE = "node"  # an attestor
+    ANONYMOUS = "anonymous"  # everybody else
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """What the listener learnt: a local process, or an address with or without a verified SVID."""
+
+    address: str
+    process: PeerProcess | None = None
+    spiffe_id: SpiffeId | None = None
+    serial: str = ""
+    expires_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who calls, for authorisation, limits and the audit trail. `node` is set for nodes only."""
+
+    kind: Kind
+    actor: str
+    source: str
+    node: Node | None = None
+
+    @property
+    def node_id(self) -> SpiffeId:
+        """The SPIFFE ID of a node that calls."""
+        if self.node is None:
+            raise NotAuthorizedError("only a node may call this")
+        return self.node.id
+
+
+def local_connection(process: PeerProcess) -> Connection:
+    """Return the connection of a process on the admin socket."""
+    return Connection("local", process)
+
+
+def tls_connection(peer: TlsPeer, bundles: BundleSource, clock: Clock) -> Connection:
+    """Return the connection of a TLS peer.
+
+    Raises:
+        PeerUnknownError: It showed a certificate that its own trust domain does not vouch for.
+    """
+    if not peer.chain_der:
+        return Connection(peer.address)
+    try:
+        spiffe_id = verify(peer.chain_der, bundles, now=clock.now())
+        leaf = load_certificate(peer.chain_der[0])
+    except SpiffeError as error:
+        raise PeerUnknownError(f"client certificate refused: {error}") from error
+    return Connection(
+        peer.address, None, spiffe_id, serial=str(leaf.serial_number), expires_at=leaf.not_valid_after_utc
+    )
+
+
+class Callers:
+    """Judges connections anew on each call: expiry, ban, eviction and renewal count at once."""
+
+    def __init__(
+        self,
+        trust_domain: TrustDomain,
+        registrations: Registrations,
+        *,
+        database: Database,
+        clock: Clock,
+        admin_ids: frozenset[SpiffeId] = frozenset(),
+    ) -> None:
+        self._trust_domain = trust_domain
+        self._registrations = registrations
+        self._database = database
+        self._clock = clock
+        self._admin_ids = admin_ids
+
+    async def judge(self, connection: Connection) -> Caller:
+        """Return who calls now.
+
+        Raises:
+            NodeDeniedError: It is a node that may not call; the reason says what it can do.
+            NotAuthorizedError: Its certificate has expired.
+        """
+        if (process := connection.process) is not None:
+            return Caller(Kind.LOCAL, f"local:uid={process.uid},pid={process.pid}", f"uid:{process.uid}")
+        spiffe_id = connection.spiffe_id
+        if spiffe_id is None:
+            return Caller(Kind.ANONYMOUS, f"anonymous:{connection.address}", connection.address)
+        is_node = spiffe_id.is_member_of(self._trust_domain) and spiffe_id.path.startswith(NODE_PREFIX)
+        if connection.expires_at is not None and self._clock.now() > connection.expires_at:
+            if is_node:
+                raise NodeDeniedError("node SVID has expired", DenialReason.EXPIRED)
+            raise NotAuthorizedError("client certificate has expired")
+        if is_node:
+            node = await self._node(spiffe_id, connection.serial)
+            return Caller(Kind.NODE, str(spiffe_id), connection.address, node)
+        admin = spiffe_id in self._admin_ids or (
+            spiffe_id.is_member_of(self._trust_domain) and self._registrations.is_admin(spiffe_id)
+        )
+        kind = Kind.ADMIN if admin else Kind.ANONYMOUS
+        return Caller(kind, str(spiffe_id), connection.address)
+
+    async def _node(self, node_id: SpiffeId, serial: str) -> Node:
+        node = self.standing(node_id, serial)
+        if serial == node.new_serial and node.new_expires_at is not None:
+            # The renewed SVID is in use: from now on it is the only one that counts.
+            promoted = replace(
+                node, serial=serial, expires_at=node.new_expires_at, new_serial="", new_expires_at=None
+            )
+            return await self._database.write(lambda tx: tx.nodes.put(promoted))
+        return node
+
+    def standing(self, node_id: SpiffeId, serial: str) -> Node:
+        """Return the node if it may call with the SVID of that serial number.
+
+        Raises:
+            NodeDeniedError: It may not.
+        """
+        node = self._registrations.node(node_id)
+        if node is None:
+            raise NodeDeniedError("node is not attested", DenialReason.NOT_ATTESTED)
+        if node.banned:
+            raise NodeDeniedError("node is banned", DenialReason.BANNED)
+        if serial not in (node.serial, node.new_serial):
+            raise NodeDeniedError("node SVID is no longer active", DenialReason.NOT_ACTIVE)
+        return node

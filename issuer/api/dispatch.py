@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What happens around every call: who calls, may they, how did it end; one place for all services."""
+
+import logging
+import secrets
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, cast
+
+import grpc
+from google.protobuf import message_factory
+from google.protobuf.descriptor import ServiceDescriptor
+from google.protobuf.message import Message
+from prometheus_client import CollectorRegistry, Counter, Histogram
+
+from issuer import errors
+from issuer.api.authorization import authorize
+from issuer.api.caller import Caller, Callers, Connection
+from issuer.model import AuditRecord, Outcome
+from issuer.store import Database
+from spiffekit.daemon.clock import Clock
+from spiffekit.daemon.listener import UnknownPeerError
+from spiffekit.wire.pb.spire.api import types_pb2
+from spiffekit.wire.status import Status, StatusTable, abort
+
+logger = logging.getLogger(__name__)
+
+Context = Any  # grpc.aio.ServicerContext: its stubs cannot be subscripted at run time
+Code = grpc.StatusCode
+
+
+def _detail(error: Exception) -> Message | None:
+    if isinstance(error, errors.NodeDeniedError):
+        return types_pb2.PermissionDeniedDetails(
+            reason=types_pb2.PermissionDeniedDetails.Reason.Name(_reason(error.reason))
+        )
+    return None
+
+
+def _reason(reason: errors.DenialReason) -> types_pb2.PermissionDeniedDetails.Reason:
+    return cast("types_pb2.PermissionDeniedDetails.Reason", int(reason))  # the numbers are the same
+
+
+STATUS: Final = StatusTable(
+    {
+        errors.InvalidRequestError: Code.INVALID_ARGUMENT,
+        errors.NotFoundError: Code.NOT_FOUND,
+        errors.AlreadyExistsError: Code.ALREADY_EXISTS,
+        errors.NotAuthorizedError: Code.PERMISSION_DENIED,
+        errors.NodeRejectedError: Code.PERMISSION_DENIED,
+        errors.RateLimitedError: Code.RESOURCE_EXHAUSTED,
+        errors.FailedPreconditionError: Code.FAILED_PRECONDITION,
+        errors.AuthorityNotReadyError: Code.UNAVAILABLE,
+        errors.StoreError: Code.UNAVAILABLE,
+        UnknownPeerError: Code.PERMISSION_DENIED,
+    },
+    detail=_detail,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call: who, which method, when; handed to every method of a service."""
+
+    method: str
+    caller: Caller
+    connection: Connection
+    now: datetime
+    id: str
+
+    def record(self, subject: str, outcome: Outcome = Outcome.OK, **detail: object) -> AuditRecord:
+        """Return the audit record of this call about `subject`."""
+        return AuditRecord(
+            at=self.now,
+            actor=self.caller.actor,
+            act=self.method,
+            subject=subject,
+            outcome=outcome,
+            detail={"call": self.id, **detail},
+        )
+
+
+class Metrics:
+    """Counts and times of all calls."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.calls = Counter(
+            "issuer_calls", "Calls by method and code.", ("method", "code"), registry=registry
+        )
+        self.seconds = Histogram(
+            "issuer_call_seconds", "Time of unary calls.", ("method",), registry=registry
+        )
+
+
+class Dispatcher:
+    """Makes gRPC handlers of plain services.
+
+    A service has a coroutine method ``Name(request, call)`` for each unary method, and an async
+    generator ``Name(requests, call)`` for each streaming one. What it lacks answers UNIMPLEMENTED.
+    """
+
+    def __init__(
+        self,
+        callers: Callers,
+        *,
+        connection_of: Callable[[Context], Connection],
+        database: Database,
+        clock: Clock,
+        metrics: Metrics,
+    ) -> None:
+        self._callers = callers
+        self._connection_of = connection_of
+        self._database = database
+        self._clock = clock
+        self._metrics = metrics
+
+    def handler(self, service: ServiceDescriptor, implementation: object) -> grpc.GenericRpcHandler:
+        """Return the handler of one service."""
+        handlers = {}
+        for method in service.methods:
+            behave = getattr(implementation, method.name, None)
+            if behave is None:
+                continue
+            path = f"/{service.full_name}/{method.name}"
+            request = message_factory.GetMessageClass(method.input_type)
+            response = message_factory.GetMessageClass(method.output_type)
+            make, wrap = (
+                (grpc.stream_stream_rpc_method_handler, self._stream)
+                if method.client_streaming
+                else (grpc.unary_unary_rpc_method_handler, self._unary)
+            )
+            handlers[method.name] = make(wrap(path, behave), request.FromString, response.SerializeToString)
+        return grpc.method_handlers_generic_handler(service.full_name, handlers)
+
+    async def _begin(self, path: str, context: Context) -> Call:
+        connection = self._connection_of(context)
+        caller = await self._callers.judge(connection)
+        authorize(path, caller.kind)
+        return Call(path, caller, connection, self._clock.now(), secrets.token_hex(8))
+
+    def _unary(self, path: str, behave: Callable[..., Any]) -> Callable[..., Any]:
+        timer = self._metrics.seconds.labels(path)
+        ok = self._metrics.calls.labels(path, Code.OK.name)
+
+        async def handle(request: Message, context: Context) -> Message:
+            call: Call | None = None
+            with timer.time():
+                try:
+                    call = await self._begin(path, context)
+                    answer: Message = await behave(request, call)
+                except Exception as error:  # noqa: BLE001 - the RPC boundary: every error becomes a status
+                    await abort(context, await self._refuse(path, call, error))
+            ok.inc()
+            return answer
+
+        return handle
+
+    def _stream(self, path: str, behave: Callable[..., Any]) -> Callable[..., Any]:
+        ok = self._metrics.calls.labels(path, Code.OK.name)
+
+        async def handle(requests: AsyncIterator[Message], context: Context) -> AsyncIterator[Message]:
+            call: Call | None = None
+            try:
+                call = await self._begin(path, context)
+                async for answer in behave(requests, call):
+                    yield answer
+            except Exception as error:  # noqa: BLE001 - the RPC boundary: every error becomes a status
+                await abort(context, await self._refuse(path, call, error))
+            ok.inc()
+
+        return handle
+
+    async def _refuse(self, path: str, call: Call | None, error: Exception) -> Status:
+        status = STATUS.status_of(error)
+        self._metrics.calls.labels(path, status.code.name).inc()
+        extra = {"method": path, "code": status.code.name, "reason": str(error)[:500]}
+        if call is not None:
+            extra |= {"actor": call.caller.actor, "call": call.id}
+        if status.code is Code.INTERNAL:
+            logger.error("call failed", extra=extra, exc_info=error)
+        else:
+            logger.info("call refused", extra=extra)
+        if call is not None and call.caller.node is None and not isinstance(error, errors.StoreError):
+            await self._audit_refusal(call, status)
+        return status
+
+    async def _audit_refusal(self, call: Call, status: Status) -> None:
+        """Record a refused act of an operator; refusals of anybody else could flood the trail."""
+        if call.caller.actor.startswith("anonymous:"):
+            return
+        outcome = Outcome.DENIED if status.code is Code.PERMISSION_DENIED else Outcome.FAILED
+        record = call.record("", outcome, code=status.code.name, message=status.message)
+        try:
+            await self._database.write(lambda tx: tx.audit.append(record))
+        except errors.StoreError:
+            logger.exception("refusal could not be recorded", extra={"call": call.id})
+
+
+def item_status(error: Exception) -> types_pb2.Status:
+    """Return the status of one item of a batch."""
+    status = STATUS.status_of(error)
+    if status.code is Code.INTERNAL:
+        raise error
+    return types_pb2.Status(code=status.code.value[0], message=status.message)
+
+
+def masked(message: Any, mask: Any | None) -> Any:
+    """Clear the fields that an output mask leaves out; the ID is in no mask and always stays."""
+    if mask is not None:
+        for field in mask.DESCRIPTOR.fields:
+            if not getattr(mask, field.name):
+                message.ClearField(field.name)
+    return message
+
+
+def page_size(asked: int, most: int) -> int:
+    """Return how many items a page has: what was asked for within 1 to `most`, or `most`."""
+    return min(asked, most) if asked > 0 else most

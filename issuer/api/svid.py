@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""spire.api.server.svid.v1: nodes get SVIDs for their entries, operators mint them by hand."""
+
+import asyncio
+from datetime import timedelta
+from typing import Any, Final
+
+from issuer.api.convert import id_field
+from issuer.api.dispatch import Call, item_status
+from issuer.ca.authorities import Authorities
+from issuer.ca.requests import check_dns_names, parse_csr
+from issuer.ca.signing import IssuedJwtSvid, IssuedX509Svid
+from issuer.errors import InvalidRequestError, IssuerError, NotFoundError
+from issuer.limits import RateLimit
+from issuer.model import Outcome, RegistrationEntry
+from issuer.registration import Registrations
+from issuer.store import Database
+from issuer.store.nodes import SERVER_PATH
+from spiffekit.errors import SpiffeIdError
+from spiffekit.id import SpiffeId, TrustDomain
+from spiffekit.wire.convert import seconds, spiffe_id_to_proto
+from spiffekit.wire.pb.spire.api import types_pb2
+from spiffekit.wire.pb.spire.api.server.svid.v1 import svid_pb2
+
+MAX_BATCH: Final = 500
+CHUNK: Final = 32  # SVIDs signed before other calls get a turn: a few milliseconds
+
+
+class SvidService:
+    """See the module."""
+
+    def __init__(
+        self,
+        trust_domain: TrustDomain,
+        *,
+        database: Database,
+        registrations: Registrations,
+        authorities: Authorities,
+        x509_svid_ttl: timedelta,
+        jwt_svid_ttl: timedelta,
+        sign_limit: RateLimit,
+    ) -> None:
+        self._trust_domain = trust_domain
+        self._database = database
+        self._registrations = registrations
+        self._authorities = authorities
+        self._x509_ttl = x509_svid_ttl
+        self._jwt_ttl = jwt_svid_ttl
+        self._limit = sign_limit
+
+    async def BatchNewX509SVID(  # noqa: N802 - the method's name on the wire
+        self, request: svid_pb2.BatchNewX509SVIDRequest, call: Call
+    ) -> svid_pb2.BatchNewX509SVIDResponse:
+        """Sign an SVID for each entry that the calling node is authorised for."""
+        if not request.params:
+            raise InvalidRequestError("params: are missing")
+        if len(request.params) > MAX_BATCH:
+            raise InvalidRequestError(f"params: more than {MAX_BATCH}")
+        self._limit.spend(call.caller.source, len(request.params))
+        authorized = self._registrations.authorized(call.caller.node_id, call.now).entries
+        entries = {entry.id: entry for entry in authorized}
+        response = svid_pb2.BatchNewX509SVIDResponse()
+        issued = []
+        for index, params in enumerate(request.params):
+            if index % CHUNK == CHUNK - 1:
+                await asyncio.sleep(0)
+            result = response.results.add()
+            try:
+                entry = _authorized(entries, params.entry_id)
+                svid = await self._sign(entry, params.csr, call)
+            except IssuerError as error:
+                result.status.CopyFrom(item_status(error))
+                continue
+            result.status.message = "OK"
+            result.svid.CopyFrom(_x509(svid, entry.hint))
+            issued.append({"entry": entry.id, "id": str(entry.spiffe_id), "serial": str(svid.serial)})
+        await self._record(call, issued)
+        return response
+
+    async def _sign(self, entry: RegistrationEntry, csr: bytes, call: Call) -> IssuedX509Svid:
+        # Only the key of the request counts; every name comes from the entry.
+        return await self._authorities.x509.sign(
+            entry.spiffe_id,
+            parse_csr(csr).public_key,
+            ttl=entry.x509_svid_ttl or self._x509_ttl,
+            now=call.now,
+            dns_names=entry.dns_names,
+        )
+
+    async def NewJWTSVID(  # noqa: N802 - the method's name on the wire
+        self, request: svid_pb2.NewJWTSVIDRequest, call: Call
+    ) -> svid_pb2.NewJWTSVIDResponse:
+        """Sign a JWT-SVID for an entry that the calling node is authorised for."""
+        self._limit.spend(call.caller.source)
+        authorized = self._registrations.authorized(call.caller.node_id, call.now).entries
+        entry = _authorized({entry.id: entry for entry in authorized}, request.entry_id)
+        svid = await self._authorities.jwt.sign(
+            entry.spiffe_id,
+            tuple(request.audience),
+            ttl=entry.jwt_svid_ttl or self._jwt_ttl,
+            now=call.now,
+            jti=entry.jwt_svid_include_jti,
+        )
+        await self._record(
+            call, [{"entry": entry.id, "id": str(entry.spiffe_id), "audience": list(request.audience)}]
+        )
+        return svid_pb2.NewJWTSVIDResponse(svid=_jwt(svid, entry.hint))
+
+    async def MintX509SVID(  # noqa: N802 - the method's name on the wire
+        self, request: svid_pb2.MintX509SVIDRequest, call: Call
+    ) -> svid_pb2.MintX509SVIDResponse:
+        """Sign what an operator asks for: the one place where a request's names count."""
+        parsed = parse_csr(request.csr)
+        uris, dns_names = parsed.uris(), parsed.dns_names()
+        if len(uris) != 1:
+            raise InvalidRequestError(f"csr: has {len(uris)} URI SANs: exactly one is needed")
+        try:
+            spiffe_id = SpiffeId.parse(uris[0])
+        except SpiffeIdError as error:
+            raise InvalidRequestError(f"csr: {error}") from error
+        self._mintable(spiffe_id)
+        check_dns_names(dns_names)
+        svid = await self._authorities.x509.sign(
+            spiffe_id,
+            parsed.public_key,
+            ttl=_ttl(request.ttl, self._x509_ttl),
+            now=call.now,
+            dns_names=dns_names,
+        )
+        await self._record(call, [{"id": str(spiffe_id), "serial": str(svid.serial)}])
+        return svid_pb2.MintX509SVIDResponse(svid=_x509(svid))
+
+    async def MintJWTSVID(  # noqa: N802 - the method's name on the wire
+        self, request: svid_pb2.MintJWTSVIDRequest, call: Call
+    ) -> svid_pb2.MintJWTSVIDResponse:
+        """Sign the JWT-SVID that an operator asks for."""
+        spiffe_id = id_field("id", request.id, self._trust_domain)
+        self._mintable(spiffe_id)
+        svid = await self._authorities.jwt.sign(
+            spiffe_id, tuple(request.audience), ttl=_ttl(request.ttl, self._jwt_ttl), now=call.now
+        )
+        await self._record(call, [{"id": str(spiffe_id), "audience": list(request.audience)}])
+        return svid_pb2.MintJWTSVIDResponse(svid=_jwt(svid))
+
+    def _mintable(self, spiffe_id: SpiffeId) -> None:
+        if not spiffe_id.is_member_of(self._trust_domain) or not spiffe_id.path:
+            raise InvalidRequestError(f"id: {spiffe_id} is no workload of trust domain {self._trust_domain}")
+        if spiffe_id.path == SERVER_PATH:
+            raise InvalidRequestError("id: is that of the issuer itself")
+
+    async def _record(self, call: Call, issued: list[dict[str, Any]]) -> None:
+        """Record what was issued before it is handed out: what cannot be recorded is not issued."""
+        if issued:
+            subject = issued[0]["id"] if len(issued) == 1 else ""
+            record = call.record(subject, Outcome.OK, issued=issued)
+            await self._database.write(lambda tx: tx.audit.append(record))
+
+
+def _authorized(entries: dict[str, RegistrationEntry], entry_id: str) -> RegistrationEntry:
+    entry = entries.get(entry_id)
+    if entry is None:
+        raise NotFoundError("entry not found or not authorized")
+    return entry
+
+
+def _ttl(asked: int, default: timedelta) -> timedelta:
+    if asked < 0:
+        raise InvalidRequestError("ttl: is negative")
+    return timedelta(seconds=asked) if asked else default
+
+
+def _x509(svid: IssuedX509Svid, hint: str = "") -> types_pb2.X509SVID:
+    return types_pb2.X509SVID(
+        cert_chain=svid.chain_der,
+        id=spiffe_id_to_proto(svid.spiffe_id),
+        expires_at=seconds(svid.expires_at),
+        hint=hint,
+    )
+
+
+def _jwt(svid: IssuedJwtSvid, hint: str = "") -> types_pb2.JWTSVID:
+    return types_pb2.JWTSVID(
+        token=svid.token,
+        id=spiffe_id_to_proto(svid.spiffe_id),
+        expires_at=seconds(svid.expires_at),
+        issued_at=seconds(svid.issued_at),
+        hint=hint,
+    )

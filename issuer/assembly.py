@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the issuer is put together: the only place that names concrete classes."""
+
+import asyncio
+import contextlib
+import logging
+import ssl
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import grpc
+from grpc_health.v1 import health_pb2
+from prometheus_client import CollectorRegistry, Gauge
+
+from issuer.api.bundle import BundleService
+from issuer.api.caller import Callers, Connection, local_connection, tls_connection
+from issuer.api.debug import DebugService, HealthService
+from issuer.api.dispatch import Dispatcher, Metrics
+from issuer.api.entry import EntryService
+from issuer.api.node import NodeService
+from issuer.api.svid import SvidService
+from issuer.api.updates import UpdatesService
+from issuer.ca.authorities import Authorities, AuthorityPolicy
+from issuer.ca.rotation import Rotation, ServerIdentity
+from issuer.changes import ChangeLog
+from issuer.config import Config
+from issuer.limits import RateLimit
+from issuer.pruning import Pruning
+from issuer.registration import Registrations
+from issuer.store import Database
+from spiffekit.bundle import BundleSet
+from spiffekit.daemon import health as health_server
+from spiffekit.daemon import logging as logs
+from spiffekit.daemon import plugins, systemd
+from spiffekit.daemon.clock import SystemClock
+from spiffekit.daemon.health import Health
+from spiffekit.daemon.key_files import private_folder
+from spiffekit.daemon.lifecycle import run_until_signalled
+from spiffekit.daemon.listener import Front, TlsFront, UnixFront, inner_socket, server_options
+from spiffekit.id import SpiffeId, TrustDomain
+from spiffekit.wire import tls
+from spiffekit.wire.pb.issuer.v1 import updates_pb2
+from spiffekit.wire.pb.spire.api.server.agent.v1 import agent_pb2
+from spiffekit.wire.pb.spire.api.server.bundle.v1 import bundle_pb2
+from spiffekit.wire.pb.spire.api.server.debug.v1 import debug_pb2
+from spiffekit.wire.pb.spire.api.server.entry.v1 import entry_pb2
+from spiffekit.wire.pb.spire.api.server.svid.v1 import svid_pb2
+
+logger = logging.getLogger(__name__)
+
+MAX_REQUEST = 4 * 1024 * 1024  # bytes: a batch of 500 requests for certificates, or of 1,000 entries
+DRAIN = 5.0  # seconds that open calls have to finish
+SOCKET_MODE = 0o770
+SOCKET_FOLDER_MODE = 0o750
+
+
+async def run(config: Config) -> None:
+    """Run the issuer until a signal comes.
+
+    Raises:
+        ConfigError: A plug-in cannot be used as configured.
+        StoreError: The database cannot be opened.
+    """
+    logs.configure(config.issuer.log_level, config.issuer.log_format)
+    issuer = await Issuer.create(config)
+    try:
+        await run_until_signalled(**issuer.services())
+    finally:
+        issuer.database.close()
+
+
+class Issuer:
+    """All parts of one issuer. You get one by `create`."""
+
+    def __init__(self, config: Config, database: Database) -> None:
+        table = config.issuer
+        self.config = config
+        self.clock = SystemClock()
+        self.database = database
+        self.trust_domain = TrustDomain(table.trust_domain)
+        self.registry = CollectorRegistry()
+        self.health = Health()
+        self.registrations = Registrations(self.trust_domain)
+        (keys,) = plugins.load("issuer.keys", config.key_manager, prefix="key_manager.").values()
+        self.verifiers = plugins.load("issuer.node", config.node_attestor, prefix="node_attestor.")
+        policy = AuthorityPolicy(
+            ca_ttl=table.ca_ttl,
+            ca_key_type=table.ca_key_type,
+            jwt_key_type=table.jwt_key_type or table.ca_key_type,
+            jwt_issuer=table.jwt_issuer,
+        )
+        self.authorities = Authorities(
+            self.trust_domain, policy, keys=keys, database=database, clock=self.clock
+        )
+        self.identity = ServerIdentity(
+            self.trust_domain, self.authorities, ttl=table.default_x509_svid_ttl, clock=self.clock
+        )
+
+    @classmethod
+    async def create(cls, config: Config) -> "Issuer":
+        """Open the database, load the registry, and take up the authorities."""
+        path = private_folder(config.issuer.data_dir) / "issuer.db"
+        database = Database.open(path, clock=SystemClock())
+        issuer = cls(config, database)
+        registrations = issuer.registrations
+        await database.read(lambda tx: registrations.load(tx.entries.all(), tx.nodes.all(), tx.bundles.all()))
+        issuer.log = ChangeLog(await database.read(lambda tx: tx.changes.last()))
+        database.on_commit += [registrations.apply, issuer.log.publish]
+        await issuer.authorities.load()
+        await issuer.identity.refresh()
+        for name, help_text, index in (
+            ("issuer_entries", "Registration entries.", 0),
+            ("issuer_nodes", "Attested nodes.", 1),
+        ):
+            gauge = Gauge(name, help_text, registry=issuer.registry)
+            gauge.set_function(lambda index=index: registrations.count()[index])
+        return issuer
+
+    log: ChangeLog
+
+    def services(self) -> dict[str, Any]:
+        """Return the services in the order in which they start."""
+        table = self.config.issuer
+        rotation = Rotation(self.authorities, self.identity, ca_ttl=table.ca_ttl, clock=self.clock)
+        pruning = Pruning(self.database, self.clock, nodes_expired_for=table.prune_nodes_expired_for)
+        services: dict[str, Any] = {"rotation": rotation.run, "pruning": pruning.run, "api": self._serve}
+        if table.health_address is not None:
+            services["health"] = health_server.serve(
+                table.health_address, table.health_port, self.health, self.registry
+            )
+        services["announce"] = self._announce
+        return services
+
+    async def _announce(self, ready: Callable[[], None]) -> NoReturn:
+        table = self.config.issuer
+        self.health.ready = True
+        systemd.notify("READY=1")
+        logger.info(
+            "issuer is ready",
+            extra={
+                "trust_domain": table.trust_domain,
+                "address": f"{table.bind_address}:{table.bind_port}",
+                "admin_socket": str(table.admin_socket),
+            },
+        )
+        ready()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.health.ready = False
+            systemd.notify("STOPPING=1")
+        raise AssertionError("waits for ever")
+
+    async def _serve(self, ready: Callable[[], None]) -> NoReturn:
+        """Serve the TCP port and the admin socket, each with a gRPC server of its own behind it."""
+        table = self.config.issuer
+        _make_socket_folder(table.admin_socket.parent)
+        remote: TlsFront[Connection] = TlsFront(
+            table.bind_address,
+            table.bind_port,
+            context=self._tls_context,
+            identify=lambda peer: tls_connection(peer, BundleSet(self.registrations.bundles()), self.clock),
+        )
+        local: UnixFront[Connection] = UnixFront(
+            table.admin_socket, mode=SOCKET_MODE, identify=local_connection
+        )
+        callers = Callers(
+            self.trust_domain,
+            self.registrations,
+            database=self.database,
+            clock=self.clock,
+            admin_ids=frozenset(map(SpiffeId.parse, table.admin_ids)),
+        )
+        implementations = self._implementations(callers)
+        metrics = Metrics(self.registry)
+        async with contextlib.AsyncExitStack() as stack:
+            fronts: tuple[Front[Connection], ...] = (remote, local)
+            for front in fronts:
+                dispatcher = Dispatcher(
+                    callers,
+                    connection_of=front.peer_of,
+                    database=self.database,
+                    clock=self.clock,
+                    metrics=metrics,
+                )
+                handlers = [dispatcher.handler(*pair) for pair in implementations]
+                inner = await stack.enter_async_context(_grpc_server(handlers))
+                await stack.enter_async_context(front.open(inner))
+            ready()
+            await asyncio.Event().wait()
+        raise AssertionError("waits for ever")
+
+    def _tls_context(self) -> ssl.SSLContext:
+        """Return the context of one connection: the current SVID, and the roots of administrators and nodes."""
+        roots = [a.certificate_der for b in self.registrations.bundles() for a in b.x509_authorities]
+        return tls.server_context(self.identity.x509_svid(), roots)
+
+    def _implementations(self, callers: Callers) -> list[tuple[Any, object]]:
+        table = self.config.issuer
+        common: dict[str, Any] = {"database": self.database, "registrations": self.registrations}
+        attest = RateLimit(
+            table.attestations_per_second,
+            max(table.attestations_per_second * 10, 10),
+            monotonic=self.clock.monotonic,
+        )
+        sign = RateLimit(
+            table.signatures_per_second,
+            max(table.signatures_per_second * 2, 1000),
+            monotonic=self.clock.monotonic,
+        )
+        node = NodeService(
+            self.trust_domain,
+            **common,
+            authorities=self.authorities,
+            verifiers=self.verifiers,
+            node_svid_ttl=table.node_svid_ttl or table.default_x509_svid_ttl,
+            attest_limit=attest,
+        )
+        svid = SvidService(
+            self.trust_domain,
+            **common,
+            authorities=self.authorities,
+            x509_svid_ttl=table.default_x509_svid_ttl,
+            jwt_svid_ttl=table.default_jwt_svid_ttl,
+            sign_limit=sign,
+        )
+        updates = UpdatesService(
+            self.trust_domain,
+            registrations=self.registrations,
+            log=self.log,
+            callers=callers,
+            clock=self.clock,
+            epoch=self.database.epoch,
+        )
+        debug = DebugService(registrations=self.registrations, identity=self.identity, clock=self.clock)
+        return [
+            (agent_pb2.DESCRIPTOR.services_by_name["Agent"], node),
+            (bundle_pb2.DESCRIPTOR.services_by_name["Bundle"], BundleService(self.trust_domain, **common)),
+            (entry_pb2.DESCRIPTOR.services_by_name["Entry"], EntryService(self.trust_domain, **common)),
+            (svid_pb2.DESCRIPTOR.services_by_name["SVID"], svid),
+            (debug_pb2.DESCRIPTOR.services_by_name["Debug"], debug),
+            (health_pb2.DESCRIPTOR.services_by_name["Health"], HealthService(self.health)),
+            (updates_pb2.DESCRIPTOR.services_by_name["Updates"], updates),
+        ]
+
+
+@contextlib.asynccontextmanager
+async def _grpc_server(handlers: list[grpc.GenericRpcHandler]) -> AsyncIterator[Path]:
+    """Run a gRPC server on an inner socket and yield the socket's path."""
+    with inner_socket() as path:
+        server = grpc.aio.server(options=server_options(MAX_REQUEST))
+        server.add_generic_rpc_handlers(tuple(handlers))
+        server.add_insecure_port(f"unix:{path}")
+        await server.start()
+        try:
+            yield path
+        finally:
+            await server.stop(DRAIN)
+
+
+def _make_socket_folder(folder: Path) -> None:
+    if not folder.exists():
+        folder.mkdir(mode=SOCKET_FOLDER_MODE, parents=True)
+        folder.chmod(SOCKET_FOLDER_MODE)  # whatever the umask says

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""DER (X.690) as far as a TBSCertificate needs it: writing only, nothing hostile is ever read here."""
+
+from datetime import datetime
+from typing import Final
+
+TRUE: Final = b"\x01\x01\xff"
+_GENERALIZED_FROM: Final = 2050  # RFC 5280 §4.1.2.5
+
+
+def tlv(tag: int, *parts: bytes) -> bytes:
+    """Return tag, length and the concatenated parts."""
+    body = b"".join(parts)
+    size = len(body)
+    if size < 0x80:
+        return bytes((tag, size)) + body
+    octets = size.to_bytes((size.bit_length() + 7) // 8)
+    return bytes((tag, 0x80 | len(octets))) + octets + body
+
+
+def sequence(*parts: bytes) -> bytes:
+    """Return a SEQUENCE."""
+    return tlv(0x30, *parts)
+
+
+def integer(value: int) -> bytes:
+    """Return a non-negative INTEGER."""
+    return tlv(0x02, value.to_bytes(value.bit_length() // 8 + 1))
+
+
+def octet_string(*parts: bytes) -> bytes:
+    """Return an OCTET STRING."""
+    return tlv(0x04, *parts)
+
+
+def bit_string(data: bytes, unused: int = 0) -> bytes:
+    """Return a BIT STRING whose last octet has `unused` padding bits."""
+    return tlv(0x03, bytes((unused,)), data)
+
+
+def oid(dotted: str) -> bytes:
+    """Return an OBJECT IDENTIFIER."""
+    first, second, *rest = map(int, dotted.split("."))
+    body = bytearray((first * 40 + second,))
+    for arc in rest:
+        groups = [arc & 0x7F]
+        while arc := arc >> 7:
+            groups.append(arc & 0x7F | 0x80)
+        body += bytes(reversed(groups))
+    return tlv(0x06, bytes(body))
+
+
+def time(instant: datetime) -> bytes:
+    """Return a UTCTime before 2050, a GeneralizedTime from then on (RFC 5280 §4.1.2.5); whole seconds."""
+    if instant.year < _GENERALIZED_FROM:
+        return tlv(0x17, instant.strftime("%y%m%d%H%M%SZ").encode("ascii"))
+    return tlv(0x18, instant.strftime("%Y%m%d%H%M%SZ").encode("ascii"))

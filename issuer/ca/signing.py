@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sign SVIDs: build from the profile, sign, and check the result before anybody gets it."""
+
+import json
+import uuid
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+
+from issuer.ca import der
+from issuer.ca.profile import BACKDATE, Issuer, Leaf, leaf_tbs, new_serial
+from issuer.errors import AuthorityNotReadyError, InvalidRequestError
+from issuer.keys import Key
+from issuer.model import AuthorityRecord
+from spiffekit.id import SpiffeId
+from spiffekit.jwk import encode_base64url
+from spiffekit.keys import PublicKey
+
+MAX_AUDIENCE_BYTES: Final = 2048  # bytes of one audience
+MAX_AUDIENCES: Final = 50
+
+_ALGORITHMS: Final = {  # of the authority's key: AlgorithmIdentifier (RFC 5758 §3.2, RFC 8017 §A.2.4)
+    "secp256r1": der.sequence(der.oid("1.2.840.10045.4.3.2")),
+    "secp384r1": der.sequence(der.oid("1.2.840.10045.4.3.3")),
+    "rsa": der.sequence(der.oid("1.2.840.113549.1.1.11"), b"\x05\x00"),
+}
+_JWT: Final = {"secp256r1": ("ES256", 32), "secp384r1": ("ES384", 48), "rsa": ("RS256", 0)}
+
+
+@dataclass(frozen=True, slots=True)
+class IssuedX509Svid:
+    """A signed X.509-SVID: `chain_der` is the leaf first, without the root."""
+
+    chain_der: tuple[bytes, ...]
+    spiffe_id: SpiffeId
+    serial: int
+    expires_at: datetime
+    authority_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class IssuedJwtSvid:
+    """A signed JWT-SVID in compact serialization."""
+
+    token: str
+    spiffe_id: SpiffeId
+    issued_at: datetime
+    expires_at: datetime
+    authority_id: str
+
+
+def key_kind(key: PublicKey) -> str:
+    """Return the curve's name, or "rsa"."""
+    match key:
+        case ec.EllipticCurvePublicKey():
+            return key.curve.name
+        case rsa.RSAPublicKey():
+            return "rsa"
+        case _:
+            raise AuthorityNotReadyError("an authority's key has to be EC or RSA")
+
+
+class X509Signer:
+    """Signs with one X.509 authority. Everything that does not vary is made once."""
+
+    def __init__(self, record: AuthorityRecord, key: Key) -> None:
+        certificate = x509.load_der_x509_certificate(record.certificate_der)
+        self._record = record
+        self._key = key
+        self._algorithm = _ALGORITHMS[key_kind(key.public_key)]
+        self._issuer = Issuer(
+            name_der=certificate.subject.public_bytes(),
+            key_id=bytes.fromhex(record.id),
+            signature_algorithm_der=self._algorithm,
+        )
+
+    async def sign(
+        self,
+        spiffe_id: SpiffeId,
+        public_key: PublicKey,
+        *,
+        ttl: timedelta,
+        now: datetime,
+        dns_names: tuple[str, ...] = (),
+    ) -> IssuedX509Svid:
+        """Return an X.509-SVID; it ends with the authority at the latest.
+
+        Raises:
+            AuthorityNotReadyError: The authority has ended.
+            InvalidRequestError: The ID has no path (X509-SVID §3.1).
+        """
+        if not spiffe_id.path:
+            raise InvalidRequestError(f"spiffe_id: {spiffe_id} has no path")
+        now = now.replace(microsecond=0)
+        not_after = min(now + ttl, self._record.not_after.replace(microsecond=0))
+        if not_after <= now:
+            raise AuthorityNotReadyError("the X.509 authority has expired")
+        leaf = Leaf(
+            spiffe_id=spiffe_id,
+            public_key=public_key,
+            dns_names=dns_names,
+            serial=new_serial(),
+            not_before=now - BACKDATE,
+            not_after=not_after,
+        )
+        tbs = leaf_tbs(leaf, self._issuer)
+        signature = await self._key.sign(tbs)
+        certificate = der.sequence(tbs, self._algorithm, der.bit_string(signature))
+        self._check(certificate, leaf)
+        return IssuedX509Svid((certificate,), spiffe_id, leaf.serial, not_after, self._record.id)
+
+    def _check(self, certificate_der: bytes, leaf: Leaf) -> None:
+        """Parse what was signed and compare: a mistake of ours must not leave the authority."""
+        made = x509.load_der_x509_certificate(certificate_der)
+        san = made.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        if (
+            made.serial_number != leaf.serial
+            or made.not_valid_after_utc != leaf.not_after
+            or san.get_values_for_type(x509.UniformResourceIdentifier) != [str(leaf.spiffe_id)]
+            or tuple(san.get_values_for_type(x509.DNSName)) != leaf.dns_names
+            or made.public_key() != leaf.public_key
+        ):
+            raise AssertionError("signed certificate differs from its profile")
+
+
+class JwtSigner:
+    """Signs with one JWT authority."""
+
+    def __init__(self, record: AuthorityRecord, key: Key, *, issuer: str = "") -> None:
+        self._record = record
+        self._key = key
+        self._issuer = issuer
+        algorithm, self._width = _JWT[key_kind(key.public_key)]
+        header = {"alg": algorithm, "kid": record.id, "typ": "JWT"}  # JWT-SVID §2: nothing else
+        self._header = encode_base64url(json.dumps(header, separators=(",", ":")).encode())
+
+    async def sign(
+        self,
+        spiffe_id: SpiffeId,
+        audience: tuple[str, ...],
+        *,
+        ttl: timedelta,
+        now: datetime,
+        jti: bool = False,
+    ) -> IssuedJwtSvid:
+        """Return a JWT-SVID; it ends with the authority at the latest.
+
+        Raises:
+            AuthorityNotReadyError: The authority has ended.
+            InvalidRequestError: The ID has no path, or the audience is empty or too long.
+        """
+        if not spiffe_id.path:
+            raise InvalidRequestError(f"spiffe_id: {spiffe_id} has no path")
+        audience = check_audience(audience)
+        now = now.replace(microsecond=0)
+        expires_at = min(now + ttl, self._record.not_after.replace(microsecond=0))
+        if expires_at <= now:
+            raise AuthorityNotReadyError("the JWT authority has expired")
+        claims: dict[str, object] = {
+            "sub": str(spiffe_id),
+            "aud": list(audience),
+            "exp": int(expires_at.timestamp()),
+            "iat": int(now.timestamp()),
+        }
+        if self._issuer:
+            claims["iss"] = self._issuer
+        if jti:
+            claims["jti"] = encode_base64url(uuid.uuid4().bytes)
+        signed = f"{self._header}.{encode_base64url(json.dumps(claims, separators=(',', ':')).encode())}"
+        signature = await self._key.sign(signed.encode("ascii"))
+        if self._width:
+            r, s = decode_dss_signature(signature)
+            signature = r.to_bytes(self._width) + s.to_bytes(self._width)  # RFC 7518 §3.4
+        token = f"{signed}.{encode_base64url(signature)}"
+        return IssuedJwtSvid(token, spiffe_id, now, expires_at, self._record.id)
+
+
+def check_audience(audience: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the audience without empty names.
+
+    Raises:
+        InvalidRequestError: Nothing is left, or it is too long (JWT-SVID §3.2).
+    """
+    named = tuple(name for name in audience if name)
+    if not named:
+        raise InvalidRequestError("audience: at least one is required")
+    if len(named) > MAX_AUDIENCES or any(len(name.encode()) > MAX_AUDIENCE_BYTES for name in named):
+        raise InvalidRequestError(
+            f"audience: at most {MAX_AUDIENCES} of at most {MAX_AUDIENCE_BYTES} bytes each"
+        )
+    return named

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The issuer's configuration file: its tables, their options and defaults."""
+
+from datetime import timedelta
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from spiffekit.daemon.config import Span
+from spiffekit.daemon.logging import Format, Level
+from spiffekit.errors import SpiffeIdError
+from spiffekit.id import SpiffeId, TrustDomain
+from spiffekit.keys import KeyType
+
+MIN_TTL = timedelta(seconds=1)
+
+
+class IssuerTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``[issuer]``.
+
+    Attributes:
+        trust_domain: The trust domain that it issues for, e.g. "example.org".
+        data_dir: The folder of its database.
+        bind_address: The address that attestors and remote administrators reach.
+        bind_port: The port there.
+        admin_socket: The Unix socket of operators; its file permissions are the authorisation.
+        ca_ttl: Lifetime of authorities.
+        default_x509_svid_ttl: Lifetime of X.509-SVIDs unless an entry says otherwise.
+        default_jwt_svid_ttl: Lifetime of JWT-SVIDs unless an entry says otherwise.
+        node_svid_ttl: Lifetime of the nodes' own SVIDs; as `default_x509_svid_ttl` if left out.
+        ca_key_type: ec-p256, ec-p384, rsa-2048 or rsa-4096.
+        jwt_key_type: Likewise; as `ca_key_type` if left out.
+        jwt_issuer: The `iss` of JWT-SVIDs; none if left out.
+        admin_ids: SPIFFE IDs that may administrate over mTLS.
+        prune_nodes_expired_for: Forget nodes whose SVID ended so long ago; never if left out.
+        attestations_per_second: Node attestations and renewals of one source address.
+        signatures_per_second: SVIDs signed for one source address.
+        health_address: Where /live, /ready and /metrics answer; nowhere if left out.
+        health_port: The port there.
+        log_level: debug, info, warning or error.
+        log_format: text or json.
+    """
+
+    trust_domain: str
+    data_dir: Path
+    admin_socket: Path
+    bind_address: str = "127.0.0.1"
+    bind_port: int = 8081
+    ca_ttl: Span = Span(hours=24)
+    default_x509_svid_ttl: Span = Span(hours=1)
+    default_jwt_svid_ttl: Span = Span(minutes=5)
+    node_svid_ttl: Span | None = None
+    ca_key_type: KeyType = KeyType.EC_P256
+    jwt_key_type: KeyType | None = None
+    jwt_issuer: str = ""
+    admin_ids: tuple[str, ...] = ()
+    prune_nodes_expired_for: Span | None = None
+    attestations_per_second: float = 10.0
+    signatures_per_second: float = 2000.0
+    health_address: str | None = None
+    health_port: int = 8080
+    log_level: Level = "info"
+    log_format: Format = "text"
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The whole file: ``[issuer]``, one ``[key_manager.NAME]``, and a ``[node_attestor.NAME]`` each."""
+
+    issuer: IssuerTable
+    key_manager: dict[str, dict[str, Any]]
+    node_attestor: dict[str, dict[str, Any]] = {}
+
+    def problems(self) -> list[str]:
+        """Return what is wrong across fields, each as ``key: rule``."""
+        table = self.issuer
+        found = []
+        try:
+            TrustDomain(table.trust_domain)
+        except SpiffeIdError as error:
+            found.append(f"issuer.trust_domain: {error}")
+        for admin_id in table.admin_ids:
+            try:
+                SpiffeId.parse(admin_id)
+            except SpiffeIdError as error:
+                found.append(f"issuer.admin_ids: {error}")
+        for name in ("ca_ttl", "default_x509_svid_ttl", "default_jwt_svid_ttl", "node_svid_ttl"):
+            ttl = getattr(table, name)
+            if ttl is not None and ttl < MIN_TTL:
+                found.append(f"issuer.{name}: shorter than a second")
+        for name in ("bind_port", "health_port"):
+            if not 0 <= getattr(table, name) <= 65535:
+                found.append(f"issuer.{name}: not a port")
+        for name in ("attestations_per_second", "signatures_per_second"):
+            if getattr(table, name) <= 0:
+                found.append(f"issuer.{name}: has to be positive")
+        for name in ("bind_address", "health_address"):
+            if (address := getattr(table, name)) is not None and not _is_address(address):
+                found.append(f"issuer.{name}: {address!r} is not an IP address")
+        if len(self.key_manager) != 1:
+            found.append(f"key_manager: exactly one is needed, not {len(self.key_manager)}")
+        if table.health_address == table.bind_address and table.health_port == table.bind_port:
+            found.append("issuer.health_port: is already the port of bind_port")
+        if len(bytes(table.admin_socket)) > 100:
+            found.append("issuer.admin_socket: longer than 100 bytes, the kernel allows 107 for a socket")
+        return found
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True

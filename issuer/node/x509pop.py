@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""X.509 proof of possession: the node holds the key of a certificate that a configured root vouches for.
+
+SPIRE's payloads: JSON with base64 DER certificates, a nonce each way, and a signature over the SHA-256 of
+both nonces.
+"""
+
+import base64
+import json
+import secrets
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, encode_dss_signature
+from cryptography.x509 import verification
+
+from issuer.errors import NodeRejectedError
+from issuer.node import Challenge, NodeContext, NodeProof
+from spiffekit.certificates import certificates_from_pem, check_strength, load_certificate
+from spiffekit.daemon.config import ConfigError
+from spiffekit.errors import SpiffeError
+from spiffekit.selector import Selector
+
+MAX_PAYLOAD: Final = 128 * 1024  # bytes
+MAX_INTERMEDIATES: Final = 4  # each costs a signature to verify
+NONCE: Final = 32  # bytes
+TYPE: Final = "x509pop"
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[node_attestor.x509pop]``.
+
+    Attributes:
+        ca_bundle_path: PEM file of the roots that vouch for nodes.
+    """
+
+    ca_bundle_path: Path
+
+
+class X509PopVerifier:
+    """See the module."""
+
+    def __init__(self, roots: list[x509.Certificate]) -> None:
+        permit = verification.ExtensionPolicy.permit_all()
+        self._builder = (
+            verification.PolicyBuilder()
+            .store(verification.Store(roots))
+            .max_chain_depth(MAX_INTERMEDIATES + 1)
+            .extension_policies(ca_policy=permit, ee_policy=permit)
+        )
+
+    async def verify(self, payload: bytes, challenge: Challenge, context: NodeContext) -> NodeProof:
+        """Verify the chain, then the possession of its key."""
+        leaf, intermediates = _certificates(payload)
+        usage = _usage(leaf)
+        if usage is not None and not usage.digital_signature:
+            raise NodeRejectedError("certificate's key usage lacks digitalSignature")
+        # Sizes are judged before anything is verified: a huge key costs the verifier seconds.
+        for certificate in (leaf, *intermediates):
+            try:
+                check_strength(certificate)
+            except SpiffeError as error:
+                raise NodeRejectedError(str(error)) from error
+        try:
+            verifier = self._builder.time(datetime.now(UTC)).build_client_verifier()
+            chain = verifier.verify(leaf, intermediates).chain
+        except verification.VerificationError as error:
+            raise NodeRejectedError(f"no configured root vouches for the certificate: {error}") from error
+        await _prove_possession(leaf, challenge)
+        fingerprint = leaf.fingerprint(hashes.SHA1()).hex()  # noqa: S303 - a name, as SPIRE spells it
+        return NodeProof(
+            context.node_id(f"/{TYPE}/{fingerprint}"), _selectors(leaf, chain), can_reattest=True
+        )
+
+
+def _certificates(payload: bytes) -> tuple[x509.Certificate, list[x509.Certificate]]:
+    if len(payload) > MAX_PAYLOAD:
+        raise NodeRejectedError("payload is too large")
+    try:
+        encoded = json.loads(payload)["certificates"]
+        if not isinstance(encoded, list) or not 1 <= len(encoded) <= 1 + MAX_INTERMEDIATES:
+            raise NodeRejectedError(f"payload needs 1 to {1 + MAX_INTERMEDIATES} certificates")
+        leaf, *intermediates = [load_certificate(base64.b64decode(c, validate=True)) for c in encoded]
+    except (ValueError, KeyError, TypeError, SpiffeError) as error:
+        raise NodeRejectedError("payload is malformed") from error
+    return leaf, intermediates
+
+
+def _usage(leaf: x509.Certificate) -> x509.KeyUsage | None:
+    try:
+        return leaf.extensions.get_extension_for_class(x509.KeyUsage).value
+    except x509.ExtensionNotFound:
+        return None
+
+
+def _encoded(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
+
+
+async def _prove_possession(leaf: x509.Certificate, challenge: Challenge) -> None:
+    ours = secrets.token_bytes(NONCE)
+    key = leaf.public_key()
+    kind = "ecdsa_signature" if isinstance(key, ec.EllipticCurvePublicKey) else "rsa_signature"
+    answer = await challenge(json.dumps({kind: {"nonce": _encoded(ours)}}).encode())
+    if len(answer) > MAX_PAYLOAD:
+        raise NodeRejectedError("challenge response is too large")
+    try:
+        response: dict[str, Any] = json.loads(answer)[kind]
+        theirs = base64.b64decode(response["nonce"], validate=True)
+        if len(theirs) != NONCE:
+            raise NodeRejectedError("challenge response has a nonce of another length")
+        digest = hashes.Hash(hashes.SHA256())
+        digest.update(ours + theirs)
+        _verify(key, response, digest.finalize())
+    except (ValueError, KeyError, TypeError) as error:
+        raise NodeRejectedError("challenge response is malformed") from error
+    except InvalidSignature as error:
+        raise NodeRejectedError("challenge response has a bad signature") from error
+
+
+def _verify(key: object, response: dict[str, Any], digest: bytes) -> None:
+    prehashed = Prehashed(hashes.SHA256())
+    match key:
+        case ec.EllipticCurvePublicKey():
+            r, s = (int.from_bytes(base64.b64decode(response[part], validate=True)) for part in ("r", "s"))
+            key.verify(encode_dss_signature(r, s), digest, ec.ECDSA(prehashed))
+        case rsa.RSAPublicKey():
+            signature = base64.b64decode(response["signature"], validate=True)
+            salted = padding.PSS(padding.MGF1(hashes.SHA256()), padding.PSS.AUTO)
+            key.verify(signature, digest, salted, prehashed)
+        case _:
+            raise NodeRejectedError("certificate's key has to be EC or RSA")
+
+
+def _selectors(leaf: x509.Certificate, chain: list[x509.Certificate]) -> frozenset[Selector]:
+    found = {Selector(TYPE, f"serialnumber:{leaf.serial_number:x}")}
+    names = leaf.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
+    if names and names[0].value:
+        found.add(Selector(TYPE, f"subject:cn:{names[0].value!s}"))
+    for authority in chain[1:]:
+        found.add(Selector(TYPE, f"ca:fingerprint:{authority.fingerprint(hashes.SHA1()).hex()}"))  # noqa: S303 - a name
+    return frozenset(found)
+
+
+def create(config: Config) -> X509PopVerifier:
+    """Make the verifier of a configuration table."""
+    try:
+        ders = certificates_from_pem(config.ca_bundle_path.read_bytes())
+        return X509PopVerifier([load_certificate(der) for der in ders])
+    except OSError as error:
+        raise ConfigError(f"ca_bundle_path: {config.ca_bundle_path}: {error.strerror}") from error
+    except SpiffeError as error:
+        raise ConfigError(f"ca_bundle_path: {config.ca_bundle_path}: {error}") from error

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Remove what has ended: entries, join tokens, and, if an operator wants it, nodes."""
+
+import logging
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Final, NoReturn
+
+from issuer.errors import IssuerError
+from issuer.model import AuditRecord, Outcome
+from issuer.store import Database, Transaction
+from spiffekit.daemon.clock import Clock
+
+logger = logging.getLogger(__name__)
+
+EVERY: Final = timedelta(minutes=5)
+BATCH: Final = 1000  # things removed in one transaction
+ACTOR: Final = "issuer"
+
+
+class Pruning:
+    """The service that removes what has ended.
+
+    Args:
+        nodes_expired_for: How long a node's SVID has to have been expired; None keeps nodes for ever.
+    """
+
+    def __init__(self, database: Database, clock: Clock, *, nodes_expired_for: timedelta | None) -> None:
+        self._database = database
+        self._clock = clock
+        self._nodes_expired_for = nodes_expired_for
+
+    async def run(self, ready: Callable[[], None]) -> NoReturn:
+        """Prune again and again; a failure is logged and tried again."""
+        ready()
+        while True:
+            await self._clock.sleep(EVERY)
+            try:
+                await self.prune()
+            except IssuerError:
+                logger.exception("pruning failed, trying again")
+
+    async def prune(self) -> int:
+        """Remove one batch of each kind and return how many things there were."""
+        return await self._database.write(self._act)
+
+    def _act(self, tx: Transaction) -> int:
+        gone = [str(tx.entries.delete(entry.id).spiffe_id) for entry in tx.entries.expired(tx.now, BATCH)]
+        if self._nodes_expired_for is not None:
+            nodes = tx.nodes.expired_before(tx.now - self._nodes_expired_for, BATCH)
+            gone += [str(tx.nodes.delete(node.id).id) for node in nodes]
+        for subject in gone:
+            tx.audit.append(
+                AuditRecord(at=tx.now, actor=ACTOR, act="prune", subject=subject, outcome=Outcome.OK)
+            )
+        return len(gone) + tx.join_tokens.prune(tx.now)

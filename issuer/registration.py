@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The registry in memory, indexed: which entries a node may be given, and whatever lists ask for.
+
+It is loaded once and then changed by what was committed, in that order, so it never disagrees with the
+database. The walk from a node (SPIRE's model): the entries whose parent is the node, or an alias that
+the node's selectors earn, or the SPIFFE ID of an entry that is already in.
+"""
+
+import bisect
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import combinations
+
+from issuer.model import Change, ChangeKind, Node, RegistrationEntry
+from issuer.store.nodes import ID_SELECTOR, SERVER_PATH
+from spiffekit.bundle import Bundle
+from spiffekit.id import SpiffeId, TrustDomain
+from spiffekit.selector import Selector
+
+Key = tuple[Selector, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Authorized:
+    """What a node may be given, and every ID that the walk passed: a change elsewhere cannot matter to it."""
+
+    entries: tuple[RegistrationEntry, ...]
+    parents: frozenset[SpiffeId]
+
+
+class SubsetIndex:
+    """Finds the entries whose selectors are all in a set, by their two rarest selectors."""
+
+    def __init__(self) -> None:
+        self._frequency: Counter[Selector] = Counter()
+        self._by_key: dict[Key, dict[str, RegistrationEntry]] = {}
+        self._key_of: dict[str, Key] = {}
+
+    def add(self, entry: RegistrationEntry) -> None:
+        """Add an entry."""
+        self._frequency.update(entry.selectors)
+        rarest = sorted(entry.selectors, key=lambda s: (self._frequency[s], s))[:2]
+        key = tuple(sorted(rarest))
+        self._key_of[entry.id] = key
+        self._by_key.setdefault(key, {})[entry.id] = entry
+
+    def remove(self, entry: RegistrationEntry) -> None:
+        """Remove an entry that is in."""
+        self._frequency.subtract(entry.selectors)
+        self._frequency += Counter()
+        key = self._key_of.pop(entry.id)
+        del self._by_key[key][entry.id]
+        if not self._by_key[key]:
+            del self._by_key[key]
+
+    def matching(self, selectors: frozenset[Selector]) -> Iterator[RegistrationEntry]:
+        """Yield each entry whose selectors are a subset of `selectors`."""
+        known = sorted(s for s in selectors if s in self._frequency)
+        for key in (*((s,) for s in known), *combinations(known, 2)):
+            for entry in self._by_key.get(key, {}).values():
+                if entry.selectors <= selectors:
+                    yield entry
+
+
+class Registrations:
+    """Every entry and node of one trust domain. Used from one event loop."""
+
+    def __init__(self, trust_domain: TrustDomain) -> None:
+        self._server = SpiffeId(trust_domain, SERVER_PATH)
+        self._entries: dict[str, RegistrationEntry] = {}
+        self._sorted_ids: list[str] = []
+        self._by_parent: dict[SpiffeId, dict[str, RegistrationEntry]] = {}
+        self._aliases = SubsetIndex()
+        self._admins: Counter[SpiffeId] = Counter()
+        self._nodes: dict[SpiffeId, Node] = {}
+        self._bundles: dict[TrustDomain, Bundle] = {}
+
+    def load(
+        self, entries: Iterable[RegistrationEntry], nodes: Iterable[Node], bundles: Iterable[Bundle] = ()
+    ) -> None:
+        """Fill an empty registry."""
+        for entry in entries:
+            self._link(entry)
+        self._sorted_ids = sorted(self._entries)
+        self._nodes = {node.id: node for node in nodes}
+        self._bundles = {bundle.trust_domain: bundle for bundle in bundles}
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        """Follow what was committed."""
+        for change in changes:
+            match change:
+                case Change(kind=ChangeKind.ENTRY, value=RegistrationEntry() as entry):
+                    self._remove(entry.id)
+                    self._link(entry)
+                    bisect.insort(self._sorted_ids, entry.id)
+                case Change(kind=ChangeKind.ENTRY):
+                    self._remove(change.key)
+                case Change(kind=ChangeKind.NODE, value=Node() as node):
+                    self._nodes[node.id] = node
+                case Change(kind=ChangeKind.NODE):
+                    self._nodes.pop(SpiffeId.parse(change.key), None)
+                case Change(kind=ChangeKind.BUNDLE, value=Bundle() as bundle):
+                    self._bundles[bundle.trust_domain] = bundle
+                case Change(kind=ChangeKind.BUNDLE):
+                    self._bundles.pop(TrustDomain(change.key), None)
+                case _:
+                    pass
+
+    def _link(self, entry: RegistrationEntry) -> None:
+        self._entries[entry.id] = entry
+        self._by_parent.setdefault(entry.parent_id, {})[entry.id] = entry
+        if entry.parent_id == self._server:
+            self._aliases.add(entry)
+        if entry.admin:
+            self._admins[entry.spiffe_id] += 1
+
+    def _remove(self, entry_id: str) -> None:
+        entry = self._entries.pop(entry_id, None)
+        if entry is None:
+            return
+        del self._sorted_ids[bisect.bisect_left(self._sorted_ids, entry_id)]
+        siblings = self._by_parent[entry.parent_id]
+        del siblings[entry_id]
+        if not siblings:
+            del self._by_parent[entry.parent_id]
+        if entry.parent_id == self._server:
+            self._aliases.remove(entry)
+        if entry.admin:
+            self._admins[entry.spiffe_id] -= 1
+
+    def node(self, node_id: SpiffeId) -> Node | None:
+        """Return a node, or None."""
+        return self._nodes.get(node_id)
+
+    def entry(self, entry_id: str) -> RegistrationEntry | None:
+        """Return an entry, or None."""
+        return self._entries.get(entry_id)
+
+    def bundle(self, trust_domain: TrustDomain) -> Bundle | None:
+        """Return a bundle, or None."""
+        return self._bundles.get(trust_domain)
+
+    def bundles(self) -> list[Bundle]:
+        """Return every bundle, our own included, by trust domain."""
+        return [self._bundles[trust_domain] for trust_domain in sorted(self._bundles)]
+
+    def is_admin(self, spiffe_id: SpiffeId) -> bool:
+        """Tell whether an entry makes this ID an administrator."""
+        return self._admins[spiffe_id] > 0
+
+    def entries(self) -> Iterator[RegistrationEntry]:
+        """Return every entry, by ID."""
+        return (self._entries[entry_id] for entry_id in self._sorted_ids)
+
+    def entries_after(self, entry_id: str) -> Iterator[RegistrationEntry]:
+        """Return the entries whose ID is greater, by ID."""
+        start = bisect.bisect_right(self._sorted_ids, entry_id) if entry_id else 0
+        return (self._entries[found] for found in self._sorted_ids[start:])
+
+    def nodes_after(self, node_id: str) -> Iterator[Node]:
+        """Return the nodes whose ID is greater, by ID."""
+        return (node for key, node in sorted((str(k), v) for k, v in self._nodes.items()) if key > node_id)
+
+    def count(self) -> tuple[int, int]:
+        """Return how many entries and nodes there are."""
+        return len(self._entries), len(self._nodes)
+
+    def authorized(self, node_id: SpiffeId, now: datetime) -> Authorized:
+        """Return what a node may be given at `now`; nothing for a node that is not known or is banned."""
+        node = self._nodes.get(node_id)
+        if node is None or node.banned:
+            return Authorized((), frozenset())
+        found: dict[str, RegistrationEntry] = {}
+        passed = {node_id}
+        waiting = [node_id]
+        selectors = node.selectors | {Selector(ID_SELECTOR, str(node_id))}
+        for alias in self._aliases.matching(selectors):
+            if _counts(alias, now) and alias.spiffe_id not in passed:
+                passed.add(alias.spiffe_id)
+                waiting.append(alias.spiffe_id)
+        while waiting:
+            for entry in self._by_parent.get(waiting.pop(), {}).values():
+                if not _counts(entry, now) or not entry.spiffe_id.is_member_of(node_id.trust_domain):
+                    continue
+                found[entry.id] = entry
+                if entry.spiffe_id not in passed:  # a cycle ends here
+                    passed.add(entry.spiffe_id)
+                    waiting.append(entry.spiffe_id)
+        return Authorized(tuple(found[entry_id] for entry_id in sorted(found)), frozenset(passed))
+
+    def concerns(self, authorized: Authorized, change: Change) -> bool:
+        """Tell whether a change can alter what `authorized` says."""
+        match change:
+            case Change(kind=ChangeKind.ENTRY, value=RegistrationEntry() as entry):
+                return (
+                    entry.parent_id in authorized.parents
+                    or entry.parent_id == self._server
+                    or any(known.id == entry.id for known in authorized.entries)
+                )
+            case Change(kind=ChangeKind.ENTRY | ChangeKind.NODE):
+                return True
+            case _:
+                return False
+
+
+def _counts(entry: RegistrationEntry, now: datetime) -> bool:
+    return entry.expires_at is None or now < entry.expires_at
+
+
+__all__ = ["Authorized", "Registrations", "SubsetIndex"]

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The change log: revision n + 1 follows n, because revisions are given under the writer's lock."""
+
+import sqlalchemy as sa
+
+from issuer.model import Change, ChangeKind
+from issuer.store.schema import changes
+
+
+class ChangeStore:
+    """Rows of the change log. `recorded` is what this transaction added."""
+
+    def __init__(self, connection: sa.Connection) -> None:
+        self._connection = connection
+        self._last: int | None = None
+        self.recorded: list[Change] = []
+
+    def record(self, kind: ChangeKind, key: str, value: object | None) -> Change:
+        """Add a row; `value` is the thing as it is now, None when it is gone."""
+        if self._last is None:
+            self._last = self.last()
+        self._last += 1
+        change = Change(revision=self._last, kind=kind, key=key, value=value)
+        self._connection.execute(changes.insert().values(revision=self._last, kind=kind, key=key))
+        self.recorded.append(change)
+        return change
+
+    def last(self) -> int:
+        """Return the newest revision; 0 if there is none."""
+        return int(self._connection.execute(sa.select(sa.func.max(changes.c.revision))).scalar() or 0)
+
+    def since(self, revision: int, limit: int) -> list[Change]:
+        """Return up to `limit` rows after `revision`, without their values."""
+        query = (
+            sa.select(changes).where(changes.c.revision > revision).order_by(changes.c.revision).limit(limit)
+        )
+        return [
+            Change(revision=row.revision, kind=ChangeKind(row.kind), key=row.key)
+            for row in self._connection.execute(query)
+        ]

@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The database: one writer, transactions that are all or nothing, and what to tell others afterwards."""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final, Self, TypeVar
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config as AlembicConfig
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from issuer.errors import IssuerError, StoreError
+from issuer.model import Change
+from issuer.store import schema
+from issuer.store.audit import AuditStore
+from issuer.store.authorities import AuthorityStore
+from issuer.store.bundles import BundleStore
+from issuer.store.changes import ChangeStore
+from issuer.store.entries import EntryStore
+from issuer.store.join_tokens import JoinTokenStore
+from issuer.store.nodes import NodeStore
+from spiffekit.daemon.clock import Clock
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+BUSY_TIMEOUT: Final = 5000  # milliseconds that another process may hold the database
+OnCommit = Callable[[Sequence[Change]], None]
+
+
+class Transaction:
+    """The stores, in one transaction. `now` is the one instant that everything in it happens at."""
+
+    def __init__(self, connection: sa.Connection, clock: Clock) -> None:
+        self._connection = connection
+        self.now = clock.now()
+        self.changes = ChangeStore(connection)
+
+    @cached_property
+    def entries(self) -> EntryStore:
+        """Registration entries."""
+        return EntryStore(self._connection, self.changes)
+
+    @cached_property
+    def nodes(self) -> NodeStore:
+        """Attested nodes."""
+        return NodeStore(self._connection, self.changes, self.entries)
+
+    @cached_property
+    def join_tokens(self) -> JoinTokenStore:
+        """Join tokens."""
+        return JoinTokenStore(self._connection)
+
+    @cached_property
+    def bundles(self) -> BundleStore:
+        """Trust bundles."""
+        return BundleStore(self._connection, self.changes, self.entries)
+
+    @cached_property
+    def authorities(self) -> AuthorityStore:
+        """The journal of authorities."""
+        return AuthorityStore(self._connection, self.changes)
+
+    @cached_property
+    def audit(self) -> AuditStore:
+        """The audit trail."""
+        return AuditStore(self._connection)
+
+
+class Database:
+    """You get one by `open`. Use it from one event loop."""
+
+    def __init__(self, engine: sa.Engine, clock: Clock, epoch: str) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="store")
+        self.epoch = epoch
+        self.on_commit: list[OnCommit] = []
+
+    @classmethod
+    def open(cls, path: Path, *, clock: Clock) -> Self:
+        """Open the database file, made if it is not there, and bring its schema up to date.
+
+        Raises:
+            StoreError: It cannot be opened or written, or is of a newer schema.
+        """
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not path.exists():
+                path.touch(mode=0o600)
+            engine = sa.create_engine(f"sqlite:///{path}", connect_args={"check_same_thread": False})
+            sa.event.listen(engine, "connect", _prepare)
+            sa.event.listen(engine, "begin", _begin)
+            _migrate(engine, path)
+            with engine.begin() as connection:
+                epoch = _epoch(connection)
+        except (sa.exc.SQLAlchemyError, OSError) as error:
+            raise StoreError(f"database {path}: {_reason(error)}") from error
+        return cls(engine, clock, epoch)
+
+    async def write(self, act: Callable[[Transaction], T]) -> T:
+        """Run `act` in a transaction of its own; what it raises undoes all of it.
+
+        When this returns, everything is committed and `on_commit` has been told, in the order of commits.
+
+        Raises:
+            StoreError: The database failed; nothing was changed.
+        """
+        loop = asyncio.get_running_loop()
+        # Shielded: a caller that is cancelled must not keep others from hearing of what was committed.
+        return await asyncio.shield(loop.create_task(self._write(act)))
+
+    async def _write(self, act: Callable[[Transaction], T]) -> T:
+        result, changes = await asyncio.get_running_loop().run_in_executor(self._writer, self._commit, act)
+        if changes:
+            for tell in self.on_commit:
+                tell(changes)
+        return result
+
+    def _commit(self, act: Callable[[Transaction], T]) -> tuple[T, list[Change]]:
+        try:
+            with self._engine.begin() as connection:
+                transaction = Transaction(connection, self._clock)
+                result = act(transaction)
+                return result, transaction.changes.recorded
+        except sa.exc.SQLAlchemyError as error:
+            raise StoreError(f"database failed, nothing was changed: {_reason(error)}") from error
+
+    async def read(self, act: Callable[[Transaction], T]) -> T:
+        """Run `act` for what it returns; what it writes is undone.
+
+        Raises:
+            StoreError: The database failed.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._writer, self._read, act)
+
+    def _read(self, act: Callable[[Transaction], T]) -> T:
+        try:
+            with self._engine.connect() as connection:
+                return act(Transaction(connection, self._clock))
+        except sa.exc.SQLAlchemyError as error:
+            raise StoreError(f"database failed: {_reason(error)}") from error
+
+    def close(self) -> None:
+        """Finish what is being written and close the file."""
+        self._writer.shutdown(wait=True)
+        self._engine.dispose()
+
+
+def _prepare(connection: Any, _record: object) -> None:
+    # The driver's own transactions begin too late; ours begin with BEGIN IMMEDIATE, see `_begin`.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    for pragma in (
+        f"busy_timeout = {BUSY_TIMEOUT}",
+        "journal_mode = WAL",
+        "synchronous = FULL",  # what is acknowledged survives a power cut
+        "foreign_keys = ON",
+        "trusted_schema = OFF",
+    ):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin(connection: sa.Connection) -> None:
+    # The lock is taken at once, so that revisions are dense by construction.
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _migrate(engine: sa.Engine, path: Path) -> None:
+    config = AlembicConfig()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    script = ScriptDirectory.from_config(config)
+    head = script.get_current_head()
+    with engine.begin() as connection:
+        current = MigrationContext.configure(connection).get_current_revision()
+        if current == head:
+            return
+        if current is not None and current not in {revision.revision for revision in script.walk_revisions()}:
+            raise StoreError(
+                f"database {path}: schema {current} is newer than this issuer knows ({head}); "
+                "use the issuer that wrote it"
+            )
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+    logger.info("database schema brought up to date", extra={"version": head})
+
+
+def _epoch(connection: sa.Connection) -> str:
+    """Return what names this database for good, so that followers notice a restored one."""
+    query = sa.select(schema.settings.c.value).where(schema.settings.c.name == "epoch")
+    found = connection.execute(query).scalar()
+    if found is None:
+        found = secrets.token_hex(8)
+        connection.execute(schema.settings.insert().values(name="epoch", value=found))
+    return str(found)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, sa.exc.DBAPIError):
+        return str(error.orig)
+    return str(error)
+
+
+__all__ = ["Database", "IssuerError", "Transaction"]

@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The first schema."""
+
+from alembic import op
+
+from issuer.store.schema import metadata
+
+revision = "0001"
+down_revision = None
+
+APPEND_ONLY = """
+CREATE TRIGGER audit_no_{verb} BEFORE {verb} ON audit
+BEGIN SELECT RAISE(ABORT, 'the audit trail is append-only'); END
+"""
+
+
+def upgrade() -> None:
+    """Make every table; the audit trail takes no change but a new row."""
+    metadata.create_all(op.get_bind())
+    for verb in ("update", "delete"):
+        op.execute(APPEND_ONLY.format(verb=verb))

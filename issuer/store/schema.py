@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tables. Instants are microseconds since the epoch, identities are text, lists are JSON."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+metadata = MetaData()
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+settings = Table(
+    "settings", metadata, Column("name", Text, primary_key=True), Column("value", Text, nullable=False)
+)
+
+entries = Table(
+    "entries",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("spiffe_id", Text, nullable=False),
+    Column("parent_id", Text, nullable=False),
+    Column("selectors", Text, nullable=False),  # JSON, sorted: part of what makes an entry unique
+    Column("body", Text, nullable=False),  # JSON of everything else
+    Column("expires_at", BigInteger),
+    Column("created_at", BigInteger, nullable=False),
+    Column("revision", BigInteger, nullable=False),
+    UniqueConstraint("spiffe_id", "parent_id", "selectors"),
+)
+Index("entries_expires_at", entries.c.expires_at)
+
+federations = Table(
+    "federations",
+    metadata,
+    Column("entry_id", Text, ForeignKey("entries.id", ondelete="CASCADE"), primary_key=True),
+    Column("trust_domain", Text, ForeignKey("bundles.trust_domain"), primary_key=True),
+)
+Index("federations_trust_domain", federations.c.trust_domain)
+
+nodes = Table(
+    "nodes",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("attestation_type", Text, nullable=False),
+    Column("serial", Text, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    Column("new_serial", Text, nullable=False),
+    Column("new_expires_at", BigInteger),
+    Column("can_reattest", Boolean, nullable=False),
+    Column("selectors", Text, nullable=False),
+    Column("version", Text, nullable=False),
+)
+
+join_tokens = Table(
+    "join_tokens",
+    metadata,
+    Column("value", Text, primary_key=True),
+    Column("expires_at", BigInteger, nullable=False),
+)
+
+bundles = Table(
+    "bundles",
+    metadata,
+    Column("trust_domain", Text, primary_key=True),
+    Column("body", LargeBinary, nullable=False),  # spire.api.types.Bundle
+    Column("sequence", BigInteger, nullable=False),
+)
+
+authorities = Table(
+    "authorities",
+    metadata,
+    Column("kind", Text, primary_key=True),
+    Column("id", Text, primary_key=True),
+    Column("state", Text, nullable=False),
+    Column("key_id", Text, nullable=False),
+    Column("issued_at", BigInteger, nullable=False),
+    Column("not_after", BigInteger, nullable=False),
+    Column("certificate", LargeBinary, nullable=False),
+    Column("public_key", LargeBinary, nullable=False),
+    Column("tainted", Boolean, nullable=False),
+)
+
+changes = Table(
+    "changes",
+    metadata,
+    Column("revision", BigInteger, primary_key=True, autoincrement=False),
+    Column("kind", Text, nullable=False),
+    Column("key", Text, nullable=False),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("sequence", Integer, primary_key=True, autoincrement=False),
+    Column("at", BigInteger, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("act", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("detail", Text, nullable=False),
+)
+
+
+def stamp(instant: datetime) -> int:
+    """Return microseconds since the epoch."""
+    return (instant - _EPOCH) // timedelta(microseconds=1)
+
+
+def unstamp(microseconds: int) -> datetime:
+    """Return the instant."""
+    return _EPOCH + timedelta(microseconds=microseconds)

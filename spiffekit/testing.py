@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An authority for tests: ``TestCA("example.org").issue("spiffe://example.org/web")``.
+
+**Not for production**: it keeps its key in memory, publishes nothing and asks nobody.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from spiffekit.bundle import Bundle, JwtAuthority, X509Authority
+from spiffekit.id import SpiffeId, TrustDomain
+from spiffekit.jwk import encode_base64url
+from spiffekit.keys import private_key_to_der, public_key_to_der
+from spiffekit.x509svid import X509Svid
+
+HOUR: Final = timedelta(hours=1)
+LEAF_USAGE: Final = {"digital_signature": True}
+CA_USAGE: Final = {"key_cert_sign": True, "crl_sign": True}
+_NO_USAGE: Final = dict.fromkeys(
+    (
+        "digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement",
+        "key_cert_sign", "crl_sign", "encipher_only", "decipher_only",
+    ),
+    False,
+)  # fmt: skip
+BOTH_PURPOSES: Final = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
+
+
+class TestCA:
+    """The authority of one trust domain, X.509 and JWT, with P-256 keys."""
+
+    __test__ = False  # not a test case, whatever its name
+
+    def __init__(self, trust_domain: str = "example.org", *, now: datetime | None = None) -> None:
+        self.trust_domain = TrustDomain(trust_domain)
+        self.now = now or datetime.now(UTC).replace(microsecond=0)
+        self.key = ec.generate_private_key(ec.SECP256R1())
+        self.jwt_key = ec.generate_private_key(ec.SECP256R1())
+        self.key_id = "test-key"
+        self.certificate = self.certify(
+            self.key.public_key(),
+            uris=[f"spiffe://{trust_domain}"],
+            common_name=f"Test CA of {trust_domain}"[:64],
+            ca=True,
+            usage=CA_USAGE,
+            purposes=(),
+            lifetime=24 * HOUR,
+        )
+
+    @property
+    def bundle(self) -> Bundle:
+        """The bundle that trusts this authority."""
+        der = self.certificate.public_bytes(serialization.Encoding.DER)
+        jwt_authority = JwtAuthority(self.key_id, public_key_to_der(self.jwt_key.public_key()))
+        return Bundle(self.trust_domain, (X509Authority(der),), (jwt_authority,), sequence=1)
+
+    def issue(
+        self, spiffe_id: str, *, lifetime: timedelta = HOUR, hint: str = "", **changes: Any
+    ) -> X509Svid:
+        """Return an SVID; `changes` go to `certify`."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        leaf = self.certify(key.public_key(), **{"uris": [spiffe_id], "lifetime": lifetime, **changes})
+        der = leaf.public_bytes(serialization.Encoding.DER)
+        return X509Svid(SpiffeId.parse(spiffe_id), (der,), private_key_to_der(key), hint)
+
+    def certify(  # noqa: PLR0913 - every part of a certificate can be made wrong
+        self,
+        public_key: Any,
+        *,
+        uris: Sequence[str],
+        common_name: str = "workload",
+        ca: bool | None = False,
+        usage: Mapping[str, bool] | None = None,
+        purposes: Sequence[x509.ObjectIdentifier] = BOTH_PURPOSES,
+        lifetime: timedelta = HOUR,
+        not_before: datetime | None = None,
+        issuer: "TestCA | None" = None,
+        extra: Sequence[tuple[x509.ExtensionType, bool]] = (),
+        hash_algorithm: hashes.SHA224 | hashes.SHA256 | hashes.SHA384 | None = None,
+        path_length: int | None = None,
+    ) -> x509.Certificate:
+        """Return a certificate in whose every part may be wrong: `None` leaves an extension out."""
+        start = not_before or self.now - timedelta(seconds=10)
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+        signer = issuer or self
+        issuer_name = signer.certificate.subject if hasattr(signer, "certificate") else name
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(name)
+            .issuer_name(issuer_name)
+            .public_key(public_key)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(start)
+            .not_valid_after(start + lifetime)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.key.public_key()), critical=False
+            )
+        )
+        if uris:
+            san = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri) for uri in uris])
+            builder = builder.add_extension(san, critical=False)
+        if ca is not None:
+            builder = builder.add_extension(x509.BasicConstraints(ca, path_length), critical=True)
+        wanted = LEAF_USAGE if usage is None else usage
+        if wanted:
+            builder = builder.add_extension(x509.KeyUsage(**{**_NO_USAGE, **wanted}), critical=True)
+        if purposes:
+            builder = builder.add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
+        for extension, critical in extra:
+            builder = builder.add_extension(extension, critical)
+        return builder.sign(signer.key, hash_algorithm or hashes.SHA256())
+
+    def jwt(
+        self,
+        subject: str,
+        audience: Sequence[str] = ("test",),
+        *,
+        lifetime: timedelta = HOUR,
+        header: Mapping[str, Any] | None = None,
+        claims: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Return a JWT-SVID; a header or claim that is None is left out."""
+        whole_header = {"alg": "ES256", "kid": self.key_id, "typ": "JWT", **(header or {})}
+        now = int(self.now.timestamp())
+        whole_claims = {
+            "sub": subject,
+            "aud": list(audience),
+            "exp": now + int(lifetime.total_seconds()),
+            "iat": now,
+            **(claims or {}),
+        }
+        signed = ".".join(
+            encode_base64url(json.dumps({k: v for k, v in part.items() if v is not None}).encode())
+            for part in (whole_header, whole_claims)
+        )
+        r, s = decode_dss_signature(self.jwt_key.sign(signed.encode(), ec.ECDSA(hashes.SHA256())))
+        return f"{signed}.{encode_base64url(r.to_bytes(32) + s.to_bytes(32))}"

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Between the messages of `spire.api.types` and our values. Parsing names the field and the rule."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from spiffekit.bundle import Bundle, JwtAuthority, X509Authority
+from spiffekit.certificates import check_signing_certificate, load_certificate
+from spiffekit.errors import BundleError, UnsupportedKeyError, X509SvidError
+from spiffekit.id import SpiffeId, TrustDomain
+from spiffekit.keys import public_key_from_der
+from spiffekit.selector import Selector
+from spiffekit.wire.pb.spire.api import types_pb2
+
+MAX_AUTHORITIES: Final = 1000
+
+
+def spiffe_id_to_proto(spiffe_id: SpiffeId) -> types_pb2.SPIFFEID:
+    """Return the message of an ID; its path keeps the leading slash."""
+    return types_pb2.SPIFFEID(trust_domain=spiffe_id.trust_domain.name, path=spiffe_id.path)
+
+
+def spiffe_id_from_proto(message: types_pb2.SPIFFEID) -> SpiffeId:
+    """Return the ID of a message.
+
+    Raises:
+        SpiffeIdError: It breaks SPIFFE-ID §2.
+    """
+    return SpiffeId(TrustDomain.parse(message.trust_domain), message.path)
+
+
+def selector_to_proto(selector: Selector) -> types_pb2.Selector:
+    """Return the message of a selector."""
+    return types_pb2.Selector(type=selector.type, value=selector.value)
+
+
+def selector_from_proto(message: types_pb2.Selector) -> Selector:
+    """Return the selector of a message.
+
+    Raises:
+        SelectorError: Type or value is invalid.
+    """
+    return Selector(message.type, message.value)
+
+
+def seconds(instant: datetime | None) -> int:
+    """Return whole seconds since the epoch; 0 for None."""
+    return 0 if instant is None else int(instant.timestamp())
+
+
+def instant(epoch_seconds: int) -> datetime | None:
+    """Return the instant, or None for 0.
+
+    Raises:
+        ValueError: It is negative or beyond the year 9999.
+    """
+    if epoch_seconds == 0:
+        return None
+    if not 0 < epoch_seconds < 253402300800:
+        raise ValueError("not a point in time that can be kept")
+    return datetime.fromtimestamp(epoch_seconds, UTC)
+
+
+def bundle_to_proto(bundle: Bundle) -> types_pb2.Bundle:
+    """Return the message of a bundle."""
+    return types_pb2.Bundle(
+        trust_domain=bundle.trust_domain.name,
+        x509_authorities=[
+            types_pb2.X509Certificate(asn1=a.certificate_der, tainted=a.tainted)
+            for a in bundle.x509_authorities
+        ],
+        jwt_authorities=[
+            types_pb2.JWTKey(
+                public_key=a.public_key_der,
+                key_id=a.key_id,
+                expires_at=seconds(a.expires_at),
+                tainted=a.tainted,
+            )
+            for a in bundle.jwt_authorities
+        ],
+        refresh_hint=0 if bundle.refresh_hint is None else int(bundle.refresh_hint.total_seconds()),
+        sequence_number=bundle.sequence or 0,
+    )
+
+
+def bundle_from_proto(message: types_pb2.Bundle) -> Bundle:
+    """Return the bundle of a message.
+
+    Raises:
+        SpiffeIdError: The trust domain is invalid.
+        BundleError: An authority is malformed; the message says which one.
+    """
+    trust_domain = TrustDomain.parse(message.trust_domain)
+    if len(message.x509_authorities) + len(message.jwt_authorities) > MAX_AUTHORITIES:
+        raise BundleError(f"bundle of {trust_domain} has more than {MAX_AUTHORITIES} authorities")
+    return Bundle(
+        trust_domain,
+        tuple(x509_authority_from_proto(i, a) for i, a in enumerate(message.x509_authorities)),
+        tuple(jwt_authority_from_proto(i, a) for i, a in enumerate(message.jwt_authorities)),
+        sequence=message.sequence_number,
+        refresh_hint=timedelta(seconds=message.refresh_hint) if message.refresh_hint > 0 else None,
+    )
+
+
+def x509_authority_from_proto(index: int, message: types_pb2.X509Certificate) -> X509Authority:
+    """Return an X.509 authority, checked to be a signing certificate.
+
+    Raises:
+        BundleError: It is none.
+    """
+    try:
+        check_signing_certificate(load_certificate(message.asn1))
+    except X509SvidError as error:
+        raise BundleError(f"x509_authorities[{index}]: {error}") from error
+    return X509Authority(message.asn1, message.tainted)
+
+
+def jwt_authority_from_proto(index: int, message: types_pb2.JWTKey) -> JwtAuthority:
+    """Return a JWT authority.
+
+    Raises:
+        BundleError: The key ID is missing, or the key is malformed.
+    """
+    if not message.key_id:
+        raise BundleError(f"jwt_authorities[{index}]: key_id is missing")
+    try:
+        public_key_from_der(message.public_key)
+        expires_at = instant(message.expires_at)
+    except (UnsupportedKeyError, ValueError) as error:
+        raise BundleError(f"jwt_authorities[{index}]: {error}") from error
+    return JwtAuthority(message.key_id, message.public_key, expires_at, message.tainted)
