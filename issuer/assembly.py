@@ -109,12 +109,10 @@ class Issuer:
         database.on_commit += [registrations.apply, issuer.log.publish]
         await issuer.authorities.load()
         await issuer.identity.refresh()
-        for name, help_text, index in (
-            ("issuer_entries", "Registration entries.", 0),
-            ("issuer_nodes", "Attested nodes.", 1),
-        ):
-            gauge = Gauge(name, help_text, registry=issuer.registry)
-            gauge.set_function(lambda index=index: registrations.count()[index])
+        entries = Gauge("issuer_entries", "Registration entries.", registry=issuer.registry)
+        entries.set_function(lambda: registrations.count()[0])
+        nodes = Gauge("issuer_nodes", "Attested nodes.", registry=issuer.registry)
+        nodes.set_function(lambda: registrations.count()[1])
         return issuer
 
     log: ChangeLog
@@ -192,7 +190,7 @@ class Issuer:
         raise AssertionError("waits for ever")
 
     def _tls_context(self) -> ssl.SSLContext:
-        """Return the context of one connection: the current SVID, and the roots of administrators and nodes."""
+        """Return the context of one connection: our SVID now, and the roots of nodes and administrators."""
         roots = [a.certificate_der for b in self.registrations.bundles() for a in b.x509_authorities]
         return tls.server_context(self.identity.x509_svid(), roots)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
 import grpc
-from grpc_health.v1 import health_pb2_grpc
+from grpc_health.v1 import health_pb2
 
 from spiffekit.wire.pb.spire.api.server.agent.v1 import agent_pb2_grpc
 from spiffekit.wire.pb.spire.api.server.bundle.v1 import bundle_pb2_grpc
@@ -39,7 +39,11 @@ class IssuerApi:
         self.debug = debug_pb2_grpc.DebugStub(channel)
         self.entries = entry_pb2_grpc.EntryStub(channel)
         self.svids = svid_pb2_grpc.SVIDStub(channel)
-        self.health = health_pb2_grpc.HealthStub(channel)
+        self.check_health: Callable[..., health_pb2.HealthCheckResponse] = channel.unary_unary(
+            "/grpc.health.v1.Health/Check",
+            health_pb2.HealthCheckRequest.SerializeToString,
+            health_pb2.HealthCheckResponse.FromString,
+        )
 
 
 @contextmanager

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The issuer's configuration file: its tables, their options and defaults."""
 
+from collections.abc import Iterator
 from datetime import timedelta
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -14,7 +15,8 @@ from spiffekit.errors import SpiffeIdError
 from spiffekit.id import SpiffeId, TrustDomain
 from spiffekit.keys import KeyType
 
-MIN_TTL = timedelta(seconds=1)
+MIN_TTL: Final = timedelta(seconds=1)
+MAX_PORT: Final = 65535
 
 
 class IssuerTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -75,29 +77,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     def problems(self) -> list[str]:
         """Return what is wrong across fields, each as ``key: rule``."""
         table = self.issuer
-        found = []
-        try:
-            TrustDomain(table.trust_domain)
-        except SpiffeIdError as error:
-            found.append(f"issuer.trust_domain: {error}")
-        for admin_id in table.admin_ids:
-            try:
-                SpiffeId.parse(admin_id)
-            except SpiffeIdError as error:
-                found.append(f"issuer.admin_ids: {error}")
-        for name in ("ca_ttl", "default_x509_svid_ttl", "default_jwt_svid_ttl", "node_svid_ttl"):
-            ttl = getattr(table, name)
-            if ttl is not None and ttl < MIN_TTL:
-                found.append(f"issuer.{name}: shorter than a second")
-        for name in ("bind_port", "health_port"):
-            if not 0 <= getattr(table, name) <= 65535:
-                found.append(f"issuer.{name}: not a port")
-        for name in ("attestations_per_second", "signatures_per_second"):
-            if getattr(table, name) <= 0:
-                found.append(f"issuer.{name}: has to be positive")
-        for name in ("bind_address", "health_address"):
-            if (address := getattr(table, name)) is not None and not _is_address(address):
-                found.append(f"issuer.{name}: {address!r} is not an IP address")
+        found = [*_bad_ids(table), *_bad_numbers(table)]
         if len(self.key_manager) != 1:
             found.append(f"key_manager: exactly one is needed, not {len(self.key_manager)}")
         if table.health_address == table.bind_address and table.health_port == table.bind_port:
@@ -105,6 +85,34 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         if len(bytes(table.admin_socket)) > 100:
             found.append("issuer.admin_socket: longer than 100 bytes, the kernel allows 107 for a socket")
         return found
+
+
+def _bad_ids(table: IssuerTable) -> Iterator[str]:
+    try:
+        TrustDomain(table.trust_domain)
+    except SpiffeIdError as error:
+        yield f"issuer.trust_domain: {error}"
+    for admin_id in table.admin_ids:
+        try:
+            SpiffeId.parse(admin_id)
+        except SpiffeIdError as error:
+            yield f"issuer.admin_ids: {error}"
+
+
+def _bad_numbers(table: IssuerTable) -> Iterator[str]:
+    for name in ("ca_ttl", "default_x509_svid_ttl", "default_jwt_svid_ttl", "node_svid_ttl"):
+        ttl = getattr(table, name)
+        if ttl is not None and ttl < MIN_TTL:
+            yield f"issuer.{name}: shorter than a second"
+    for name in ("bind_port", "health_port"):
+        if not 0 <= getattr(table, name) <= MAX_PORT:
+            yield f"issuer.{name}: not a port"
+    for name in ("attestations_per_second", "signatures_per_second"):
+        if getattr(table, name) <= 0:
+            yield f"issuer.{name}: has to be positive"
+    for name in ("bind_address", "health_address"):
+        if (address := getattr(table, name)) is not None and not _is_address(address):
+            yield f"issuer.{name}: {address!r} is not an IP address"
 
 
 def _is_address(text: str) -> bool:

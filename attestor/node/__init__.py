@@ -1,1 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
+"""The attestor's halves of node attestation: make a proof, and answer challenges about it."""
+
+from typing import Protocol
+
+
+class NodeAttestor(Protocol):
+    """Proves this node. Built once from its config table."""
+
+    @property
+    def type(self) -> str:
+        """The type that the issuer knows it by."""
+
+    def payload(self) -> bytes:
+        """Return the proof to send first.
+
+        Raises:
+            NodeAttestationError: There is nothing to prove the node with.
+        """
+
+    def respond(self, challenge: bytes) -> bytes:
+        """Return the response to a challenge.
+
+        Raises:
+            NodeAttestationError: The challenge is not of a kind that we answer.
+        """

@@ -133,7 +133,7 @@ def delete(trust_domain: TrustDomain, mode: str, socket: Path) -> None:
 
     request = bundle_pb2.BatchDeleteFederatedBundleRequest(
         trust_domains=[str(trust_domain)],
-        mode=bundle_pb2.BatchDeleteFederatedBundleRequest.Mode.Value(mode.upper()),
+        mode=mode.upper(),
     )
     with connect(socket) as api:
         (result,) = api.bundles.BatchDeleteFederatedBundle(request, timeout=DEADLINE).results

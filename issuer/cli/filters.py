@@ -77,7 +77,7 @@ def selector_match(selectors: Sequence[Selector], match: str) -> "types_pb2.Sele
 
     return types_pb2.SelectorMatch(
         selectors=map(selector_to_proto, selectors),
-        match=types_pb2.SelectorMatch.MatchBehavior.Value(f"MATCH_{match.upper()}"),
+        match=f"MATCH_{match.upper()}",
     )
 
 
@@ -114,9 +114,7 @@ def entry_filter(kind: Callable[..., T], given: dict[str, Any]) -> T:
     if domains:
         fields["by_federates_with"] = types_pb2.FederatesWithMatch(
             trust_domains=map(str, domains),
-            match=types_pb2.FederatesWithMatch.MatchBehavior.Value(
-                f"MATCH_{given['match_federates'].upper()}"
-            ),
+            match=f"MATCH_{given['match_federates'].upper()}",
         )
     if given["hint"] is not None:
         fields["by_hint"] = StringValue(value=given["hint"])

@@ -58,7 +58,7 @@ def healthcheck(socket: Path, verbose: bool) -> None:
     from issuer.client import connect
 
     with connect(socket) as api:
-        answer = api.health.Check(health_pb2.HealthCheckRequest(), timeout=5)
+        answer = api.check_health(health_pb2.HealthCheckRequest(), timeout=5)
     if answer.status != health_pb2.HealthCheckResponse.SERVING:
         fail(f"the issuer is {health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)}")
     click.echo("the issuer is healthy" + (f" (asked at {socket})" if verbose else ""))

@@ -110,6 +110,11 @@ class Tunnel:
         self._tasks: set[asyncio.Task[None]] = set()
         self.last_error: Exception | None = None
 
+    def drop(self) -> None:
+        """Close the connections that are open: the next call makes one with what `connect` uses then."""
+        for task in self._tasks:
+            task.cancel()
+
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator[str]:
         """Yield the target for `grpc.aio.insecure_channel`."""

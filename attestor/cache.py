@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What this node may serve: entries, their SVIDs, and bundles; and who waits for a change of them.
+
+Used from one event loop. A change is applied whole before anybody is woken, so no half state is seen.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from attestor.errors import NoIdentityError
+from spiffekit.bundle import Bundle, BundleSet
+from spiffekit.id import SpiffeId, TrustDomain
+from spiffekit.selector import Selector
+from spiffekit.x509svid import X509Svid
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A registration entry as a node sees it."""
+
+    id: str
+    spiffe_id: SpiffeId
+    selectors: frozenset[Selector]
+    hint: str = ""
+    federates_with: tuple[TrustDomain, ...] = ()
+    revision: int = 0
+    created_at: datetime
+    store_svid: bool = False
+    jwt_svid_include_jti: bool = False
+    expires_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """An entry with its current SVID."""
+
+    entry: Entry
+    svid: X509Svid
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadUpdate:
+    """All that a workload is entitled to at one moment."""
+
+    identities: tuple[Identity, ...]
+    bundle: Bundle
+    federated: tuple[Bundle, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Miss:
+    """An entry that nearly matches, and the selectors that it still lacks."""
+
+    entry: Entry
+    missing: frozenset[Selector]
+
+
+class Cache:
+    """See the module."""
+
+    def __init__(self, trust_domain: TrustDomain) -> None:
+        self.trust_domain = trust_domain
+        self.bundles = BundleSet()
+        self.entries: dict[str, Entry] = {}
+        self._svids: dict[str, tuple[int, X509Svid]] = {}  # with the revision of the entry that it is for
+        self._by_selector: dict[Selector, set[str]] = {}
+        self._changed = asyncio.Event()
+        self.tainted: frozenset[str] = frozenset()
+
+    def apply(
+        self,
+        *,
+        entries: Iterable[Entry],
+        removed: Iterable[str] = (),
+        bundles: Iterable[Bundle] = (),
+        removed_bundles: Iterable[TrustDomain] = (),
+        tainted: Iterable[str] = (),
+        snapshot: bool = False,
+    ) -> None:
+        """Apply a change; with `snapshot`, what is not named is gone."""
+        fresh = {entry.id: entry for entry in entries}
+        gone = (self.entries.keys() - fresh.keys()) if snapshot else set(removed)
+        for entry_id in gone | (fresh.keys() & self.entries.keys()):
+            self._unlink(entry_id)
+        for entry in fresh.values():
+            self.entries[entry.id] = entry
+            self._by_selector.setdefault(min(entry.selectors), set()).add(entry.id)
+        for entry_id in gone:
+            self._svids.pop(entry_id, None)  # the key goes with the entry
+        if snapshot:
+            self.bundles = BundleSet(bundles)
+        else:
+            for bundle in bundles:
+                self.bundles = self.bundles.with_bundle(bundle)
+            for trust_domain in removed_bundles:
+                self.bundles = self.bundles.without(trust_domain)
+        self.tainted = frozenset(tainted)
+        self.notify()
+
+    def _unlink(self, entry_id: str) -> None:
+        entry = self.entries.pop(entry_id, None)
+        if entry is not None:
+            pivot = min(entry.selectors)
+            self._by_selector[pivot].discard(entry_id)
+            if not self._by_selector[pivot]:
+                del self._by_selector[pivot]
+
+    def put_svids(self, svids: Mapping[str, X509Svid]) -> None:
+        """Keep new SVIDs by the ID of their entry."""
+        for entry_id, svid in svids.items():
+            entry = self.entries.get(entry_id)
+            if entry is not None and entry.spiffe_id == svid.spiffe_id:
+                self._svids[entry_id] = (entry.revision, svid)
+        self.notify()
+
+    def svid(self, entry: Entry) -> X509Svid | None:
+        """Return the SVID of an entry as it is now, or None."""
+        found = self._svids.get(entry.id)
+        if found is None or found[0] != entry.revision:
+            return None
+        return found[1]
+
+    def notify(self) -> None:
+        """Wake everybody who waits."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def changed(self, within: timedelta) -> None:
+        """Return at the next change, or when the time is over."""
+        event = self._changed
+        try:
+            async with asyncio.timeout(within.total_seconds()):
+                await event.wait()
+        except TimeoutError:
+            return
+
+    def matching(self, selectors: frozenset[Selector]) -> tuple[Entry, ...]:
+        """Return the entries whose selectors all hold, oldest first: the first one is the default identity.
+
+        Of entries with the same hint only the oldest counts (Workload_API §5.2.1).
+        """
+        candidates = (
+            self.entries[entry_id]
+            for selector in selectors
+            for entry_id in self._by_selector.get(selector, ())
+        )
+        matched = [e for e in candidates if e.selectors <= selectors and not e.store_svid]
+        hints: set[str] = set()
+        found = []
+        for entry in sorted(matched, key=lambda e: (e.created_at, e.id)):
+            if entry.hint and entry.hint in hints:
+                continue
+            hints.add(entry.hint)
+            found.append(entry)
+        return tuple(found)
+
+    def nearest(self, selectors: frozenset[Selector], limit: int = 5) -> tuple[Miss, ...]:
+        """Return the entries that lack the fewest selectors, for an operator who asks why."""
+        misses = [Miss(entry, entry.selectors - selectors) for entry in self.entries.values()]
+        misses = [miss for miss in misses if miss.missing]
+        return tuple(sorted(misses, key=lambda m: (len(m.missing), m.entry.id))[:limit])
+
+    def bundles_for(self, entries: Iterable[Entry]) -> tuple[Bundle, tuple[Bundle, ...]]:
+        """Return our own bundle, and those of the trust domains that the entries federate with."""
+        wanted = sorted({trust_domain for entry in entries for trust_domain in entry.federates_with})
+        found = (self.bundles.get(trust_domain) for trust_domain in wanted)
+        return self.bundles.bundle_for(self.trust_domain), tuple(b for b in found if b is not None)
+
+    def update(self, selectors: frozenset[Selector]) -> WorkloadUpdate | None:
+        """Return what a workload is entitled to, or None while an SVID of it is still being issued.
+
+        Raises:
+            NoIdentityError: No entry matches.
+        """
+        entries = self.matching(selectors)
+        if not entries:
+            raise NoIdentityError("no identity issued")
+        identities = [Identity(entry, svid) for entry in entries if (svid := self.svid(entry)) is not None]
+        if len(identities) != len(entries):
+            return None
+        return WorkloadUpdate(tuple(identities), *self.bundles_for(entries))
+
+    @asynccontextmanager
+    async def watching(self) -> AsyncIterator["Watcher"]:
+        """Yield something that misses no change."""
+        yield Watcher(self)
+
+
+class Watcher:
+    """Waits for changes, and misses none between two waits."""
+
+    def __init__(self, cache: Cache) -> None:
+        self._cache = cache
+        self._event = cache._changed  # noqa: SLF001 - of the same module
+
+    async def wait(self) -> None:
+        """Return at the next change since the last call."""
+        await self._event.wait()
+        self._event = self._cache._changed  # noqa: SLF001 - of the same module

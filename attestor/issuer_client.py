@@ -1,0 +1,341 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The only caller of the issuer's API. It knows the issuer by SPIFFE ID, never by name."""
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import grpc
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from attestor.cache import Entry
+from attestor.errors import (
+    AttestorError,
+    IssuerUnavailableError,
+    IssuerUntrustedError,
+    MustReattestError,
+    NodeAttestationError,
+    NodeBannedError,
+)
+from attestor.node import NodeAttestor
+from spiffekit.bundle import Bundle
+from spiffekit.daemon.clock import Clock
+from spiffekit.errors import SpiffeError, VerificationError
+from spiffekit.id import SpiffeId, TrustDomain
+from spiffekit.selector import Selector
+from spiffekit.wire import tls
+from spiffekit.wire.convert import bundle_from_proto, instant, spiffe_id_from_proto
+from spiffekit.wire.pb.issuer.v1 import updates_pb2, updates_pb2_grpc
+from spiffekit.wire.pb.spire.api import types_pb2
+from spiffekit.wire.pb.spire.api.server.agent.v1 import agent_pb2, agent_pb2_grpc
+from spiffekit.wire.pb.spire.api.server.bundle.v1 import bundle_pb2, bundle_pb2_grpc
+from spiffekit.wire.pb.spire.api.server.entry.v1 import entry_pb2, entry_pb2_grpc
+from spiffekit.wire.pb.spire.api.server.svid.v1 import svid_pb2, svid_pb2_grpc
+from spiffekit.x509svid import X509Svid, spiffe_id_of, verify
+
+DEADLINE: Final = 30.0  # seconds of a call
+SERVER_PATH: Final = "/spire/server"
+MAX_MESSAGE: Final = 64 * 1024 * 1024  # bytes; what the issuer pushes is bounded by its chunks
+_REATTEST: Final = frozenset((1, 2, 3, 5))  # EXPIRED, NOT_ATTESTED, NOT_ACTIVE, MUST_REATTEST
+_BANNED: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """One message of the push stream."""
+
+    revision: int
+    epoch: str
+    snapshot: bool
+    more: bool
+    entries: tuple[Entry, ...]
+    removed: tuple[str, ...]
+    bundles: tuple[Bundle, ...]
+    removed_bundles: tuple[TrustDomain, ...]
+    tainted: tuple[str, ...]
+    heartbeat: bool
+
+
+@dataclass(slots=True)
+class Credentials:
+    """What connections are made with; each new one takes what is here now."""
+
+    bundle: Bundle | None = None  # None: the first contact, with insecure_bootstrap
+    svid: X509Svid | None = None
+
+
+class IssuerClient:
+    """Calls the issuer. You get one by `open`; `credentials` may be changed while it is open."""
+
+    def __init__(
+        self,
+        channel: grpc.aio.Channel,
+        tunnel: tls.Tunnel,
+        credentials: Credentials,
+        drop: Callable[[], None],
+    ) -> None:
+        self._tunnel = tunnel
+        self.credentials = credentials
+        self.drop_connections = drop
+        self._nodes = agent_pb2_grpc.AgentStub(channel)
+        self._bundles = bundle_pb2_grpc.BundleStub(channel)
+        self._entries = entry_pb2_grpc.EntryStub(channel)
+        self._svids = svid_pb2_grpc.SVIDStub(channel)
+        self._updates = updates_pb2_grpc.UpdatesStub(channel)
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def open(
+        cls, host: str, port: int, trust_domain: TrustDomain, credentials: Credentials, clock: Clock
+    ) -> AsyncIterator["IssuerClient"]:
+        """Open a client; connections are made when they are needed."""
+        server_id = SpiffeId(trust_domain, SERVER_PATH)
+
+        async def connect() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+            return await _dial(host, port, server_id, credentials, clock)
+
+        tunnel = tls.Tunnel(connect)
+        async with tunnel.open() as target:
+            options = [
+                ("grpc.max_receive_message_length", MAX_MESSAGE),
+                ("grpc.use_local_subchannel_pool", 1),
+                ("grpc.initial_reconnect_backoff_ms", 100),
+                ("grpc.min_reconnect_backoff_ms", 100),
+                ("grpc.max_reconnect_backoff_ms", 2000),
+                ("grpc.default_authority", "issuer"),
+            ]
+            async with grpc.aio.insecure_channel(target, options=options) as channel:
+                yield cls(channel, tunnel, credentials, tunnel.drop)
+
+    @contextlib.contextmanager
+    def _errors(self) -> Any:
+        try:
+            yield
+        except grpc.aio.AioRpcError as error:
+            raise self._explained(error) from error
+        except SpiffeError as error:
+            raise IssuerUnavailableError(f"issuer's answer is malformed: {error}") from error
+
+    def _explained(self, error: grpc.aio.AioRpcError) -> AttestorError:
+        code, details = error.code(), error.details() or ""
+        if code is grpc.StatusCode.PERMISSION_DENIED:
+            match _reason(error):
+                case reason if reason in _REATTEST:
+                    return MustReattestError(details)
+                case reason if reason == _BANNED:
+                    return NodeBannedError(details)
+                case _:
+                    return NodeAttestationError(details)
+        if code is grpc.StatusCode.UNAVAILABLE and isinstance(self._tunnel.last_error, VerificationError):
+            return IssuerUntrustedError(str(self._tunnel.last_error))
+        return IssuerUnavailableError(f"{details} ({code.name})")
+
+    async def attest(self, attestor: NodeAttestor, csr_der: bytes) -> tuple[tuple[bytes, ...], bool]:
+        """Prove this node; returns the chain of its SVID, and whether it can prove itself again."""
+        with self._errors():
+            stream = self._nodes.AttestAgent(timeout=DEADLINE)
+            await stream.write(
+                agent_pb2.AttestAgentRequest(
+                    params=agent_pb2.AttestAgentRequest.Params(
+                        data=types_pb2.AttestationData(type=attestor.type, payload=attestor.payload()),
+                        params=agent_pb2.AgentX509SVIDParams(csr=csr_der),
+                    )
+                )
+            )
+            while True:
+                answer = await stream.read()
+                if not isinstance(answer, agent_pb2.AttestAgentResponse):
+                    await stream.code()
+                    raise IssuerUnavailableError("issuer ended attestation without a result")
+                if answer.HasField("result"):
+                    await stream.done_writing()
+                    return tuple(answer.result.svid.cert_chain), answer.result.reattestable
+                response = attestor.respond(answer.challenge)
+                await stream.write(agent_pb2.AttestAgentRequest(challenge_response=response))
+
+    async def renew(self, csr_der: bytes) -> tuple[bytes, ...]:
+        """Return the chain of another SVID for this node."""
+        with self._errors():
+            params = agent_pb2.AgentX509SVIDParams(csr=csr_der)
+            answer = await self._nodes.RenewAgent(
+                agent_pb2.RenewAgentRequest(params=params), timeout=DEADLINE
+            )
+            return tuple(answer.svid.cert_chain)
+
+    async def post_status(self, version: str, bundle_serial: int) -> None:
+        """Say which version this is, and which bundle it has."""
+        with self._errors():
+            await self._nodes.PostStatus(
+                agent_pb2.PostStatusRequest(agent_version=version, current_bundle_serial=bundle_serial),
+                timeout=DEADLINE,
+            )
+
+    async def bundle(self) -> Bundle:
+        """Return the issuer's own bundle."""
+        with self._errors():
+            return bundle_from_proto(
+                await self._bundles.GetBundle(bundle_pb2.GetBundleRequest(), timeout=DEADLINE)
+            )
+
+    async def federated_bundle(self, trust_domain: TrustDomain) -> Bundle:
+        """Return the bundle of a federated trust domain."""
+        with self._errors():
+            request = bundle_pb2.GetFederatedBundleRequest(trust_domain=trust_domain.name)
+            return bundle_from_proto(await self._bundles.GetFederatedBundle(request, timeout=DEADLINE))
+
+    async def new_x509_svids(self, requests: Sequence[tuple[str, bytes]]) -> dict[str, tuple[bytes, ...]]:
+        """Return chains by entry ID for pairs of entry ID and request; a refused entry is left out."""
+        params = [svid_pb2.NewX509SVIDParams(entry_id=entry_id, csr=csr) for entry_id, csr in requests]
+        with self._errors():
+            answer = await self._svids.BatchNewX509SVID(
+                svid_pb2.BatchNewX509SVIDRequest(params=params), timeout=DEADLINE
+            )
+        return {
+            entry_id: tuple(result.svid.cert_chain)
+            for (entry_id, _), result in zip(requests, answer.results, strict=True)
+            if result.status.code == 0
+        }
+
+    async def new_jwt_svid(self, entry_id: str, audience: Sequence[str]) -> str:
+        """Return a JWT-SVID for an entry."""
+        with self._errors():
+            answer = await self._svids.NewJWTSVID(
+                svid_pb2.NewJWTSVIDRequest(entry_id=entry_id, audience=audience), timeout=DEADLINE
+            )
+            return answer.svid.token
+
+    async def authorized_entries(self) -> tuple[Entry, ...]:
+        """Return all entries of this node: what a stock server offers instead of the push stream."""
+        with self._errors():
+            answer = await self._entries.GetAuthorizedEntries(
+                entry_pb2.GetAuthorizedEntriesRequest(), timeout=DEADLINE
+            )
+            return tuple(map(entry_from_proto, answer.entries))
+
+    async def watch(self, quiet: timedelta) -> AsyncIterator[Update]:
+        """Yield what the issuer pushes; ends with an error when nothing came for `quiet`.
+
+        Raises:
+            NotImplementedError: The issuer is a stock server without the push stream.
+        """
+        stream = self._updates.Watch()
+        try:
+            with self._errors():
+                await stream.write(updates_pb2.WatchRequest())
+                while True:
+                    try:
+                        message = await asyncio.wait_for(stream.read(), quiet.total_seconds())
+                    except TimeoutError as error:
+                        raise IssuerUnavailableError("push stream is silent") from error
+                    if not isinstance(message, updates_pb2.WatchResponse):
+                        await stream.code()
+                        raise IssuerUnavailableError("issuer ended the push stream")
+                    yield _update(message)
+        except IssuerUnavailableError as error:
+            cause = error.__cause__
+            if isinstance(cause, grpc.aio.AioRpcError) and cause.code() is grpc.StatusCode.UNIMPLEMENTED:
+                raise NotImplementedError("issuer has no push stream") from error
+            raise
+        finally:
+            stream.cancel()
+
+
+async def _dial(
+    host: str, port: int, server_id: SpiffeId, credentials: Credentials, clock: Clock
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Connect, and verify that whoever answers is the issuer before a byte is sent."""
+    bundle, svid = credentials.bundle, credentials.svid
+    context: ssl.SSLContext
+    if bundle is None:
+        context = tls.unverified_client_context()
+    else:
+        context = tls.client_context(svid, [a.certificate_der for a in bundle.x509_authorities])
+        # The chain is judged below, by our own rules and clock; OpenSSL's verdict names no reason.
+        context.verify_mode = ssl.CERT_NONE
+    reader, writer = await asyncio.wait_for(
+        asyncio.open_connection(host, port, ssl=context, server_hostname=host),
+        tls.CONNECT_WITHIN.total_seconds(),
+    )
+    try:
+        chain = tls.peer_chain(writer.get_extra_info("ssl_object"))
+        if bundle is None:
+            found = spiffe_id_of(x509.load_der_x509_certificate(chain[0]))
+        else:
+            found = verify(chain, bundle, now=clock.now())
+        if found != server_id:
+            raise VerificationError(f"the server at {host}:{port} is {found}, not {server_id}")
+    except BaseException:
+        writer.transport.abort()
+        raise
+    return reader, writer
+
+
+def _reason(error: grpc.aio.AioRpcError) -> int:
+    """Return the typed reason of a denial, 0 if there is none."""
+    for key, value in error.trailing_metadata() or ():
+        if key == "grpc-status-details-bin" and isinstance(value, bytes):
+            marker = b"spire.api.types.PermissionDeniedDetails"
+            # google.rpc.Status: the packed detail follows its type's name as field 2.
+            position = value.find(marker)
+            if position >= 0 and len(value) > position + len(marker) + 2:
+                detail = value[position + len(marker) + 2 :]
+                try:
+                    return int(types_pb2.PermissionDeniedDetails.FromString(detail).reason)
+                except ValueError:
+                    return 0
+    return 0
+
+
+def entry_from_proto(message: types_pb2.Entry) -> Entry:
+    """Return the entry of a message."""
+    return Entry(
+        id=message.id,
+        spiffe_id=spiffe_id_from_proto(message.spiffe_id),
+        selectors=frozenset(Selector(s.type, s.value) for s in message.selectors),
+        hint=message.hint,
+        federates_with=tuple(TrustDomain.parse(name) for name in message.federates_with),
+        revision=message.revision_number,
+        created_at=instant(message.created_at) or datetime.fromtimestamp(0, UTC),
+        store_svid=message.store_svid,
+        jwt_svid_include_jti=message.additional_attributes.jwt_svid_include_jti,
+        expires_at=instant(message.expires_at),
+    )
+
+
+def _update(message: updates_pb2.WatchResponse) -> Update:
+    return Update(
+        revision=message.revision,
+        epoch=message.epoch,
+        snapshot=message.snapshot,
+        more=message.more,
+        entries=tuple(map(entry_from_proto, message.entries)),
+        removed=tuple(message.removed_entry_ids),
+        bundles=tuple(map(bundle_from_proto, message.bundles)),
+        removed_bundles=tuple(TrustDomain.parse(name) for name in message.removed_bundles),
+        tainted=tuple(message.tainted_x509_authorities),
+        heartbeat=message.heartbeat,
+    )
+
+
+def make_csr(key: Any) -> bytes:
+    """Return a PKCS#10 request, DER, that says nothing but the public key (names come from the issuer)."""
+    name = x509.Name(
+        [
+            x509.NameAttribute(NameOID.COUNTRY_NAME, "US"),
+            x509.NameAttribute(NameOID.ORGANIZATION_NAME, "SPIRE"),
+        ]
+    )
+    request = x509.CertificateSigningRequestBuilder().subject_name(name).sign(key, hashes.SHA256())
+    return request.public_bytes(serialization.Encoding.DER)
+
+
+def new_key() -> ec.EllipticCurvePrivateKey:
+    """Return a new P-256 key."""
+    return ec.generate_private_key(ec.SECP256R1())

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the attestor remembers over a restart: the node's SVID, the bundle, and how to renew."""
+
+import base64
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from spiffekit.bundle import Bundle
+from spiffekit.daemon.key_files import private_folder, write_private
+from spiffekit.errors import SpiffeError
+from spiffekit.id import TrustDomain
+from spiffekit.keys import PrivateKey, private_key_to_der
+from spiffekit.wire.convert import bundle_from_proto, bundle_to_proto
+from spiffekit.wire.pb.spire.api import types_pb2
+from spiffekit.x509svid import X509Svid
+
+FILE: Final = "state.json"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeState:
+    """The node's SVID with its key, the issuer's bundle, and whether the node can prove itself again."""
+
+    svid: X509Svid
+    bundle: Bundle
+    reattestable: bool
+
+
+class StateFile:
+    """The state in one file of mode 0600. The key is not in it; the key manager has it."""
+
+    def __init__(self, folder: Path, trust_domain: TrustDomain) -> None:
+        self._folder = folder
+        self._trust_domain = trust_domain
+
+    def save(self, state: NodeState) -> None:
+        """Write the state, whole or not at all."""
+        document = {
+            "chain": [base64.b64encode(der).decode() for der in state.svid.chain_der],
+            "bundle": base64.b64encode(bundle_to_proto(state.bundle).SerializeToString()).decode(),
+            "reattestable": state.reattestable,
+        }
+        write_private(private_folder(self._folder) / FILE, json.dumps(document).encode())
+
+    def load(self, key: PrivateKey | None) -> NodeState | None:
+        """Return the state, or None if there is none that fits `key` and our trust domain."""
+        path = private_folder(self._folder) / FILE
+        if key is None or not path.exists():
+            return None
+        try:
+            document = json.loads(path.read_bytes())
+            chain = b"".join(base64.b64decode(der, validate=True) for der in document["chain"])
+            svid = X509Svid.parse(chain, private_key_to_der(key))
+            message = types_pb2.Bundle.FromString(base64.b64decode(document["bundle"], validate=True))
+            state = NodeState(svid, bundle_from_proto(message), document["reattestable"] is True)
+        except (ValueError, KeyError, TypeError, SpiffeError):
+            return None
+        return state if svid.spiffe_id.is_member_of(self._trust_domain) else None
+
+    def forget(self) -> None:
+        """Remove the state: the issuer does not want this node."""
+        (self._folder / FILE).unlink(missing_ok=True)
