@@ -14,7 +14,7 @@ from attestor.errors import PeerGoneError
 from spiffekit.daemon.peer import PeerProcess
 
 Executable = tuple[int, int, int, int, int]
-"""Device, inode, size, and the times of content and status, in nanoseconds: exec and replacement change it."""
+"""Device, inode, size, and the times of content and status in nanoseconds; exec and replacement change it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -170,7 +170,6 @@ class Attestor:
         self.deployment = deployment
         self.folder = deployment.folder / name
         self.socket = self.folder / "public" / "api.sock"
-        self.admin_socket = self.folder / "private" / "admin.sock"
         self.config = deployment.folder / f"{name}.toml"
         self.node_id = ""
         self.daemon = Daemon("attestor", deployment.folder, self.config)
@@ -194,7 +193,6 @@ class Attestor:
                 "issuer_port": deployment.port,
                 "data_dir": str(self.folder / "data"),
                 "socket_path": str(self.socket),
-                "admin_socket": str(self.admin_socket),
                 "trust_bundle_path": str(bundle),
                 **settings.pop("attestor", {}),
             },

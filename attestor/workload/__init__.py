@@ -36,7 +36,7 @@ class WorkloadAttestor(Protocol):
 
 
 async def attest_all(
-    attestors: Sequence[WorkloadAttestor], process: Process, *, timeout: timedelta = DEADLINE
+    attestors: Sequence[WorkloadAttestor], process: Process, *, deadline: timedelta = DEADLINE
 ) -> frozenset[Selector]:
     """Ask all attestors at once; one that fails adds nothing.
 
@@ -47,7 +47,7 @@ async def attest_all(
 
     async def ask(attestor: WorkloadAttestor) -> frozenset[Selector] | None:
         try:
-            async with asyncio.timeout(timeout.total_seconds()):
+            async with asyncio.timeout(deadline.total_seconds()):
                 return await attestor.attest(process)
         except Exception:  # the plug-in boundary: one attestor's bug must not deny the others
             logger.exception(

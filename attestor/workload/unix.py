@@ -4,7 +4,6 @@
 import asyncio
 import grp
 import hashlib
-import os
 import pwd
 from collections import OrderedDict
 from pathlib import Path
@@ -57,7 +56,7 @@ class UnixAttestor:
             values["group"] = {name} if (name := _group(gid)) else set()
             values["supplementary_group"] = {name for g in groups if (name := _group(g))}
             if self._config.discover_workload_path:
-                path = os.readlink(process.proc / "exe")
+                path = str((process.proc / "exe").readlink())
                 if not path.endswith(_DELETED):  # a deleted file has no path that could be vouched for
                     values["path"] = {path}
                 if self._config.workload_size_limit >= 0:

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the attestor is put together: the only place that names concrete classes."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from typing import Any, Final, NoReturn
+
+import grpc
+from prometheus_client import CollectorRegistry, Gauge
+
+from attestor.cache import Cache
+from attestor.config import Config
+from attestor.endpoints.workload_api import WorkloadApi
+from attestor.issuer_client import Credentials, IssuerClient
+from attestor.jwt import JwtCache
+from attestor.peer import Process
+from attestor.rotation import Rotation
+from attestor.session import NodeSession
+from attestor.state import StateFile
+from attestor.sync import Sync
+from spiffekit.bundle import Bundle
+from spiffekit.daemon import health as health_server
+from spiffekit.daemon import logging as logs
+from spiffekit.daemon import plugins, systemd
+from spiffekit.daemon.clock import SystemClock
+from spiffekit.daemon.config import ConfigError
+from spiffekit.daemon.health import Health
+from spiffekit.daemon.lifecycle import run_until_signalled
+from spiffekit.daemon.listener import UnixFront, inner_socket, server_options
+from spiffekit.errors import SpiffeError
+from spiffekit.id import TrustDomain
+
+logger = logging.getLogger(__name__)
+
+MAX_REQUEST: Final = 128 * 1024  # bytes: a token to validate is the largest
+DRAIN: Final = 1.0  # seconds; streams are ended, and clients come back
+SOCKET_MODE: Final = 0o777  # open to all on purpose: the caller is known by the kernel's word
+
+
+async def run(config: Config) -> None:
+    """Run the attestor until a signal comes.
+
+    Raises:
+        ConfigError: A plug-in or the trust bundle cannot be used as configured.
+        NodeAttestationError: The issuer refused this node.
+    """
+    table = config.attestor
+    logs.configure(table.log_level, table.log_format)
+    attestor = Attestor(config)
+    async with IssuerClient.open(
+        table.issuer_address, table.issuer_port, attestor.trust_domain, Credentials(), attestor.clock
+    ) as client:
+        await run_until_signalled(**attestor.services(client))
+
+
+class Attestor:
+    """All parts of one attestor."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.clock = SystemClock()
+        self.trust_domain = TrustDomain(config.attestor.trust_domain)
+        self.registry = CollectorRegistry()
+        self.health = Health()
+        self.cache = Cache(self.trust_domain)
+        (self.node_attestor,) = plugins.load(
+            "attestor.node", config.node_attestor, prefix="node_attestor."
+        ).values()
+        (self.keys,) = plugins.load("attestor.keys", config.key_manager, prefix="key_manager.").values()
+        self.attestors = list(
+            plugins.load("attestor.workload", config.workload_attestor, prefix="workload_attestor.").values()
+        )
+        self.bootstrap = self._bootstrap_bundle()
+        gauge = Gauge("attestor_entries", "Entries of this node.", registry=self.registry)
+        gauge.set_function(lambda: len(self.cache.entries))
+
+    def _bootstrap_bundle(self) -> Bundle | None:
+        table = self.config.attestor
+        if table.trust_bundle_path is None:
+            return None
+        try:
+            document = table.trust_bundle_path.read_bytes()
+            if table.trust_bundle_format == "pem":
+                return Bundle.from_pem(self.trust_domain, document)
+            return Bundle.parse(self.trust_domain, document)
+        except OSError as error:
+            raise ConfigError(
+                f"attestor.trust_bundle_path: {table.trust_bundle_path}: {error.strerror}"
+            ) from error
+        except SpiffeError as error:
+            raise ConfigError(f"attestor.trust_bundle_path: {table.trust_bundle_path}: {error}") from error
+
+    def services(self, client: IssuerClient) -> dict[str, Any]:
+        """Return the services in the order in which they start."""
+        table = self.config.attestor
+        session = NodeSession(
+            client,
+            self.node_attestor,
+            keys=self.keys,
+            state=StateFile(table.data_dir, self.trust_domain),
+            bootstrap=self.bootstrap,
+            rebootstrap=table.rebootstrap == "auto",
+            clock=self.clock,
+        )
+
+        async def node(ready: Callable[[], None]) -> NoReturn:
+            await session.start()
+            await session.run(ready)
+
+        sync = Sync(client, session, self.cache, clock=self.clock, poll_every=table.sync_interval)
+        rotation = Rotation(client, self.cache, clock=self.clock)
+        services: dict[str, Any] = {}
+        if table.health_address is not None:
+            services["health"] = health_server.serve(
+                table.health_address, table.health_port, self.health, self.registry
+            )
+        services |= {"node": node, "sync": sync.run, "rotation": rotation.run}
+        services["workload_api"] = self._workload_api(JwtCache(client, self.clock))
+        return services
+
+    def _workload_api(self, jwt: JwtCache) -> Any:
+        table = self.config.attestor
+
+        async def service(ready: Callable[[], None]) -> NoReturn:
+            table.socket_path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            front: UnixFront[Process] = UnixFront(table.socket_path, mode=SOCKET_MODE, identify=Process.of)
+            api = WorkloadApi(
+                self.cache,
+                self.attestors,
+                jwt,
+                process_of=front.peer_of,
+                clock=self.clock,
+                foreign_claims=table.allowed_foreign_jwt_claims,
+            )
+            async with contextlib.AsyncExitStack() as stack:
+                path = stack.enter_context(inner_socket())
+                server = grpc.aio.server(options=server_options(MAX_REQUEST))
+                server.add_generic_rpc_handlers((api.handler(),))
+                server.add_insecure_port(f"unix:{path}")
+                await server.start()
+                stack.push_async_callback(server.stop, DRAIN)
+                await stack.enter_async_context(front.open(path))
+                self._announce()
+                ready()
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    self.health.ready = False
+                    systemd.notify("STOPPING=1")
+            raise AssertionError("waits for ever")
+
+        return service
+
+    def _announce(self) -> None:
+        self.health.ready = True
+        systemd.notify("READY=1")
+        logger.info(
+            "attestor is ready",
+            extra={"socket": str(self.config.attestor.socket_path), "entries": len(self.cache.entries)},
+        )

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The attestor's configuration file: its tables, their options and defaults."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import msgspec
+
+from spiffekit.daemon.config import Span
+from spiffekit.daemon.logging import Format, Level
+from spiffekit.errors import SpiffeIdError
+from spiffekit.id import TrustDomain
+
+MIN_SYNC: Final = timedelta(seconds=1)
+MAX_PORT: Final = 65535
+MAX_SOCKET_PATH: Final = 100  # bytes; the kernel allows 107, and a new socket has another name at first
+
+
+class AttestorTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``[attestor]``.
+
+    Attributes:
+        trust_domain: The issuer's trust domain.
+        issuer_address: Where the issuer listens: a name or an address.
+        issuer_port: The port there.
+        socket_path: The Workload API's socket, open to every local user.
+        data_dir: The folder of the node's SVID and bundle.
+        trust_bundle_path: The bundle that the first contact is verified with.
+        trust_bundle_format: pem or spiffe.
+        insecure_bootstrap: Without a bundle: trust the first chain that names the issuer's SPIFFE ID.
+        rebootstrap: auto or never: start from `trust_bundle_path` again when the issuer is not trusted.
+        sync_interval: How often a stock SPIRE server, which cannot push, is asked.
+        allowed_foreign_jwt_claims: Claims of other trust domains' tokens that ValidateJWTSVID passes on.
+        health_address: Where /live, /ready and /metrics answer; nowhere if left out.
+        health_port: The port there.
+        log_level: debug, info, warning or error.
+        log_format: text or json.
+    """
+
+    trust_domain: str
+    socket_path: Path
+    data_dir: Path
+    issuer_address: str = "127.0.0.1"
+    issuer_port: int = 8081
+    trust_bundle_path: Path | None = None
+    trust_bundle_format: Literal["pem", "spiffe"] = "pem"
+    insecure_bootstrap: bool = False
+    rebootstrap: Literal["auto", "never"] = "auto"
+    sync_interval: Span = Span(seconds=5)
+    allowed_foreign_jwt_claims: tuple[str, ...] = ()
+    health_address: str | None = None
+    health_port: int = 8080
+    log_level: Level = "info"
+    log_format: Format = "text"
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The whole file: ``[attestor]``, one node attestor, one key manager, and workload attestors."""
+
+    attestor: AttestorTable
+    node_attestor: dict[str, dict[str, Any]]
+    key_manager: dict[str, dict[str, Any]]
+    workload_attestor: dict[str, dict[str, Any]]
+
+    def problems(self) -> list[str]:
+        """Return what is wrong across fields, each as ``key: rule``."""
+        return list(self._problems())
+
+    def _problems(self) -> Iterator[str]:
+        table = self.attestor
+        try:
+            TrustDomain(table.trust_domain)
+        except SpiffeIdError as error:
+            yield f"attestor.trust_domain: {error}"
+        for name in ("node_attestor", "key_manager"):
+            if (count := len(getattr(self, name))) != 1:
+                yield f"{name}: exactly one is needed, not {count}"
+        if not self.workload_attestor:
+            yield "workload_attestor: at least one is needed"
+        if (table.trust_bundle_path is None) != table.insecure_bootstrap:
+            yield "attestor.trust_bundle_path: exactly one of it and insecure_bootstrap is needed"
+        if table.sync_interval < MIN_SYNC:
+            yield "attestor.sync_interval: shorter than a second"
+        for name in ("issuer_port", "health_port"):
+            if not 0 < getattr(table, name) <= MAX_PORT:
+                yield f"attestor.{name}: not a port"
+        if len(bytes(table.socket_path)) > MAX_SOCKET_PATH:
+            yield f"attestor.socket_path: longer than {MAX_SOCKET_PATH} bytes"

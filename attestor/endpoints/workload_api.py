@@ -1,0 +1,325 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The SPIFFE Workload API. The caller is whom the kernel says; nothing that it sends names it.
+
+A stream ends with PERMISSION_DENIED when nothing is granted and with UNAVAILABLE when we cannot say;
+never with an empty answer, nor with a status that makes a client give up for a reason of ours.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any, Final
+
+import grpc
+from google.protobuf.message import Message
+
+from attestor.cache import Cache, WorkloadUpdate
+from attestor.errors import (
+    AttestorError,
+    IssuerUnavailableError,
+    NoIdentityError,
+    PeerGoneError,
+    WorkloadAttestationError,
+)
+from attestor.jwt import JwtCache
+from attestor.peer import Executable, Process
+from attestor.workload import WorkloadAttestor, attest_all
+from spiffekit import jwtsvid
+from spiffekit.bundle import Bundle, BundleSet
+from spiffekit.daemon.clock import Clock
+from spiffekit.daemon.listener import UnknownPeerError
+from spiffekit.errors import SpiffeError, SpiffeIdError
+from spiffekit.id import SpiffeId
+from spiffekit.selector import Selector
+from spiffekit.wire.status import INTERNAL
+from spiffekit.wire.workload_api import SECURITY_HEADER, SERVICE, Method, messages, methods
+
+logger = logging.getLogger(__name__)
+
+Context = Any  # grpc.aio.ServicerContext: its stubs cannot be subscripted at run time
+Code = grpc.StatusCode
+
+MAX_STREAMS_PER_UID: Final = 1536  # one user must not take all of our memory
+MAX_AUDIENCES: Final = 50
+_ALWAYS: Final = ("sub", "exp", "aud")  # claims of another trust domain's token that mean something here
+
+
+class CallRefused(Exception):  # noqa: N818 - a verdict, not a failure
+    """Ends a call with a status."""
+
+    def __init__(self, code: grpc.StatusCode, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class WorkloadApi:
+    """See the module."""
+
+    def __init__(
+        self,
+        cache: Cache,
+        attestors: Sequence[WorkloadAttestor],
+        jwt: JwtCache,
+        *,
+        process_of: Callable[[Context], Process],
+        clock: Clock,
+        foreign_claims: Sequence[str] = (),
+    ) -> None:
+        self._cache = cache
+        self._attestors = attestors
+        self._jwt = jwt
+        self._process_of = process_of
+        self._clock = clock
+        self._foreign_claims = frozenset((*_ALWAYS, *foreign_claims))
+        self._streams: Counter[int] = Counter()
+        self._messages: Mapping[str, Any] = messages()
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        """Return the gRPC handler of the service; methods that we do not serve answer UNIMPLEMENTED."""
+        streams = {
+            "FetchX509SVID": self._x509_svids,
+            "FetchX509Bundles": self._x509_bundles,
+            "FetchJWTBundles": self._jwt_bundles,
+        }
+        unary = {"FetchJWTSVID": self._fetch_jwt_svid, "ValidateJWTSVID": self._validate_jwt_svid}
+        handlers = {}
+        for name, method in methods().items():
+            if name in unary:
+                handlers[name] = _unary_handler(method, self._answering(unary[name]))
+            else:
+                handlers[name] = _stream_handler(method, self._streaming(streams.get(name)))
+        return grpc.method_handlers_generic_handler(SERVICE, handlers)
+
+    def _answering(self, behave: Callable[..., Any]) -> Callable[..., Any]:
+        async def handle(request: Message, context: Context) -> Any:
+            try:
+                caller = await self._begin(context)
+                return await behave(request, caller)
+            except Exception as error:  # noqa: BLE001 - the RPC boundary: every error becomes a status
+                await _refuse(context, error)
+
+        return handle
+
+    def _streaming(self, render: Callable[[WorkloadUpdate], Message] | None) -> Callable[..., Any]:
+        async def handle(_request: Message, context: Context) -> AsyncIterator[bytes]:
+            try:
+                _require_header(context)
+                if render is None:
+                    raise CallRefused(Code.UNIMPLEMENTED, "the WIT profile is not supported")
+                caller = await self._begin(context)
+                with self._counted(caller.process):
+                    async for message in self._follow(caller, render):
+                        yield message
+            except Exception as error:  # noqa: BLE001 - the RPC boundary: every error becomes a status
+                await _refuse(context, error)
+
+        return handle
+
+    async def _begin(self, context: Context) -> "_Caller":
+        _require_header(context)
+        process = self._process_of(context)
+        process.require_alive()
+        caller = _Caller(process)
+        await caller.attest(self._attestors)
+        return caller
+
+    @contextlib.contextmanager
+    def _counted(self, process: Process) -> Any:
+        uid = process.peer.uid
+        if self._streams[uid] >= MAX_STREAMS_PER_UID:
+            raise CallRefused(Code.UNAVAILABLE, "too many streams of this user")
+        self._streams[uid] += 1
+        try:
+            yield
+        finally:
+            self._streams[uid] -= 1
+
+    async def _follow(
+        self, caller: "_Caller", render: Callable[[WorkloadUpdate], Message]
+    ) -> AsyncIterator[bytes]:
+        """Yield the whole state at first and after each change of it, while the caller is who it was."""
+        last = b""
+        with caller.death() as gone:
+            async with self._cache.watching() as watcher:
+                while True:
+                    if await caller.executes_another():
+                        await caller.attest(self._attestors)
+                    update = self._cache.update(caller.selectors)
+                    if update is not None:
+                        message = render(update).SerializeToString(deterministic=True)
+                        caller.process.require_alive()
+                        if message != last:
+                            yield message
+                            last = message
+                    await _first_of(watcher.wait(), gone.wait())
+
+    def _x509_svids(self, update: WorkloadUpdate) -> Message:
+        kind = self._messages["X509SVID"]
+        bundle = update.bundle.x509_der()
+        response: Message = self._messages["X509SVIDResponse"](
+            svids=[
+                kind(
+                    spiffe_id=str(identity.svid.spiffe_id),
+                    x509_svid=b"".join(identity.svid.chain_der),
+                    x509_svid_key=identity.svid.private_key_der,
+                    bundle=bundle,
+                    hint=identity.entry.hint,
+                )
+                for identity in update.identities
+            ],
+            # A trust domain without roots stays out: a client of the field dies of an empty one.
+            federated_bundles={_key(b): b.x509_der() for b in update.federated if b.x509_authorities},
+        )
+        return response
+
+    def _x509_bundles(self, update: WorkloadUpdate) -> Message:
+        bundles = [b for b in (update.bundle, *update.federated) if b.x509_authorities]
+        response: Message = self._messages["X509BundlesResponse"](
+            bundles={_key(b): b.x509_der() for b in bundles}
+        )
+        return response
+
+    def _jwt_bundles(self, update: WorkloadUpdate) -> Message:
+        bundles = (update.bundle, *update.federated)
+        response: Message = self._messages["JWTBundlesResponse"](
+            bundles={_key(b): b.to_jwt_jwks() for b in bundles}
+        )
+        return response
+
+    async def _fetch_jwt_svid(self, request: Any, caller: "_Caller") -> Message:
+        audience = [name for name in request.audience if name]
+        if not audience:
+            raise CallRefused(Code.INVALID_ARGUMENT, "audience must be specified")
+        if len(audience) > MAX_AUDIENCES:
+            raise CallRefused(Code.INVALID_ARGUMENT, f"more than {MAX_AUDIENCES} audiences")
+        entries = self._cache.matching(caller.selectors)
+        if request.spiffe_id:
+            try:
+                wanted = SpiffeId.parse(request.spiffe_id)
+            except SpiffeIdError as error:
+                raise CallRefused(Code.INVALID_ARGUMENT, f"invalid requested SPIFFE ID: {error}") from error
+            entries = tuple(entry for entry in entries if entry.spiffe_id == wanted)
+        if not entries:
+            raise NoIdentityError("no identity issued")
+        try:
+            svids = [await self._jwt.fetch(entry, audience) for entry in entries]
+        except AttestorError as error:
+            logger.warning("JWT-SVID not issued", extra={"reason": str(error)})
+            raise CallRefused(Code.UNAVAILABLE, "could not fetch JWT-SVID") from error
+        caller.process.require_alive()
+        if await caller.executes_another():
+            raise NoIdentityError("no identity issued")
+        kind = self._messages["JWTSVID"]
+        response: Message = self._messages["JWTSVIDResponse"](
+            svids=[kind(spiffe_id=str(s.spiffe_id), svid=s.token, hint=s.hint) for s in svids]
+        )
+        return response
+
+    async def _validate_jwt_svid(self, request: Any, caller: "_Caller") -> Message:
+        if not request.audience:
+            raise CallRefused(Code.INVALID_ARGUMENT, "audience must be specified")
+        if not request.svid:
+            raise CallRefused(Code.INVALID_ARGUMENT, "svid must be specified")
+        entries = self._cache.matching(caller.selectors)
+        if not entries:
+            raise NoIdentityError("no identity issued")
+        own, federated = self._cache.bundles_for(entries)
+        try:
+            svid = jwtsvid.verify(
+                request.svid,
+                BundleSet((own, *federated)),
+                audience=[request.audience],
+                now=self._clock.now(),
+            )
+        except SpiffeError as error:
+            raise CallRefused(Code.INVALID_ARGUMENT, str(error)) from error
+        claims: dict[str, Any] = {**svid.claims, "aud": list(svid.audience)}
+        if not svid.spiffe_id.is_member_of(self._cache.trust_domain):
+            claims = {name: value for name, value in claims.items() if name in self._foreign_claims}
+        response = self._messages["ValidateJWTSVIDResponse"](spiffe_id=str(svid.spiffe_id))
+        response.claims.update(claims)
+        answer: Message = response
+        return answer
+
+
+class _Caller:
+    """A process that calls, what is true of it, and what it executed when that was found."""
+
+    def __init__(self, process: Process) -> None:
+        self.process = process
+        self.selectors: frozenset[Selector] = frozenset()
+        self._executable: Executable | None = None
+
+    async def attest(self, attestors: Sequence[WorkloadAttestor]) -> None:
+        """Find out what is true of the process."""
+        executable = self.process.executable()
+        self.selectors = await attest_all(attestors, self.process)
+        self._executable = executable
+
+    async def executes_another(self) -> bool:
+        """Tell whether it executes something else than when it was attested."""
+        return self.process.executable() != self._executable
+
+    @contextlib.contextmanager
+    def death(self) -> Any:
+        """Yield an event that is set when the process exits."""
+        gone = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        # A copy: streams of one connection share the pidfd, and the loop watches a descriptor once.
+        pidfd = os.dup(self.process.peer.pidfd)
+        loop.add_reader(pidfd, gone.set)
+        try:
+            yield gone
+        finally:
+            loop.remove_reader(pidfd)
+            os.close(pidfd)
+
+
+async def _first_of(*waits: Any) -> None:
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+def _key(bundle: Bundle) -> str:
+    return str(bundle.trust_domain.id)
+
+
+def _require_header(context: Context) -> None:
+    """Check the security header (Workload_Endpoint §3): once, and exactly "true"."""
+    values = [value for key, value in context.invocation_metadata() or () if key == SECURITY_HEADER[0]]
+    if values != [SECURITY_HEADER[1]]:
+        raise CallRefused(Code.INVALID_ARGUMENT, "security header missing from request")
+
+
+async def _refuse(context: Context, error: Exception) -> None:
+    match error:
+        case CallRefused():
+            await context.abort(error.code, str(error))
+        case NoIdentityError():
+            await context.abort(Code.PERMISSION_DENIED, str(error))
+        case PeerGoneError() | UnknownPeerError():
+            await context.abort(Code.PERMISSION_DENIED, "caller cannot be identified")
+        case WorkloadAttestationError():
+            await context.abort(Code.UNAVAILABLE, "workload attestation failed")
+        case IssuerUnavailableError() | SpiffeError():
+            await context.abort(Code.UNAVAILABLE, "not ready")
+        case _:
+            logger.error("call failed", exc_info=error)
+            await context.abort(Code.INTERNAL, INTERNAL)
+
+
+def _unary_handler(method: Method, behave: Callable[..., Any]) -> Any:
+    return grpc.unary_unary_rpc_method_handler(
+        behave, method.request.FromString, lambda message: message.SerializeToString()
+    )
+
+
+def _stream_handler(method: Method, behave: Callable[..., Any]) -> Any:
+    return grpc.unary_stream_rpc_method_handler(behave, method.request.FromString, bytes)

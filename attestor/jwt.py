@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""JWT-SVIDs on demand, remembered by entry and audience until half of their life is over."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final
+
+from attestor.cache import Entry
+from attestor.errors import IssuerUnavailableError
+from attestor.issuer_client import IssuerClient
+from spiffekit.daemon.clock import Clock
+from spiffekit.errors import SpiffeError
+from spiffekit.jwtsvid import JwtSvid
+
+MAX_CACHED: Final = 1000  # tokens
+
+Key = tuple[str, int, tuple[str, ...]]
+
+
+class JwtCache:
+    """See the module. A token with a `jti` is never given out twice."""
+
+    def __init__(self, client: IssuerClient, clock: Clock) -> None:
+        self._client = client
+        self._clock = clock
+        self._tokens: OrderedDict[Key, JwtSvid] = OrderedDict()
+
+    async def fetch(self, entry: Entry, audience: Sequence[str]) -> JwtSvid:
+        """Return a token for an entry.
+
+        Raises:
+            IssuerUnavailableError: There is none, and the issuer cannot be asked.
+            AttestorError: The issuer refused.
+        """
+        key = (entry.id, entry.revision, tuple(sorted(set(audience))))
+        now = self._clock.now()
+        cached = None if entry.jwt_svid_include_jti else self._tokens.get(key)
+        if cached is not None and cached.issued_at is not None:
+            if (
+                now < cached.issued_at + (cached.expires_at - cached.issued_at) / 2
+                and now >= cached.issued_at
+            ):
+                self._tokens.move_to_end(key)
+                return cached
+        try:
+            token = await self._client.new_jwt_svid(entry.id, list(dict.fromkeys(audience)))
+            svid = JwtSvid.parse_unverified(token, audience, hint=entry.hint)
+        except IssuerUnavailableError:
+            if cached is not None and now < cached.expires_at:
+                return cached
+            raise
+        except SpiffeError as error:
+            raise IssuerUnavailableError(f"issuer's JWT-SVID cannot be used: {error}") from error
+        if not entry.jwt_svid_include_jti:
+            self._tokens[key] = svid
+            self._tokens.move_to_end(key)
+            if len(self._tokens) > MAX_CACHED:
+                self._tokens.popitem(last=False)
+        return svid
+
+
+def _fresh(svid: JwtSvid, now: datetime) -> bool:
+    """Tell whether less than half of its life is over, and the clock was not set back."""
+    issued_at = svid.issued_at
+    return issued_at is not None and issued_at <= now < issued_at + (svid.expires_at - issued_at) / 2
