@@ -36,13 +36,9 @@ class JwtCache:
         key = (entry.id, entry.revision, tuple(sorted(set(audience))))
         now = self._clock.now()
         cached = None if entry.jwt_svid_include_jti else self._tokens.get(key)
-        if cached is not None and cached.issued_at is not None:
-            if (
-                now < cached.issued_at + (cached.expires_at - cached.issued_at) / 2
-                and now >= cached.issued_at
-            ):
-                self._tokens.move_to_end(key)
-                return cached
+        if cached is not None and _fresh(cached, now):
+            self._tokens.move_to_end(key)
+            return cached
         try:
             token = await self._client.new_jwt_svid(entry.id, list(dict.fromkeys(audience)))
             svid = JwtSvid.parse_unverified(token, audience, hint=entry.hint)

@@ -22,7 +22,6 @@ import secrets
 import socket
 import ssl
 import tempfile
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Hashable
 from dataclasses import dataclass
@@ -30,8 +29,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final, Generic, Protocol, TypeVar
 
-from spiffekit.daemon.frames import FloodError, FrameGuard
+from spiffekit.daemon.frames import FloodError
 from spiffekit.daemon.peer import PeerProcess, PeerUnknownError
+from spiffekit.daemon.splice import End, outer_end
 from spiffekit.wire.tls import peer_chain
 
 logger = logging.getLogger(__name__)
@@ -41,7 +41,6 @@ P = TypeVar("P")
 FD_PER_CONNECTION: Final = 4  # outer, inner client, inner server, pidfd
 FD_RESERVE: Final = 256
 ACCEPT_PAUSE: Final = 0.1  # seconds to wait when there are no descriptors left
-HIGH_WATER: Final = 64 * 1024  # bytes that wait for a slow reader before the sender is paused
 _NO_DESCRIPTORS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
@@ -176,19 +175,19 @@ class Front(Generic[P]):
             if not self._sources[source]:
                 del self._sources[source]
 
-    async def _splice(self, outer: "_End", peer: P) -> None:
+    async def _splice(self, outer: "End", peer: P) -> None:
         """Pass bytes both ways until one end closes; `outer` is made and paused."""
         inner_socket = socket.socket(socket.AF_UNIX)
         inner_socket.setblocking(False)
         name = f"sa-{secrets.token_hex(16)}"
         key = f"unix-abstract:{name}"
         self._peers[key] = peer
-        inner: _End | None = None
+        inner: End | None = None
         try:
             inner_socket.bind(f"\0{name}")
             inner_socket.connect(self._inner)  # completes or fails at once on a Unix socket
             loop = asyncio.get_running_loop()
-            _, inner = await loop.create_unix_connection(_End, sock=inner_socket)
+            _, inner = await loop.create_unix_connection(End, sock=inner_socket)
             silent = loop.call_later(self._limits.first_byte_within.total_seconds(), outer.close_if_silent)
             try:
                 outer.join(inner)
@@ -254,7 +253,7 @@ class UnixFront(Front[P]):
             with self._counted(process.uid):
                 peer = self._identify(process)
                 loop = asyncio.get_running_loop()
-                _, outer = await loop.connect_accepted_socket(_outer, connection)
+                _, outer = await loop.connect_accepted_socket(outer_end, connection)
                 try:
                     await self._splice(outer, peer)
                 finally:
@@ -303,85 +302,17 @@ class TlsFront(Front[P]):
             loop = asyncio.get_running_loop()
             within = self._limits.handshake_within.total_seconds()
             transport, outer = await loop.connect_accepted_socket(
-                _outer, connection, ssl=self._context(), ssl_handshake_timeout=within, ssl_shutdown_timeout=1
+                outer_end,
+                connection,
+                ssl=self._context(),
+                ssl_handshake_timeout=within,
+                ssl_shutdown_timeout=1,
             )
             try:
                 chain = peer_chain(transport.get_extra_info("ssl_object"))
                 await self._splice(outer, self._identify(TlsPeer(chain, source)))
             finally:
                 outer.abort()
-
-
-class _End(asyncio.Protocol):
-    """One end of a splice. It reads nothing until it is joined with the other one."""
-
-    def __init__(self, guard: FrameGuard | None = None) -> None:
-        self.closed = asyncio.Event()
-        self._guard = guard
-        self._heard = False
-        self._transport: asyncio.Transport | None = None
-        self._other: _End | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - only stream transports call it
-        self._transport = transport
-        transport.set_write_buffer_limits(high=HIGH_WATER)
-        transport.pause_reading()
-
-    def join(self, other: "_End") -> None:
-        """Let bytes flow between both."""
-        self._other, other._other = other, self  # noqa: SLF001 - of the same class
-        self._resume()
-        other._resume()  # noqa: SLF001 - of the same class
-
-    def data_received(self, data: bytes) -> None:
-        self._heard = True
-        if self._guard is not None:
-            try:
-                self._guard.feed(data)
-            except FloodError as error:
-                logger.warning("connection closed", extra={"reason": str(error)})
-                self.abort()
-                return
-        if self._other is not None and self._other._transport is not None:  # noqa: SLF001 - of the same class
-            self._other._transport.write(data)  # noqa: SLF001 - of the same class
-
-    def pause_writing(self) -> None:
-        if self._other is not None:
-            self._other._pause()  # noqa: SLF001 - of the same class
-
-    def resume_writing(self) -> None:
-        if self._other is not None:
-            self._other._resume()  # noqa: SLF001 - of the same class
-
-    def connection_lost(self, _error: Exception | None) -> None:
-        self.closed.set()
-        self._transport = None
-        other, self._other = self._other, None
-        if other is not None and other._transport is not None:  # noqa: SLF001 - of the same class
-            other._transport.close()  # noqa: SLF001 - what was sent still arrives
-
-    def close_if_silent(self) -> None:
-        """Close a connection that has said nothing."""
-        if not self._heard:
-            self.abort()
-
-    def abort(self) -> None:
-        """Close at once."""
-        if self._transport is not None:
-            self._transport.abort()
-
-    def _pause(self) -> None:
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.pause_reading()
-
-    def _resume(self) -> None:
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.resume_reading()
-
-
-def _outer() -> _End:
-    return _End(FrameGuard(time.monotonic))
 
 
 def _bounded_by_descriptors(limits: Limits) -> Limits:
