@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What Trust_Domain_and_Bundle asks for, in our words."""
+
+DOCUMENT = "Trust_Domain_and_Bundle"
+ROWS = (
+    ("BND-01", "MAY", "§4.1", "A bundle may have further members."),
+    ("BND-02", "MUST NOT", "§4.1", "A bundle works with `keys` alone."),
+    ("BND-03", "SHOULD", "§4.1.1", "A published bundle has a sequence number."),
+    ("BND-04", "MUST", "§4.1.1", "The sequence number is a whole number that only grows."),
+    ("BND-05", "MUST", "§4.1.1", "The sequence number changes if and only if the content does."),
+    ("BND-06", "fact", "§4.1.1", "A sequence number is held in 64 bits at least."),
+    ("BND-07", "SHOULD", "§4.1.2", "A published bundle has a refresh hint."),
+    ("BND-08", "MUST", "§4.1.2", "The refresh hint is a whole number of seconds."),
+    ("BND-09", "fact", "§4.1.2", "The refresh hint binds nobody."),
+    ("BND-10", "MUST", "§4.1.3", "A bundle without the array `keys` is malformed."),
+    ("BND-11", "MUST", "§4.1.3", "Elements of unknown types and uses are ignored one by one."),
+    ("BND-12", "fact", "§4.1.3", "A bundle with no usable key is a bundle: everything is revoked."),
+    ("BND-13", "MUST", "§4.1.3", "With a bundle of no usable key every SVID of its trust domain is refused."),
+    ("BND-14", "MUST", "§4.2", "Each kind of SVID has a use of its own."),
+    ("BND-15", "MAY", "§4.2", "The document of an SVID may ask more of its elements."),
+    ("BND-16", "SHOULD NOT", "§4.2", "Published elements have no members beyond those of the standards."),
+    ("BND-17", "MUST", "§4.2.1", "Published elements have a key type."),
+    ("BND-18", "MUST", "§4.2.1", "An element of an unknown key type is ignored."),
+    ("BND-19", "MUST", "§4.2.2", "Published elements have a use, and its case counts."),
+    ("BND-20", "MUST", "§4.2.2", "An element without a known use is ignored."),
+    ("BND-21", "MUST", "§5.1.1", "A bundle map has the member `trust_domains`."),
+    ("BND-22", "MAY", "§5.1.1", "A bundle map may be empty."),
+    ("BND-23", "MUST", "§5.1.1", "A bundle map names a trust domain once."),
+    ("BND-24", "MUST", "§5.1.1", "A bundle map that names a trust domain twice is refused."),
+    ("BND-25", "SHOULD", "§5.1.1", "Bundles in a map have no refresh hint."),
+    ("BND-26", "MUST NOT", "§5.1.1", "The refresh of a map ignores the hints inside."),
+    ("BND-27", "fact", "§B.1", "A bundle map is taken as a whole or not at all."),
+    ("BND-28", "fact", "§3", "Bundles are kept by trust domain and never pooled."),
+    ("BND-29", "SHOULD", "§6.3", "A name stands once in a JSON object, or the document is refused."),
+    ("BND-30", "fact", "§6.2", "Trust domains share no keys."),
+)

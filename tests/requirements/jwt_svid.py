@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What JWT-SVID asks for, in our words."""
+
+DOCUMENT = "JWT-SVID"
+ROWS = (
+    ("JWT-01", "MUST NOT", "§1", "The JSON serialization of JWS is refused."),
+    (
+        "JWT-02",
+        "MUST NOT",
+        "§2",
+        "A header has `alg`, `kid` and `typ` only, and no key that a header brings is used.",
+    ),
+    ("JWT-03", "fact", "§2", "An encrypted token is refused."),
+    ("JWT-04", "MUST", "§2.1", "Tokens are signed with one of nine algorithms."),
+    ("JWT-05", "MUST", "§2.1", "A token of any other algorithm is refused."),
+    ("JWT-06", "MUST", "§4", "The algorithm is looked at before anything else is done."),
+    ("JWT-07", "fact", "§2.2", "A token names its key; one that does not is refused."),
+    ("JWT-08", "MUST", "§2.3", "`typ` is absent, `JWT` or `JOSE`."),
+    ("JWT-09", "MAY", "§3", "Further claims may stand in a token."),
+    ("JWT-10", "MUST", "§3.1", "The subject is the SPIFFE ID of the workload."),
+    ("JWT-11", "MUST", "§3.2", "A token is issued for at least one audience."),
+    ("JWT-12", "MUST", "§3.2", "A token without audience is refused."),
+    ("JWT-13", "MUST", "§3.2", "A token that is meant for others is refused."),
+    ("JWT-14", "fact", "§3.2", "A token has one audience as a rule."),
+    ("JWT-15", "SHOULD", "§3.2", "An audience stands for one service."),
+    ("JWT-16", "MUST", "§3.3", "A token is issued with an expiry."),
+    ("JWT-17", "MUST", "§3.3", "A token without expiry is refused."),
+    ("JWT-18", "MUST", "§4", "Expiry and audience are judged as RFC 7519 says, with a small leeway."),
+    ("JWT-19", "MUST", "§5.1", "Tokens travel in compact serialization."),
+    ("JWT-20", "SHOULD", "§5.2", "Over HTTP a token travels as a bearer token in `Authorization`."),
+    ("JWT-21", "SHOULD", "§5.3", "Over gRPC a token travels as a bearer token in `authorization`."),
+    ("JWT-22", "MUST", "§6.1", "A JWT key in a bundle has the use `jwt-svid`."),
+    ("JWT-23", "MUST", "§6.1", "A JWT key in a bundle has a `kid`, unique in it."),
+    ("JWT-24", "MUST", "§6.2", "Only keys of the use `jwt-svid` judge tokens."),
+    ("JWT-25", "fact", "§6.2", "A bundle without JWT keys vouches for no token."),
+    ("JWT-26", "fact", "§7.1", "A validator need not remember tokens: the same one is good twice."),
+    ("JWT-27", "MUST", "§4", "A token is judged by the bundle of its subject's trust domain."),
+    ("JWT-28", "fact", "§2.1", "The type of a key fits the algorithm that it is used with."),
+    ("JWT-29", "fact", "§3.3", "`exp` is issued as a whole number, and a text is none."),
+)

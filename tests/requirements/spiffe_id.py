@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What SPIFFE-ID asks for, in our words."""
+
+DOCUMENT = "SPIFFE-ID"
+ROWS = (
+    ("ID-01", "MUST", "§2", "The scheme of a SPIFFE ID is `spiffe`."),
+    ("ID-02", "MUST", "§2", "The name of the trust domain is there."),
+    ("ID-03", "MUST NOT", "§2", "There is no query."),
+    ("ID-04", "MUST NOT", "§2", "There is no fragment."),
+    ("ID-05", "MUST", "§2.1", "There is no user information before the trust domain."),
+    ("ID-06", "MUST", "§2.1", "There is no port after the trust domain, not even an empty one."),
+    (
+        "ID-07",
+        "MUST",
+        "§2.1",
+        "The trust domain is in lower case; no other spelling is ever issued or accepted.",
+    ),
+    (
+        "ID-08",
+        "MUST",
+        "§2.1",
+        "The trust domain has letters a to z, digits, dots, hyphens and underscores only.",
+    ),
+    ("ID-09", "MUST NOT", "§2.1", "The trust domain is never percent-decoded."),
+    (
+        "ID-10",
+        "fact",
+        "§2.1",
+        "A dotted quad is a trust domain name like any other; a bracketed address is none.",
+    ),
+    ("ID-11", "MUST NOT", "§2.1", "No rule of DNS or IP is applied to a name that looks like one of theirs."),
+    ("ID-12", "MUST NOT", "§2.2", "The path is never percent-decoded."),
+    ("ID-13", "MUST NOT", "§2.2", "No path segment is empty."),
+    ("ID-14", "MUST NOT", "§2.2", "No path segment is a single or a double dot."),
+    ("ID-15", "MUST NOT", "§2.2", "The path does not end with a slash, and a lone slash is no path."),
+    ("ID-16", "MUST", "§2.2", "Path segments have letters, digits, dots, hyphens and underscores only."),
+    ("ID-17", "MAY", "§2.2", "A path may have one segment or many."),
+    ("ID-18", "MUST", "§2.3", "An ID of 2,048 bytes works wherever an ID does."),
+    ("ID-19", "SHOULD NOT", "§2.3", "No ID of more than 2,048 bytes is made."),
+    ("ID-20", "fact", "§2.4", "The name of a trust domain has at most 255 bytes."),
+    ("ID-21", "fact", "§3", "Paths that differ in case are different identities."),
+    ("ID-22", "MUST", "§3.1", "The authority of a trust domain carries an SVID itself."),
+    ("ID-23", "SHOULD", "§3.1", "The ID of an authority is in the trust domain that it signs for."),
+    ("ID-24", "SHOULD NOT", "§3.1", "The ID of an authority has no path."),
+    ("ID-25", "MUST", "§3.2", "The ID, and the key where there is one, stand in the part that is signed."),
+    ("ID-26", "MAY", "§3.2", "An SVID may say more than the standards ask for."),
+    ("ID-27", "MUST", "§3.3", "Only the document types of the standards are SVIDs."),
+    (
+        "ID-28",
+        "fact",
+        "§3.1",
+        "An authority may be signed by another trust domain's, and is self-signed otherwise.",
+    ),
+    ("ID-29", "fact", "§4.1.2", "What an SVID asserts holds in its own trust domain only."),
+)

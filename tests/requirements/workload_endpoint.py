@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What Workload_Endpoint asks for, in our words."""
+
+DOCUMENT = "Workload_Endpoint"
+ROWS = (
+    ("WEP-01", "SHOULD", "§2", "The endpoint is reachable locally only."),
+    ("WEP-02", "SHOULD NOT", "§2", "One endpoint serves one host."),
+    ("WEP-03", "MUST", "§3", "The endpoint speaks gRPC."),
+    ("WEP-04", "SHOULD", "§3", "The endpoint is a Unix socket unless that cannot be."),
+    ("WEP-05", "MUST NOT", "§3", "The endpoint is not on TCP unless the network tells workloads apart."),
+    ("WEP-06", "MUST", "§3", "A client sends the security header with every call."),
+    ("WEP-07", "MUST", "§3", "A call without the security header, exactly so, is refused."),
+    ("WEP-08", "MUST NOT", "§3.1", "The endpoint asks for no TLS."),
+    (
+        "WEP-09",
+        "MUST",
+        "§4",
+        "A client finds the endpoint in `SPIFFE_ENDPOINT_SOCKET` unless told otherwise.",
+    ),
+    ("WEP-10", "MUST", "§4", "The address is a URI of the scheme `unix` or `tcp`."),
+    ("WEP-11", "MUST NOT", "§4", "A `unix` address has no authority."),
+    ("WEP-12", "MUST", "§4", "A `unix` address is an absolute path and nothing else."),
+    ("WEP-13", "MUST", "§4", "A `tcp` address has an IP address for a host."),
+    ("WEP-14", "MUST", "§4", "A `tcp` address has a port and nothing after it."),
+    ("WEP-15", "MUST NOT", "§5", "The endpoint asks its callers for no credentials."),
+    ("WEP-16", "SHOULD", "§5", "The endpoint learns who calls from the kernel or the orchestrator."),
+    ("WEP-17", "MUST NOT", "§5", "Learning who calls needs no help of the caller."),
+    ("WEP-18", "MUST", "§6", "A call without the security header ends with InvalidArgument."),
+    ("WEP-19", "SHOULD NOT", "§6", "A client does not try again after InvalidArgument."),
+    ("WEP-20", "fact", "§6", "An endpoint that cannot answer now says Unavailable."),
+    ("WEP-21", "MAY", "§6", "A client tries again after Unavailable, with growing pauses."),
+    ("WEP-22", "SHOULD", "§6", "A caller without an identity gets PermissionDenied."),
+    ("WEP-23", "MAY", "§6", "A client may try again after PermissionDenied, with pauses."),
+    (
+        "WEP-24",
+        "fact",
+        "§A",
+        "A method that is not served answers Unimplemented, and the client does not try again.",
+    ),
+    ("WEP-25", "MUST NOT", "§7", "The services of the standard are not extended."),
+    ("WEP-26", "MUST", "§7", "The endpoint serves the Workload API."),
+    ("WEP-27", "SHOULD", "§7", "The endpoint serves reflection."),
+    ("WEP-28", "SHOULD", "§7", "A client needs no reflection."),
+    (
+        "WEP-29",
+        "fact",
+        "§4",
+        "The environment variable has exactly the standard's name, and there is no default path.",
+    ),
+)
