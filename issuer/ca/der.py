@@ -41,8 +41,8 @@ def bit_string(data: bytes, unused: int = 0) -> bytes:
 def oid(dotted: str) -> bytes:
     """Return an OBJECT IDENTIFIER."""
     first, second, *rest = map(int, dotted.split("."))
-    body = bytearray((first * 40 + second,))
-    for arc in rest:
+    body = bytearray()
+    for arc in (first * 40 + second, *rest):
         groups = [arc & 0x7F]
         while arc := arc >> 7:
             groups.append(arc & 0x7F | 0x80)
