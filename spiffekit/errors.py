@@ -7,6 +7,7 @@
     ├── SpiffeIdError (ValueError too)      an ID, trust domain or path breaks SPIFFE-ID §2
     ├── SelectorError (ValueError too)      a selector is not of the form type:value
     ├── UnsupportedKeyError                 a key is of a kind or size we do not accept
+    ├── AddressError (ValueError too)       an endpoint address breaks Workload_Endpoint §4
     ├── BundleError                         a bundle is malformed
     ├── SvidError                           an SVID is malformed
     │   ├── X509SvidError
@@ -19,6 +20,7 @@
     │   └── UnauthorizedPeerError           trusted, but not the peer that we talk to
     ├── WorkloadApiError                    the Workload API refused for good
     └── WorkloadApiUnavailableError         the Workload API cannot answer now; try again
+        └── NoIdentityIssuedError           it grants nothing to this process, or no longer does
 
 The split is by what the catcher does: malformed input is refused, untrusted input is refused and
 worth an alarm, an unavailable peer is asked again.
@@ -39,6 +41,10 @@ class SelectorError(SpiffeError, ValueError):
 
 class UnsupportedKeyError(SpiffeError):
     """A key is of a kind, curve or size that we do not accept."""
+
+
+class AddressError(SpiffeError, ValueError):
+    """An endpoint address breaks Workload_Endpoint §4, or there is none."""
 
 
 class BundleError(SpiffeError):
@@ -87,3 +93,7 @@ class WorkloadApiError(SpiffeError):
 
 class WorkloadApiUnavailableError(SpiffeError):
     """The Workload API cannot answer now; trying again may help."""
+
+
+class NoIdentityIssuedError(WorkloadApiUnavailableError):
+    """The Workload API grants nothing to this process now: what it granted before must not be used."""

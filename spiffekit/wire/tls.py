@@ -12,7 +12,7 @@ import socket
 import ssl
 import struct
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +20,7 @@ from typing import Any, Final
 from spiffekit.certificates import pem_certificate
 from spiffekit.x509svid import X509Svid
 
+_GRPC: Final = ("h2",)
 CONNECT_WITHIN: Final = timedelta(seconds=10)
 _PARTIAL_CHAIN: Final = 0x80000  # X509_V_FLAG_PARTIAL_CHAIN: a root of ours may be an intermediate of others
 
@@ -42,32 +43,36 @@ def load_identity(context: ssl.SSLContext, svid: X509Svid) -> None:
         context.load_cert_chain(path)
 
 
-def _hardened(context: ssl.SSLContext, roots_der: Iterable[bytes], alpn: list[str]) -> ssl.SSLContext:
+def _hardened(context: ssl.SSLContext, roots_der: Iterable[bytes], alpn: Sequence[str]) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     # No resumption: a session must not outlive the certificate that opened it.
     context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
     context.verify_flags |= ssl.VerifyFlags(_PARTIAL_CHAIN)
-    context.set_alpn_protocols(alpn)
+    context.set_alpn_protocols(list(alpn))
     roots = "".join(pem_certificate(der).decode() for der in roots_der)
     if roots:
         context.load_verify_locations(cadata=roots)
     return context
 
 
-def server_context(svid: X509Svid, roots_der: Iterable[bytes]) -> ssl.SSLContext:
-    """Return a context for a gRPC server that asks for a client certificate and does not demand one."""
-    context = _hardened(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), roots_der, ["h2"])
+def server_context(
+    svid: X509Svid, roots_der: Iterable[bytes], *, alpn: Sequence[str] = _GRPC
+) -> ssl.SSLContext:
+    """Return a context for a server that asks for a client certificate and does not demand one."""
+    context = _hardened(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), roots_der, alpn)
     context.num_tickets = 0
     context.verify_mode = ssl.CERT_OPTIONAL
     load_identity(context, svid)
     return context
 
 
-def client_context(svid: X509Svid | None, roots_der: Iterable[bytes]) -> ssl.SSLContext:
-    """Return a context for a gRPC client; names are not checked here, SPIFFE IDs are by the caller."""
+def client_context(
+    svid: X509Svid | None, roots_der: Iterable[bytes], *, alpn: Sequence[str] = _GRPC
+) -> ssl.SSLContext:
+    """Return a context for a client; names are not checked here, SPIFFE IDs are by the caller."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
-    _hardened(context, roots_der, ["h2"])
+    _hardened(context, roots_der, alpn)
     if svid is not None:
         load_identity(context, svid)
     return context

@@ -1,16 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a workload needs: where its Workload API is, and which peers it wants to talk to."""
+"""What a workload needs: its identity from the Workload API, kept fresh, and mTLS with peers known by ID."""
 
-from spiffekit.workload.address import AddressError, EndpointAddress, endpoint_address
+from spiffekit.workload.address import EndpointAddress, endpoint_address
 from spiffekit.workload.authorize import Authorize, any_of, below, exact, member_of
+from spiffekit.workload.client import ValidatedToken, WorkloadApi
+from spiffekit.workload.source import JwtSource, X509Source
+from spiffekit.workload.threads import jwt_source, x509_source
+from spiffekit.workload.tls import PeerRefusedError, mtls_client_context, mtls_server_context, peer_spiffe_id
+from spiffekit.workload.updates import X509Update, X509UpdateSource
 
 __all__ = [
-    "AddressError",
-    "Authorize",
     "EndpointAddress",
-    "any_of",
-    "below",
     "endpoint_address",
+    "WorkloadApi",
+    "X509Update",
+    "X509UpdateSource",
+    "X509Source",
+    "JwtSource",
+    "x509_source",
+    "jwt_source",
+    "ValidatedToken",
+    "Authorize",
     "exact",
+    "below",
     "member_of",
+    "any_of",
+    "mtls_client_context",
+    "mtls_server_context",
+    "peer_spiffe_id",
+    "PeerRefusedError",
 ]

@@ -8,15 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Self
 
-from spiffekit.errors import SpiffeError
+from spiffekit.errors import AddressError
+from spiffekit.wire.workload_api import ENDPOINT_VARIABLE
 
-ENDPOINT_VARIABLE: Final = "SPIFFE_ENDPOINT_SOCKET"  # Workload_Endpoint §4
 _TCP: Final = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<v4>[0-9.]+)):(?P<port>[0-9]{1,5})")
 _LARGEST_PORT: Final = 65535
-
-
-class AddressError(SpiffeError, ValueError):
-    """An endpoint address breaks Workload_Endpoint §4, or there is none."""
 
 
 @dataclass(frozen=True, slots=True)

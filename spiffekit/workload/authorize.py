@@ -15,8 +15,7 @@ def exact(spiffe_id: SpiffeId) -> Authorize:
 
 def below(prefix: SpiffeId) -> Authorize:
     """Accept this ID and every ID under it, on a segment boundary: /web covers /web/1, never /web2."""
-    start = f"{prefix}/"
-    return lambda peer: peer == prefix or str(peer).startswith(start)
+    return lambda peer: peer.is_below(prefix)
 
 
 def member_of(trust_domain: TrustDomain) -> Authorize:

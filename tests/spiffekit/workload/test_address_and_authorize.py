@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from spiffekit.errors import AddressError
 from spiffekit.id import SpiffeId, TrustDomain
 from spiffekit.workload import (
-    AddressError,
     EndpointAddress,
     any_of,
     below,

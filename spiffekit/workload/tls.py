@@ -1,0 +1,290 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`ssl.SSLContext`s for mTLS between workloads: always the current SVID, and a peer known by its SPIFFE ID.
+
+They work wherever a context is taken: `asyncio.start_server`, `asyncio.open_connection`, `wrap_socket`,
+`http.server`, `urllib`, httpx. Each connection takes the snapshot of its moment, so rotation drops none.
+
+A handshake counts as done only when the peer's chain is verified against the bundle of its own trust
+domain and the peer is one that we want to talk to. Reading or writing before that does the handshake
+first: no byte of the application passes unverified. In TLS 1.3 a client finishes before the server has
+judged it; it learns of a refusal by the end of the connection.
+"""
+
+import contextlib
+import ssl
+from collections.abc import Callable
+from typing import Any, Final, Self, cast
+
+from spiffekit import x509svid
+from spiffekit.daemon.clock import Clock, SystemClock
+from spiffekit.errors import SpiffeError, UnauthorizedPeerError
+from spiffekit.id import SpiffeId
+from spiffekit.wire import tls
+from spiffekit.workload.authorize import Authorize
+from spiffekit.workload.updates import X509Update, X509UpdateSource
+
+Judge = Callable[[tuple[bytes, ...]], SpiffeId]
+_ALPN: Final = ("h2", "http/1.1")
+
+
+class PeerRefusedError(ssl.SSLError, SpiffeError):
+    """The handshake failed because the peer is not to be trusted, or not whom we want to talk to."""
+
+
+class _Verified:
+    """What both kinds of TLS connection share: a handshake that ends with our own judgement."""
+
+    _judge: Judge | None = None
+    _peer: SpiffeId | None = None
+
+    @property
+    def peer_spiffe_id(self) -> SpiffeId:
+        if self._peer is None:
+            raise UnauthorizedPeerError("the handshake is not finished")
+        return self._peer
+
+    def _verify(self) -> None:
+        assert self._judge is not None  # noqa: S101 - set by the context before it hands us out
+        try:
+            self._peer = self._judge(tls.peer_chain(cast("ssl.SSLObject", self)))
+        except SpiffeError as error:
+            raise PeerRefusedError(f"peer refused: {error}") from error
+
+
+class SpiffeSSLObject(_Verified, ssl.SSLObject):
+    """TLS over memory buffers, as asyncio uses it."""
+
+    def do_handshake(self) -> None:
+        """Do the TLS handshake, then judge the peer."""
+        super().do_handshake()
+        if self._peer is None:
+            self._verify()
+
+    def read(self, len: int = 1024, buffer: Any = None) -> Any:  # noqa: A002 - the standard library's name
+        """Read, once the peer is verified."""
+        self._require()
+        return super().read(len, buffer) if buffer is not None else super().read(len)
+
+    def write(self, data: Any) -> int:
+        """Write, once the peer is verified."""
+        self._require()
+        return super().write(data)
+
+    def _require(self) -> None:
+        if self._peer is None:
+            self.do_handshake()
+
+
+class SpiffeSSLSocket(_Verified, ssl.SSLSocket):
+    """TLS over a socket."""
+
+    do_handshake_on_connect: bool
+    _owner: "SpiffeSSLContext | None" = None
+
+    def do_handshake(self, block: bool = False) -> None:
+        """Do the TLS handshake, then judge the peer; a refused one is disconnected."""
+        super().do_handshake(block)
+        if self._peer is None:
+            try:
+                self._verify()
+            except PeerRefusedError:
+                self.close()
+                raise
+
+    def read(self, len: int = 1024, buffer: Any = None) -> Any:  # noqa: A002 - the standard library's name
+        """Read, once the peer is verified."""
+        self._require()
+        return super().read(len, buffer)
+
+    def write(self, data: Any) -> int:
+        """Write, once the peer is verified."""
+        self._require()
+        return super().write(data)
+
+    def send(self, data: Any, flags: int = 0) -> int:
+        """Send, once the peer is verified."""
+        self._require()
+        return super().send(data, flags)
+
+    def accept(self) -> tuple["SpiffeSSLSocket", Any]:
+        """Accept a connection with the identity of this moment, not that of when we began to listen."""
+        assert self._owner is not None  # noqa: S101 - set by the context before it hands us out
+        plain, address = super(ssl.SSLSocket, self).accept()
+        secured = self._owner.wrap_socket(
+            plain, server_side=True, do_handshake_on_connect=self.do_handshake_on_connect
+        )
+        return cast("SpiffeSSLSocket", secured), address
+
+    def _require(self) -> None:
+        if self._peer is None:
+            self.do_handshake()
+
+
+class SpiffeSSLContext(ssl.SSLContext):
+    """A context that makes a fresh one for each snapshot of its source. Made by the two functions below."""
+
+    _source: X509UpdateSource
+    _judge: Judge
+    _server_side: bool
+    _alpn: list[str]
+    _made: tuple[X509Update, ssl.SSLContext] | None
+
+    @classmethod
+    def _create(cls, source: X509UpdateSource, judge: Judge, *, server_side: bool) -> Self:
+        context = cls(ssl.PROTOCOL_TLS_SERVER if server_side else ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False  # SPIFFE IDs are checked, not names
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context._source, context._judge, context._server_side = source, judge, server_side
+        context._alpn, context._made = list(_ALPN), None
+        return context
+
+    def set_alpn_protocols(self, alpn_protocols: Any) -> None:
+        """Offer these protocols in the handshakes that follow."""
+        self._alpn = list(alpn_protocols)
+        self._made = None
+
+    def wrap_socket(
+        self,
+        sock: Any,
+        server_side: bool = False,
+        do_handshake_on_connect: bool = True,
+        suppress_ragged_eofs: bool = True,
+        server_hostname: str | bytes | None = None,
+        session: ssl.SSLSession | None = None,
+    ) -> ssl.SSLSocket:
+        """Wrap a socket. See `ssl.SSLContext.wrap_socket`; sessions are never resumed.
+
+        Raises:
+            NoIdentityIssuedError: We have no identity to present.
+            PeerRefusedError: The peer is not to be trusted.
+        """
+        _refuse_session(session)
+        wrapped = cast(
+            "SpiffeSSLSocket",
+            self._current().wrap_socket(
+                sock,
+                server_side=server_side,
+                do_handshake_on_connect=False,
+                suppress_ragged_eofs=suppress_ragged_eofs,
+                server_hostname=server_hostname,
+            ),
+        )
+        wrapped._owner, wrapped._judge = self, self._judge
+        wrapped.do_handshake_on_connect = do_handshake_on_connect
+        if do_handshake_on_connect and _connected(wrapped):
+            try:
+                wrapped.do_handshake()
+            except BaseException:
+                wrapped.close()
+                raise
+        return wrapped
+
+    def wrap_bio(
+        self,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+        server_side: bool = False,
+        server_hostname: str | bytes | None = None,
+        session: ssl.SSLSession | None = None,
+    ) -> ssl.SSLObject:
+        """Wrap memory buffers. See `ssl.SSLContext.wrap_bio`; sessions are never resumed.
+
+        Raises:
+            NoIdentityIssuedError: We have no identity to present.
+        """
+        _refuse_session(session)
+        wrapped = cast(
+            "SpiffeSSLObject",
+            self._current().wrap_bio(
+                incoming, outgoing, server_side=server_side, server_hostname=server_hostname
+            ),
+        )
+        wrapped._judge = self._judge
+        return wrapped
+
+    def _current(self) -> ssl.SSLContext:
+        """Return the context of the snapshot of this moment; made twice by two threads it is the same."""
+        update = self._source.x509_update()
+        made = self._made
+        if made is not None and made[0] is update:
+            return made[1]
+        roots = [a.certificate_der for bundle in update.bundles for a in bundle.x509_authorities]
+        svid = update.x509_svid()
+        if self._server_side:
+            context = tls.server_context(svid, roots, alpn=self._alpn)
+        else:
+            context = tls.client_context(svid, roots, alpn=self._alpn)
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.minimum_version = max(self.minimum_version, ssl.TLSVersion.TLSv1_2)
+        context.sslsocket_class = SpiffeSSLSocket
+        context.sslobject_class = SpiffeSSLObject
+        self._made = (update, context)
+        return context
+
+
+def mtls_server_context(
+    source: X509UpdateSource, authorize: Authorize, *, clock: Clock | None = None
+) -> ssl.SSLContext:
+    """Return a context for a server that demands a client certificate.
+
+    Args:
+        source: Whose SVID to present, and the bundles to verify clients with; an `X509Source` or a fixed
+            update.
+        authorize: Decides which verified clients may connect; see `spiffekit.workload.authorize`.
+        clock: Another clock, for tests.
+    """
+    return SpiffeSSLContext._create(
+        source, _judging(source, authorize, clock or SystemClock()), server_side=True
+    )
+
+
+def mtls_client_context(
+    source: X509UpdateSource, authorize: Authorize, *, clock: Clock | None = None
+) -> ssl.SSLContext:
+    """Return a context for a client: the server's names are not checked, its SPIFFE ID is.
+
+    Args: See `mtls_server_context`.
+    """
+    return SpiffeSSLContext._create(
+        source, _judging(source, authorize, clock or SystemClock()), server_side=False
+    )
+
+
+def peer_spiffe_id(connection: object) -> SpiffeId:
+    """Return the verified SPIFFE ID of the peer.
+
+    Args:
+        connection: An `ssl.SSLSocket` or `ssl.SSLObject` made by a context of this module, or an asyncio
+            transport or `StreamWriter` over one.
+
+    Raises:
+        UnauthorizedPeerError: It is no such connection, or its handshake is not finished.
+    """
+    get = getattr(connection, "get_extra_info", None)
+    found = get("ssl_object") if get is not None else connection
+    if not isinstance(found, _Verified):
+        raise UnauthorizedPeerError("not a connection of these contexts")
+    return found.peer_spiffe_id
+
+
+def _judging(source: X509UpdateSource, authorize: Authorize, clock: Clock) -> Judge:
+    def judge(chain_der: tuple[bytes, ...]) -> SpiffeId:
+        peer = x509svid.verify(chain_der, source.x509_update(), now=clock.now())
+        if not authorize(peer):
+            raise UnauthorizedPeerError(f"{peer} is not authorised")
+        return peer
+
+    return judge
+
+
+def _refuse_session(session: object) -> None:
+    if session is not None:
+        raise ValueError("sessions are not resumed: they would outlive the SVID that opened them")
+
+
+def _connected(connection: ssl.SSLSocket) -> bool:
+    with contextlib.suppress(OSError):
+        connection.getpeername()
+        return True
+    return False

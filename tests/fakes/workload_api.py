@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A Workload API that says what a test tells it to, over a real gRPC server on a Unix socket."""
+
+import asyncio
+from contextlib import asynccontextmanager
+
+import grpc
+
+from spiffekit.wire.workload_api import SERVICE, messages, methods
+
+
+class FakeWorkloadApi:
+    """Streams what `say` was told last; `refuse` ends and refuses streams with a status."""
+
+    def __init__(self):
+        self.messages = messages()
+        self.calls = []  # (method, metadata)
+        self.answers = {}  # of unary methods
+        self._now = {}
+        self._changed = asyncio.Event()
+        self._refusal = None
+
+    def say(self, name, message):
+        self._refusal = None
+        self._now[name] = message
+        self._notify()
+
+    def refuse(self, code, details=""):
+        self._refusal = (code, details)
+        self._notify()
+
+    def _notify(self):
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    def called(self, name):
+        return sum(1 for method, _ in self.calls if method == name)
+
+    def _stream(self, name):
+        async def handle(_request, context):
+            self.calls.append((name, dict(context.invocation_metadata())))
+            sent = None
+            while True:
+                changed = self._changed
+                if self._refusal is not None:
+                    await context.abort(*self._refusal)
+                if name in self._now and self._now[name] is not sent:
+                    sent = self._now[name]
+                    yield sent
+                await changed.wait()
+
+        return handle
+
+    def _unary(self, name):
+        async def handle(request, context):
+            self.calls.append((name, dict(context.invocation_metadata())))
+            if self._refusal is not None:
+                await context.abort(*self._refusal)
+            return self.answers[name](request)
+
+        return handle
+
+    @asynccontextmanager
+    async def serving(self, path):
+        server = grpc.aio.server()
+        handlers = {}
+        for name, method in methods().items():
+            kind = (
+                grpc.unary_stream_rpc_method_handler
+                if method.streaming
+                else grpc.unary_unary_rpc_method_handler
+            )
+            behave = self._stream(name) if method.streaming else self._unary(name)
+            handlers[name] = kind(behave, method.request.FromString, lambda m: m.SerializeToString())
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+        server.add_insecure_port(f"unix:{path}")
+        await server.start()
+        try:
+            yield f"unix://{path}"
+        finally:
+            await server.stop(0)
