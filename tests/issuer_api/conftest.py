@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures: an issuer that serves, and channels of its callers."""
+
+import shutil
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.clock import FakeClock
+from tests.issuer_api.world import World
+
+
+@pytest.fixture
+def place():
+    """A folder with a path short enough for Unix sockets."""
+    path = Path(tempfile.mkdtemp(prefix="ia-"))
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def clock():
+    """Stands still at the real time, because OpenSSL has no other clock for its handshakes."""
+    return FakeClock(datetime.now(UTC).replace(microsecond=0))
+
+
+@pytest.fixture
+async def world(place, clock):
+    async with World.open(place, clock) as made:
+        yield made
+
+
+@pytest.fixture
+async def local(world):
+    return await world.local()

@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An issuer put together as its assembly does it, on a clock that tests move."""
+
+import asyncio
+import contextlib
+from datetime import timedelta
+
+import grpc
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from grpc_health.v1 import health_pb2
+from prometheus_client import CollectorRegistry
+
+from issuer.api.bundle import BundleService
+from issuer.api.caller import Callers, local_connection, tls_connection
+from issuer.api.debug import DebugService, HealthService
+from issuer.api.dispatch import Dispatcher, Metrics
+from issuer.api.entry import EntryService
+from issuer.api.node import NodeService
+from issuer.api.svid import SvidService
+from issuer.api.updates import UpdatesService
+from issuer.ca.authorities import Authorities, AuthorityPolicy
+from issuer.ca.rotation import ServerIdentity
+from issuer.changes import ChangeLog
+from issuer.keys.memory import MemoryKeyManager
+from issuer.limits import RateLimit
+from issuer.model import Node, RegistrationEntry
+from issuer.node.join_token import JoinTokenVerifier
+from issuer.registration import Registrations
+from issuer.store import Database
+from spiffekit.bundle import BundleSet
+from spiffekit.daemon.health import Health
+from spiffekit.daemon.listener import TlsFront, UnixFront, inner_socket, server_options
+from spiffekit.id import SpiffeId, TrustDomain
+from spiffekit.keys import private_key_to_der
+from spiffekit.selector import Selector
+from spiffekit.wire import tls
+from spiffekit.wire.pb.issuer.v1 import updates_pb2
+from spiffekit.wire.pb.spire.api import types_pb2
+from spiffekit.wire.pb.spire.api.server.agent.v1 import agent_pb2
+from spiffekit.wire.pb.spire.api.server.bundle.v1 import bundle_pb2
+from spiffekit.wire.pb.spire.api.server.debug.v1 import debug_pb2
+from spiffekit.wire.pb.spire.api.server.entry.v1 import entry_pb2
+from spiffekit.wire.pb.spire.api.server.svid.v1 import svid_pb2
+from spiffekit.x509svid import X509Svid
+
+TRUST_DOMAIN = TrustDomain("example.org")
+SERVICES = {
+    "agent": agent_pb2.DESCRIPTOR.services_by_name["Agent"],
+    "bundle": bundle_pb2.DESCRIPTOR.services_by_name["Bundle"],
+    "entry": entry_pb2.DESCRIPTOR.services_by_name["Entry"],
+    "svid": svid_pb2.DESCRIPTOR.services_by_name["SVID"],
+    "debug": debug_pb2.DESCRIPTOR.services_by_name["Debug"],
+    "health": health_pb2.DESCRIPTOR.services_by_name["Health"],
+    "updates": updates_pb2.DESCRIPTOR.services_by_name["Updates"],
+}
+MAX_REQUEST = 4 * 1024 * 1024
+MANY = 1e9
+
+
+def spiffe_id(path):
+    return SpiffeId(TRUST_DOMAIN, path)
+
+
+def id_message(path, trust_domain="example.org"):
+    return types_pb2.SPIFFEID(trust_domain=trust_domain, path=path)
+
+
+def csr(key=None, builder=None):
+    """A PKCS#10 request, DER: nothing but a key, as attestors send it."""
+    builder = builder or x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
+    signed = builder.sign(key or ec.generate_private_key(ec.SECP256R1()), hashes.SHA256())
+    return signed.public_bytes(serialization.Encoding.DER)
+
+
+class World:
+    """You get one by `open`. `options` are those of the services."""
+
+    def __init__(self, clock, database, **options):
+        self.clock = clock
+        self.database = database
+        self.options = options
+        self.registrations = Registrations(TRUST_DOMAIN)
+        self.health = Health()
+        self.registry = CollectorRegistry()
+        self.authorities = Authorities(
+            TRUST_DOMAIN,
+            AuthorityPolicy(ca_ttl=options.get("ca_ttl", timedelta(hours=24))),
+            keys=MemoryKeyManager(),
+            database=database,
+            clock=clock,
+        )
+        self.identity = ServerIdentity(TRUST_DOMAIN, self.authorities, ttl=timedelta(hours=1), clock=clock)
+        self.verifiers = {"join_token": JoinTokenVerifier(), **options.get("verifiers", {})}
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def open(cls, folder, clock, **options):
+        database = Database.open(folder / "issuer.db", clock=clock)
+        try:
+            world = cls(clock, database, **options)
+            known = world.registrations
+            await database.read(lambda tx: known.load(tx.entries.all(), tx.nodes.all(), tx.bundles.all()))
+            world.log = ChangeLog(await database.read(lambda tx: tx.changes.last()))
+            database.on_commit += [known.apply, world.log.publish]
+            await world.authorities.load()
+            await world.identity.refresh()
+            async with contextlib.AsyncExitStack() as stack:
+                world.stack = stack
+                await world._serve(folder)
+                yield world
+        finally:
+            database.close()
+
+    async def _serve(self, folder):
+        self.socket = folder / "api.sock"
+        self.remote = TlsFront(
+            "127.0.0.1",
+            0,
+            context=self._tls_context,
+            identify=lambda peer: tls_connection(peer, BundleSet(self.registrations.bundles()), self.clock),
+        )
+        self.callers = Callers(
+            TRUST_DOMAIN,
+            self.registrations,
+            database=self.database,
+            clock=self.clock,
+            admin_ids=self.options.get("admin_ids", frozenset()),
+        )
+        self.services = self._services()
+        metrics = Metrics(self.registry)
+        for front in (self.remote, UnixFront(self.socket, mode=0o770, identify=local_connection)):
+            dispatcher = Dispatcher(
+                self.callers,
+                connection_of=front.peer_of,
+                database=self.database,
+                clock=self.clock,
+                metrics=metrics,
+            )
+            handlers = [dispatcher.handler(SERVICES[name], made) for name, made in self.services.items()]
+            inner = self.stack.enter_context(inner_socket())
+            server = grpc.aio.server(options=server_options(MAX_REQUEST))
+            server.add_generic_rpc_handlers(tuple(handlers))
+            server.add_insecure_port(f"unix:{inner}")
+            await server.start()
+            self.stack.push_async_callback(server.stop, 0)
+            await self.stack.enter_async_context(front.open(inner))
+
+    def _tls_context(self):
+        roots = [a.certificate_der for b in self.registrations.bundles() for a in b.x509_authorities]
+        return tls.server_context(self.identity.x509_svid(), roots)
+
+    def _services(self):
+        common = {"database": self.database, "registrations": self.registrations}
+        limits = {
+            name: RateLimit(*self.options.get(name, (MANY, MANY)), monotonic=self.clock.monotonic)
+            for name in ("attest_limit", "sign_limit")
+        }
+        return {
+            "agent": NodeService(
+                TRUST_DOMAIN,
+                **common,
+                authorities=self.authorities,
+                verifiers=self.verifiers,
+                node_svid_ttl=timedelta(hours=1),
+                attest_limit=limits["attest_limit"],
+                **{k: self.options[k] for k in ("attest_within",) if k in self.options},
+            ),
+            "bundle": BundleService(TRUST_DOMAIN, **common),
+            "entry": EntryService(TRUST_DOMAIN, **common),
+            "svid": SvidService(
+                TRUST_DOMAIN,
+                **common,
+                authorities=self.authorities,
+                x509_svid_ttl=timedelta(hours=1),
+                jwt_svid_ttl=timedelta(minutes=5),
+                sign_limit=limits["sign_limit"],
+            ),
+            "debug": DebugService(registrations=self.registrations, identity=self.identity, clock=self.clock),
+            "health": HealthService(self.health),
+            "updates": UpdatesService(
+                TRUST_DOMAIN,
+                registrations=self.registrations,
+                log=self.log,
+                callers=self.callers,
+                clock=self.clock,
+                epoch=self.database.epoch,
+                heartbeat=self.options.get("heartbeat", timedelta(seconds=15)),
+            ),
+        }
+
+    # Callers of every kind.
+
+    async def local(self):
+        """A channel to the admin socket."""
+        options = [("grpc.default_authority", "localhost"), ("grpc.use_local_subchannel_pool", 1)]
+        channel = grpc.aio.insecure_channel(f"unix:{self.socket}", options=options)
+        return await self.stack.enter_async_context(channel)
+
+    async def dial(self, svid=None):
+        """A channel to the TCP port, with the certificate of `svid` or with none."""
+        bundle = self.registrations.bundle(TRUST_DOMAIN)
+
+        async def connect():
+            context = tls.client_context(svid, [a.certificate_der for a in bundle.x509_authorities])
+            return await asyncio.open_connection(
+                "127.0.0.1", self.remote.port, ssl=context, server_hostname="issuer"
+            )
+
+        target = await self.stack.enter_async_context(tls.Tunnel(connect).open())
+        options = [("grpc.default_authority", "localhost"), ("grpc.use_local_subchannel_pool", 1)]
+        return await self.stack.enter_async_context(grpc.aio.insecure_channel(target, options=options))
+
+    async def sign(self, path, **changes):
+        """An SVID of ours."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        wanted = {"ttl": timedelta(hours=1), "now": self.clock.now(), **changes}
+        issued = await self.authorities.x509.sign(spiffe_id(path), key.public_key(), **wanted)
+        return X509Svid(spiffe_id(path), issued.chain_der, private_key_to_der(key))
+
+    async def node(self, name="n1", *, selectors=(), **changes):
+        """An attested node, and the SVID that it got."""
+        svid = await self.sign(f"/spire/agent/test/{name}")
+        node = Node(
+            id=svid.spiffe_id,
+            attestation_type="test",
+            serial=str(svid.serial_number),
+            expires_at=svid.expires_at,
+            selectors=frozenset(map(Selector.parse, selectors)),
+            **changes,
+        )
+        await self.database.write(lambda tx: tx.nodes.put(node))
+        return svid
+
+    async def entry(self, path, *, parent="/spire/agent/test/n1", selectors=("unix:uid:1000",), **changes):
+        """An entry in the registry."""
+        made = {
+            "id": path.strip("/").replace("/", "-"),
+            "created_at": self.clock.now().replace(microsecond=0),
+        }
+        entry = RegistrationEntry(
+            spiffe_id=spiffe_id(path),
+            parent_id=spiffe_id(parent),
+            selectors=frozenset(map(Selector.parse, selectors)),
+            **(made | changes),
+        )
+        return await self.database.write(lambda tx: tx.entries.create(entry))
+
+    async def trail(self):
+        """The audit trail, without what the making of this world left in it."""
+        return [record for _, record in await self.database.read(lambda tx: tx.audit.since(0, 10_000))]
