@@ -222,7 +222,9 @@ class Authorities:
             case AuthorityKind.X509:
                 self._x509 = X509Signer(record, key)
             case AuthorityKind.JWT:
-                self._jwt = JwtSigner(record, key, issuer=self._policy.jwt_issuer)
+                self._jwt = JwtSigner(
+                    record, key, trust_domain=self._trust_domain, issuer=self._policy.jwt_issuer
+                )
 
     async def _self_signed(self, key: Key, now: datetime) -> AuthorityRecord:
         """Return the record of a new self-signed authority (X509-SVID §3.2)."""

@@ -16,7 +16,8 @@ from issuer.ca.profile import BACKDATE, Issuer, Leaf, leaf_tbs, new_serial
 from issuer.errors import AuthorityNotReadyError, InvalidRequestError
 from issuer.keys import Key
 from issuer.model import AuthorityRecord
-from spiffekit.id import SpiffeId
+from spiffekit.certificates import spiffe_id_of
+from spiffekit.id import SpiffeId, TrustDomain
 from spiffekit.jwk import encode_base64url
 from spiffekit.keys import PublicKey
 
@@ -71,6 +72,7 @@ class X509Signer:
         certificate = x509.load_der_x509_certificate(record.certificate_der)
         self._record = record
         self._key = key
+        self._trust_domain = spiffe_id_of(certificate).trust_domain
         self._algorithm = _ALGORITHMS[key_kind(key.public_key)]
         self._issuer = Issuer(
             name_der=certificate.subject.public_bytes(),
@@ -91,10 +93,9 @@ class X509Signer:
 
         Raises:
             AuthorityNotReadyError: The authority has ended.
-            InvalidRequestError: The ID has no path (X509-SVID §3.1).
+            InvalidRequestError: The ID has no path (X509-SVID §3.1), or is of another trust domain (§3.2).
         """
-        if not spiffe_id.path:
-            raise InvalidRequestError(f"spiffe_id: {spiffe_id} has no path")
+        _check_subject(spiffe_id, self._trust_domain)
         now = now.replace(microsecond=0)
         not_after = min(now + ttl, self._record.not_after.replace(microsecond=0))
         if not_after <= now:
@@ -130,8 +131,11 @@ class X509Signer:
 class JwtSigner:
     """Signs with one JWT authority."""
 
-    def __init__(self, record: AuthorityRecord, key: Key, *, issuer: str = "") -> None:
+    def __init__(
+        self, record: AuthorityRecord, key: Key, *, trust_domain: TrustDomain, issuer: str = ""
+    ) -> None:
         self._record = record
+        self._trust_domain = trust_domain
         self._key = key
         self._issuer = issuer
         algorithm, self._width = _JWT[key_kind(key.public_key)]
@@ -151,10 +155,10 @@ class JwtSigner:
 
         Raises:
             AuthorityNotReadyError: The authority has ended.
-            InvalidRequestError: The ID has no path, or the audience is empty or too long.
+            InvalidRequestError: The ID has no path or is of another trust domain, or the audience is
+                empty or too long.
         """
-        if not spiffe_id.path:
-            raise InvalidRequestError(f"spiffe_id: {spiffe_id} has no path")
+        _check_subject(spiffe_id, self._trust_domain)
         audience = check_audience(audience)
         now = now.replace(microsecond=0)
         expires_at = min(now + ttl, self._record.not_after.replace(microsecond=0))
@@ -177,6 +181,13 @@ class JwtSigner:
             signature = r.to_bytes(self._width) + s.to_bytes(self._width)  # RFC 7518 §3.4
         token = f"{signed}.{encode_base64url(signature)}"
         return IssuedJwtSvid(token, spiffe_id, now, expires_at, self._record.id)
+
+
+def _check_subject(spiffe_id: SpiffeId, trust_domain: TrustDomain) -> None:
+    if not spiffe_id.path:
+        raise InvalidRequestError(f"spiffe_id: {spiffe_id} has no path")
+    if not spiffe_id.is_member_of(trust_domain):
+        raise InvalidRequestError(f"spiffe_id: {spiffe_id} is not in trust domain {trust_domain}")
 
 
 def check_audience(audience: tuple[str, ...]) -> tuple[str, ...]:
