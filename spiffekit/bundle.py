@@ -17,7 +17,7 @@ from cryptography import x509
 from spiffekit import jwk
 from spiffekit.certificates import (
     certificates_from_pem,
-    check_signing_certificate,
+    load_authority,
     load_certificate,
     pem_certificate,
     split_der,
@@ -164,7 +164,7 @@ class Bundle:
         try:
             ders = certificates_from_pem(pem)
             for der in ders:
-                check_signing_certificate(load_certificate(der))
+                load_authority(der)
         except X509SvidError as error:
             raise BundleError(f"bundle of {trust_domain}: {error}") from error
         return cls(trust_domain, tuple(X509Authority(der) for der in dict.fromkeys(ders)))

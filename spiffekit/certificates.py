@@ -11,12 +11,20 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from spiffekit.errors import SpiffeIdError, UnsupportedKeyError, UntrustedError, X509SvidError
 from spiffekit.id import SpiffeId
-from spiffekit.keys import check_public_key
+from spiffekit.keys import PublicKey, check_public_key
 
 MAX_CERTIFICATE_BYTES: Final = 64 * 1024  # bytes of DER
 MAX_CHAIN_BYTES: Final = 1024 * 1024  # bytes of DER, all certificates of a response or bundle
 _WEAK_HASHES: Final = ("md5", "sha1")
-_PEM: Final = re.compile(rb"-----BEGIN CERTIFICATE-----(.+?)-----END CERTIFICATE-----", re.DOTALL)
+# No hyphen inside: with `.+?` a text of many openings and no end would take quadratic time.
+_PEM: Final = re.compile(rb"-----BEGIN CERTIFICATE-----([^-]+)-----END CERTIFICATE-----")
+# cryptography has no common class for what a malformed certificate makes it raise.
+_MALFORMED: Final = (
+    ValueError,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
 
 
 def check_leaf(certificate: x509.Certificate) -> SpiffeId:
@@ -58,13 +66,16 @@ def check_signing_certificate(certificate: x509.Certificate) -> None:
     try:
         basic = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
         usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
-    except (x509.ExtensionNotFound, ValueError) as error:
+    except x509.ExtensionNotFound as error:
         raise X509SvidError("signing certificate lacks basic constraints or key usage") from error
     if not basic.ca:
         raise X509SvidError("signing certificate has cA false")
     if not usage.key_cert_sign:
         raise X509SvidError("signing certificate's key usage lacks keyCertSign")
-    for uri in _uris(certificate):
+    uris = _uris(certificate)
+    if len(uris) > 1:
+        raise X509SvidError(f"signing certificate has {len(uris)} URI SANs: at most one is possible")
+    for uri in uris:
         try:
             if SpiffeId.parse(uri).path:
                 raise X509SvidError("SPIFFE ID of a signing certificate has a path")  # X509-SVID §3.2
@@ -92,8 +103,6 @@ def _uris(certificate: x509.Certificate) -> list[str]:
         san = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
         return []
-    except ValueError as error:
-        raise X509SvidError("certificate's extensions are malformed") from error
     return san.get_values_for_type(x509.UniformResourceIdentifier)
 
 
@@ -104,12 +113,25 @@ def check_strength(certificate: x509.Certificate) -> None:
         UntrustedError: It does.
     """
     try:
-        check_public_key(certificate.public_key())
+        public_key_of(certificate)
         algorithm = certificate.signature_hash_algorithm
-    except (UnsupportedKeyError, UnsupportedAlgorithm, ValueError) as error:
+    except (UnsupportedKeyError, UnsupportedAlgorithm) as error:
         raise UntrustedError(f"certificate's key or signature is not supported: {error}") from error
     if algorithm is not None and algorithm.name in _WEAK_HASHES:
         raise UntrustedError(f"certificate is signed with {algorithm.name}")
+
+
+def public_key_of(certificate: x509.Certificate) -> PublicKey:
+    """Return the public key of a certificate.
+
+    Raises:
+        UnsupportedKeyError: It is malformed, or of a kind that we do not accept.
+    """
+    try:
+        key = certificate.public_key()
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise UnsupportedKeyError("the certificate's public key cannot be read") from error
+    return check_public_key(key)
 
 
 def load_certificate(der: bytes) -> x509.Certificate:
@@ -123,8 +145,23 @@ def load_certificate(der: bytes) -> x509.Certificate:
     try:
         certificate = x509.load_der_x509_certificate(der)
         certificate.extensions  # noqa: B018 - parsed lazily, and has to be well-formed
-    except ValueError as error:
+    except _MALFORMED as error:
         raise X509SvidError("certificate is not well-formed DER") from error
+    return certificate
+
+
+def load_authority(der: bytes) -> x509.Certificate:
+    """Load a certificate that SVIDs may rest on: a signing certificate with a key that we accept.
+
+    Raises:
+        X509SvidError: It is anything else.
+    """
+    certificate = load_certificate(der)
+    check_signing_certificate(certificate)
+    try:
+        public_key_of(certificate)
+    except UnsupportedKeyError as error:
+        raise X509SvidError(f"signing certificate: {error}") from error
     return certificate
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""JSON Web Keys and key sets, as far as SPIFFE bundles use them (RFC 7517, RFC 7518 §6).
+"""JSON Web Keys and key sets, as far as SPIFFE bundles use them (RFC 7517, RFC 7518 §6, RFC 8037).
 
 Strict: names are unique, base64url has no padding, coordinates have full width, and a key that stands
 beside a certificate has to be that certificate's key.
@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-from spiffekit.certificates import check_signing_certificate, load_certificate
+from spiffekit.certificates import load_authority, public_key_of
 from spiffekit.errors import BundleError, UnsupportedKeyError, X509SvidError
 from spiffekit.keys import PublicKey, check_public_key
 
@@ -117,6 +117,8 @@ class Element:
                     return self._elliptic()
                 case "RSA":
                     return self._rsa()
+                case "OKP":
+                    return self._edwards()
                 case kind:
                     raise BundleError(f"kty {kind!r} is not known")
         except (ValueError, UnsupportedKeyError) as error:
@@ -136,6 +138,11 @@ class Element:
         n, e = (int.from_bytes(decode_base64url(self.fields.get(part))) for part in ("n", "e"))
         return check_public_key(rsa.RSAPublicNumbers(e, n).public_key())
 
+    def _edwards(self) -> PublicKey:
+        if self.fields.get("crv") != "Ed25519":  # RFC 8037 §2; X25519 signs nothing
+            raise BundleError(f"crv {self.fields.get('crv')!r} is not known")
+        return ed25519.Ed25519PublicKey.from_public_bytes(decode_base64url(self.fields.get("x")))
+
     def certificate(self) -> bytes:
         """Return the DER of the authority's certificate; only the first value counts (X509-SVID §6.2).
 
@@ -147,8 +154,7 @@ class Element:
             raise BundleError("x5c is missing or empty")
         try:
             der = base64.b64decode(values[0], validate=True)
-            certificate = load_certificate(der)
-            check_signing_certificate(certificate)
+            certificate = load_authority(der)
         except (ValueError, X509SvidError) as error:
             raise BundleError(f"x5c: {error}") from error
         if self.public_key() != certificate.public_key():
@@ -189,11 +195,7 @@ def whole_number(top: dict[str, Any], name: str, limit: int) -> int | None:
 
 
 def from_public_key(key: PublicKey, use: str, key_id: str | None = None) -> dict[str, object]:
-    """Return the JWK of a public key.
-
-    Raises:
-        BundleError: The key has no form in a SPIFFE bundle (Ed25519).
-    """
+    """Return the JWK of a public key."""
     element: dict[str, object] = {"use": use}
     if key_id is not None:
         element["kid"] = key_id
@@ -210,11 +212,11 @@ def from_public_key(key: PublicKey, use: str, key_id: str | None = None) -> dict
                 for value in (public.n, public.e)
             )
             return {**element, "kty": "RSA", "n": n, "e": e}
-        case _:
-            raise BundleError("Ed25519 keys have no form in a SPIFFE bundle")
+        case ed25519.Ed25519PublicKey():
+            return {**element, "kty": "OKP", "crv": "Ed25519", "x": encode_base64url(key.public_bytes_raw())}
 
 
 def from_certificate(der: bytes, use: str) -> dict[str, object]:
     """Return the JWK of an X.509 authority: its key, and the certificate in `x5c` (X509-SVID §6.1)."""
-    key = check_public_key(x509.load_der_x509_certificate(der).public_key())
+    key = public_key_of(x509.load_der_x509_certificate(der))
     return {**from_public_key(key, use), "x5c": [base64.b64encode(der).decode("ascii")]}

@@ -27,7 +27,7 @@ from spiffekit.keys import PublicKey
 MAX_TOKEN_BYTES: Final = 64 * 1024  # characters; a longer token only costs the validator time
 MAX_AUDIENCES: Final = 100
 DEFAULT_LEEWAY: Final = timedelta(seconds=30)  # for clocks that are a little apart, JWT-SVID §A
-_TYPES: Final = (None, "JWT", "JOSE")  # JWT-SVID §2.3
+_TYPES: Final = ("JWT", "JOSE")  # JWT-SVID §2.3
 _MAX_INSTANT: Final = 253402300799  # seconds, the end of the year 9999
 
 _Hash = type[hashes.SHA256] | type[hashes.SHA384] | type[hashes.SHA512]
@@ -143,10 +143,11 @@ def _split(token: str) -> _Parts:
         header = parse_json_object(decode_base64url(pieces[0]))
     except ValueError as error:
         raise JwtSvidError(f"header: {error}") from error
-    if header.get("alg") not in ALGORITHMS:  # compared exactly, and before anything else
-        raise JwtSvidError(f"alg {str(header.get('alg'))[:20]!r} is not allowed")
-    if header.get("typ") not in _TYPES:
-        raise JwtSvidError(f"typ {str(header.get('typ'))[:20]!r} is not JWT or JOSE")
+    algorithm = header.get("alg")
+    if not isinstance(algorithm, str) or algorithm not in ALGORITHMS:  # exactly, and before anything else
+        raise JwtSvidError(f"alg {str(algorithm)[:20]!r} is not allowed")
+    if header.get("typ", "JWT") not in _TYPES:
+        raise JwtSvidError(f"typ {str(header['typ'])[:20]!r} is not JWT or JOSE")
     if "crit" in header:  # RFC 7515 §4.1.11: we understand none
         raise JwtSvidError("header asks for critical extensions")
     try:
@@ -201,9 +202,9 @@ def _instant(payload: dict[str, Any], name: str) -> datetime | None:
 
 def _check_time(payload: dict[str, Any], now: datetime, leeway: timedelta) -> None:
     expires_at, not_before = _instant(payload, "exp"), _instant(payload, "nbf")
-    if expires_at is None or now >= expires_at + leeway:
+    if expires_at is None or now - leeway >= expires_at:
         raise ExpiredError("token has expired")
-    if not_before is not None and now < not_before - leeway:
+    if not_before is not None and now + leeway < not_before:
         raise ExpiredError("token is not valid yet")
 
 

@@ -70,22 +70,17 @@ def private_key_from_der(pkcs8_der: bytes) -> PrivateKey:
     """
     try:
         key = serialization.load_der_private_key(pkcs8_der, password=None)
-        canonical = key.private_bytes(
-            serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise UnsupportedKeyError("not an unencrypted PKCS#8 private key") from error
     # The loader takes SEC 1 and PKCS#1 as well; go-spiffe does not, so neither form may spread.
-    if _pkcs8_algorithm(pkcs8_der) is False or not canonical:
+    if not _is_pkcs8(pkcs8_der):
         raise UnsupportedKeyError("not a PKCS#8 private key")
     check_public_key(key.public_key())
     return cast("PrivateKey", key)
 
 
-def _pkcs8_algorithm(der: bytes) -> bool:
-    """Tell whether `der` is SEQUENCE { INTEGER 0 or 1, SEQUENCE …: the frame of PKCS#8 (RFC 5958 §2)."""
-    if len(der) < 8 or der[0] != 0x30:
-        return False
+def _is_pkcs8(der: bytes) -> bool:
+    """Tell whether a private key is SEQUENCE { INTEGER 0 or 1, SEQUENCE …: PKCS#8 (RFC 5958 §2)."""
     start = 2 + (der[1] & 0x7F if der[1] & 0x80 else 0)
     return der[start : start + 2] == b"\x02\x01" and der[start + 3 : start + 4] == b"\x30"
 

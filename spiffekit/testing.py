@@ -87,9 +87,12 @@ class TestCA:
         hash_algorithm: hashes.SHA224 | hashes.SHA256 | hashes.SHA384 | None = None,
         path_length: int | None = None,
     ) -> x509.Certificate:
-        """Return a certificate in whose every part may be wrong: `None` leaves an extension out."""
+        """Return a certificate in whose every part may be wrong.
+
+        An extension is left out by `None` or an empty value, the subject by an empty name.
+        """
         start = not_before or self.now - timedelta(seconds=10)
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)] if common_name else [])
         signer = issuer or self
         issuer_name = signer.certificate.subject if hasattr(signer, "certificate") else name
         builder = (

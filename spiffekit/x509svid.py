@@ -19,12 +19,13 @@ from spiffekit.certificates import (
     check_strength,
     load_certificate,
     pem_certificate,
+    public_key_of,
     spiffe_id_of,
     split_der,
 )
 from spiffekit.errors import ExpiredError, UnsupportedKeyError, UntrustedError, X509SvidError
 from spiffekit.id import SpiffeId
-from spiffekit.keys import private_key_from_der, private_key_from_pem, private_key_to_der
+from spiffekit.keys import PublicKey, private_key_from_der, private_key_from_pem, private_key_to_der
 
 MAX_CHAIN: Final = 8  # certificates; a longer chain only costs the verifier time
 
@@ -67,7 +68,7 @@ class X509Svid:
             key = private_key_from_der(private_key_der)
         except UnsupportedKeyError as error:
             raise X509SvidError(f"private key: {error}") from error
-        if key.public_key() != certificates[0].public_key():
+        if key.public_key() != _public_key(certificates[0]):
             raise X509SvidError("private key does not fit the leaf certificate")
         return cls(spiffe_id, chain, private_key_der, hint)
 
@@ -117,6 +118,13 @@ class X509Svid:
         return private_key_from_der(self.private_key_der).private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
+
+
+def _public_key(certificate: x509.Certificate) -> PublicKey:
+    try:
+        return public_key_of(certificate)
+    except UnsupportedKeyError as error:
+        raise X509SvidError(f"leaf: {error}") from error
 
 
 def verify(chain_der: Sequence[bytes], bundles: BundleSource, *, now: datetime) -> SpiffeId:

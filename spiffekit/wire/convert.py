@@ -4,8 +4,8 @@
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from spiffekit.bundle import Bundle, JwtAuthority, X509Authority
-from spiffekit.certificates import check_signing_certificate, load_certificate
+from spiffekit.bundle import MAX_REFRESH_HINT, Bundle, JwtAuthority, X509Authority
+from spiffekit.certificates import load_authority
 from spiffekit.errors import BundleError, UnsupportedKeyError, X509SvidError
 from spiffekit.id import SpiffeId, TrustDomain
 from spiffekit.keys import public_key_from_der
@@ -88,17 +88,19 @@ def bundle_from_proto(message: types_pb2.Bundle) -> Bundle:
 
     Raises:
         SpiffeIdError: The trust domain is invalid.
-        BundleError: An authority is malformed; the message says which one.
+        BundleError: An authority is malformed, and the message says which one; or the hint is.
     """
     trust_domain = TrustDomain.parse(message.trust_domain)
     if len(message.x509_authorities) + len(message.jwt_authorities) > MAX_AUTHORITIES:
         raise BundleError(f"bundle of {trust_domain} has more than {MAX_AUTHORITIES} authorities")
+    if not 0 <= message.refresh_hint <= MAX_REFRESH_HINT:
+        raise BundleError(f"refresh_hint is not a whole number of 0 to {MAX_REFRESH_HINT} seconds")
     return Bundle(
         trust_domain,
         tuple(x509_authority_from_proto(i, a) for i, a in enumerate(message.x509_authorities)),
         tuple(jwt_authority_from_proto(i, a) for i, a in enumerate(message.jwt_authorities)),
         sequence=message.sequence_number,
-        refresh_hint=timedelta(seconds=message.refresh_hint) if message.refresh_hint > 0 else None,
+        refresh_hint=timedelta(seconds=message.refresh_hint) if message.refresh_hint else None,
     )
 
 
@@ -109,7 +111,7 @@ def x509_authority_from_proto(index: int, message: types_pb2.X509Certificate) ->
         BundleError: It is none.
     """
     try:
-        check_signing_certificate(load_certificate(message.asn1))
+        load_authority(message.asn1)
     except X509SvidError as error:
         raise BundleError(f"x509_authorities[{index}]: {error}") from error
     return X509Authority(message.asn1, message.tainted)
