@@ -6,6 +6,7 @@ import contextlib
 from datetime import timedelta
 
 import grpc
+import sqlalchemy as sa
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -24,13 +25,14 @@ from issuer.ca.authorities import Authorities, AuthorityPolicy
 from issuer.ca.rotation import ServerIdentity
 from issuer.changes import ChangeLog
 from issuer.keys.memory import MemoryKeyManager
-from issuer.limits import RateLimit
 from issuer.model import Node, RegistrationEntry
 from issuer.node.join_token import JoinTokenVerifier
 from issuer.registration import Registrations
 from issuer.store import Database
+from issuer.store.schema import join_tokens
 from spiffekit.bundle import BundleSet
 from spiffekit.daemon.health import Health
+from spiffekit.daemon.limits import RateLimit
 from spiffekit.daemon.listener import TlsFront, UnixFront, inner_socket, server_options
 from spiffekit.id import SpiffeId, TrustDomain
 from spiffekit.keys import private_key_to_der
@@ -200,17 +202,17 @@ class World:
 
     async def dial(self, svid=None):
         """A channel to the TCP port, with the certificate of `svid` or with none."""
-        bundle = self.registrations.bundle(TRUST_DOMAIN)
-
-        async def connect():
-            context = tls.client_context(svid, [a.certificate_der for a in bundle.x509_authorities])
-            return await asyncio.open_connection(
-                "127.0.0.1", self.remote.port, ssl=context, server_hostname="issuer"
-            )
-
-        target = await self.stack.enter_async_context(tls.Tunnel(connect).open())
+        tunnel = tls.Tunnel(lambda: self.open_tls(svid))
+        target = await self.stack.enter_async_context(tunnel.open())
         options = [("grpc.default_authority", "localhost"), ("grpc.use_local_subchannel_pool", 1)]
         return await self.stack.enter_async_context(grpc.aio.insecure_channel(target, options=options))
+
+    async def open_tls(self, svid=None):
+        """A TLS connection to the TCP port."""
+        roots = [a.certificate_der for a in self.registrations.bundle(TRUST_DOMAIN).x509_authorities]
+        return await asyncio.open_connection(
+            "127.0.0.1", self.remote.port, ssl=tls.client_context(svid, roots), server_hostname="issuer"
+        )
 
     async def sign(self, path, **changes):
         """An SVID of ours."""
@@ -250,3 +252,8 @@ class World:
     async def trail(self):
         """The audit trail, without what the making of this world left in it."""
         return [record for _, record in await self.database.read(lambda tx: tx.audit.since(0, 10_000))]
+
+    async def tokens(self):
+        """The values of all join tokens."""
+        query = sa.select(join_tokens.c.value)
+        return await self.database.read(lambda tx: list(tx._connection.execute(query).scalars()))
