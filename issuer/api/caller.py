@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 
+from cryptography import x509
+
 from issuer.errors import DenialReason, NodeDeniedError, NotAuthorizedError
 from issuer.model import Node
 from issuer.registration import Registrations
@@ -76,9 +78,20 @@ def tls_connection(peer: TlsPeer, bundles: BundleSource, clock: Clock) -> Connec
         leaf = load_certificate(peer.chain_der[0])
     except SpiffeError as error:
         raise PeerUnknownError(f"client certificate refused: {error}") from error
+    if not _says_what_for(leaf):
+        raise PeerUnknownError("client certificate refused: it has no extended key usage")
     return Connection(
         peer.address, None, spiffe_id, serial=str(leaf.serial_number), expires_at=leaf.not_valid_after_utc
     )
+
+
+def _says_what_for(leaf: x509.Certificate) -> bool:
+    """Tell whether a leaf has an extended key usage; which ones, `verify` has judged.
+
+    The standard lets a leaf go without (X509-SVID §4.4). Every SVID of ours has it, so that a certificate
+    made for something else is never a caller.
+    """
+    return any(isinstance(extension.value, x509.ExtendedKeyUsage) for extension in leaf.extensions)
 
 
 class Callers:

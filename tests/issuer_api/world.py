@@ -3,6 +3,7 @@
 
 import asyncio
 import contextlib
+from dataclasses import replace
 from datetime import timedelta
 
 import grpc
@@ -234,6 +235,14 @@ class World:
         )
         await self.database.write(lambda tx: tx.nodes.put(node))
         return svid
+
+    async def renewed(self, svid):
+        """A renewed SVID of a node, not used yet."""
+        fresh = await self.sign(svid.spiffe_id.path)
+        node = self.registrations.node(svid.spiffe_id)
+        node = replace(node, new_serial=str(fresh.serial_number), new_expires_at=fresh.expires_at)
+        await self.database.write(lambda tx: tx.nodes.put(node))
+        return fresh
 
     async def entry(self, path, *, parent="/spire/agent/test/n1", selectors=("unix:uid:1000",), **changes):
         """An entry in the registry."""
