@@ -4,6 +4,7 @@
 **Not for production**: it keeps its key in memory, publishes nothing and asks nobody.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -35,15 +36,21 @@ BOTH_PURPOSES: Final = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLI
 
 
 class TestCA:
-    """The authority of one trust domain, X.509 and JWT, with P-256 keys."""
+    """The authority of one trust domain, X.509 and JWT, with P-256 keys.
+
+    With a `seed`, and `now` given, it makes the same keys, certificates and tokens again in every run.
+    """
 
     __test__ = False  # not a test case, whatever its name
 
-    def __init__(self, trust_domain: str = "example.org", *, now: datetime | None = None) -> None:
+    def __init__(
+        self, trust_domain: str = "example.org", *, now: datetime | None = None, seed: bytes = b""
+    ) -> None:
+        self._seed, self._made = seed, 0
         self.trust_domain = TrustDomain(trust_domain)
         self.now = now or datetime.now(UTC).replace(microsecond=0)
-        self.key = ec.generate_private_key(ec.SECP256R1())
-        self.jwt_key = ec.generate_private_key(ec.SECP256R1())
+        self.key = self.new_key()
+        self.jwt_key = self.new_key()
         self.key_id = "test-key"
         self.certificate = self.certify(
             self.key.public_key(),
@@ -54,6 +61,16 @@ class TestCA:
             purposes=(),
             lifetime=24 * HOUR,
         )
+
+    def new_key(self) -> ec.EllipticCurvePrivateKey:
+        """Make a P-256 key."""
+        if not self._seed:
+            return ec.generate_private_key(ec.SECP256R1())
+        return ec.derive_private_key(self._next() | 1, ec.SECP256R1())
+
+    def _next(self) -> int:
+        self._made += 1
+        return int.from_bytes(hashlib.sha256(self._seed + self._made.to_bytes(4)).digest()[:16])
 
     @property
     def bundle(self) -> Bundle:
@@ -66,7 +83,7 @@ class TestCA:
         self, spiffe_id: str, *, lifetime: timedelta = HOUR, hint: str = "", **changes: Any
     ) -> X509Svid:
         """Return an SVID; `changes` go to `certify`."""
-        key = ec.generate_private_key(ec.SECP256R1())
+        key = self.new_key()
         leaf = self.certify(key.public_key(), **{"uris": [spiffe_id], "lifetime": lifetime, **changes})
         der = leaf.public_bytes(serialization.Encoding.DER)
         return X509Svid(SpiffeId.parse(spiffe_id), (der,), private_key_to_der(key), hint)
@@ -100,7 +117,7 @@ class TestCA:
             .subject_name(name)
             .issuer_name(issuer_name)
             .public_key(public_key)
-            .serial_number(x509.random_serial_number())
+            .serial_number(self._next() if self._seed else x509.random_serial_number())
             .not_valid_before(start)
             .not_valid_after(start + lifetime)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
@@ -120,7 +137,10 @@ class TestCA:
             builder = builder.add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
         for extension, critical in extra:
             builder = builder.add_extension(extension, critical)
-        return builder.sign(signer.key, hash_algorithm or hashes.SHA256())
+        reproducible = bool(self._seed) and isinstance(signer.key, ec.EllipticCurvePrivateKey)
+        return builder.sign(
+            signer.key, hash_algorithm or hashes.SHA256(), ecdsa_deterministic=reproducible or None
+        )
 
     def jwt(
         self,
@@ -145,5 +165,6 @@ class TestCA:
             encode_base64url(json.dumps({k: v for k, v in part.items() if v is not None}).encode())
             for part in (whole_header, whole_claims)
         )
-        r, s = decode_dss_signature(self.jwt_key.sign(signed.encode(), ec.ECDSA(hashes.SHA256())))
+        algorithm = ec.ECDSA(hashes.SHA256(), deterministic_signing=bool(self._seed))
+        r, s = decode_dss_signature(self.jwt_key.sign(signed.encode(), algorithm))
         return f"{signed}.{encode_base64url(r.to_bytes(32) + s.to_bytes(32))}"

@@ -17,7 +17,3 @@ def test_vectors_are_up_to_date(name):
 
 def test_every_file_of_vectors_has_a_table():
     assert {path.stem for path in build.FOLDER.glob("*.json")} == set(TEXTS)
-
-
-def test_building_twice_gives_the_same_bytes():
-    assert build.texts() == TEXTS
