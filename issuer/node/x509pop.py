@@ -19,18 +19,21 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, encode_dss_signature
 from cryptography.x509 import verification
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from issuer.errors import NodeRejectedError
 from issuer.node import Challenge, NodeContext, NodeProof
 from spiffekit.certificates import certificates_from_pem, check_strength, load_certificate
 from spiffekit.daemon.config import ConfigError
-from spiffekit.errors import SpiffeError
+from spiffekit.errors import SelectorError, SpiffeError
 from spiffekit.selector import Selector
 
 MAX_PAYLOAD: Final = 128 * 1024  # bytes
 MAX_INTERMEDIATES: Final = 4  # each costs a signature to verify
 NONCE: Final = 32  # bytes
 TYPE: Final = "x509pop"
+_CLIENT_PURPOSES: Final = {ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE}
+_MALFORMED: Final = (ValueError, KeyError, TypeError, RecursionError)
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -47,20 +50,25 @@ class X509PopVerifier:
     """See the module."""
 
     def __init__(self, roots: list[x509.Certificate]) -> None:
-        permit = verification.ExtensionPolicy.permit_all()
+        # RFC 5280 rather than the web's rules: nodes' certificates come from private authorities, many of
+        # which leave out names or key identifiers. What is critical and unknown is refused by the verifier.
+        permit, any_case = verification.ExtensionPolicy.permit_all, verification.Criticality.AGNOSTIC
+        ca_policy = (
+            permit()
+            .require_present(x509.BasicConstraints, any_case, None)  # the verifier demands cA true itself
+            .may_be_present(x509.KeyUsage, any_case, _authority_usage)
+        )
         self._builder = (
             verification.PolicyBuilder()
             .store(verification.Store(roots))
-            .max_chain_depth(MAX_INTERMEDIATES + 1)
-            .extension_policies(ca_policy=permit, ee_policy=permit)
+            .max_chain_depth(MAX_INTERMEDIATES)
+            .extension_policies(ca_policy=ca_policy, ee_policy=permit())
         )
 
     async def verify(self, payload: bytes, challenge: Challenge, context: NodeContext) -> NodeProof:
         """Verify the chain, then the possession of its key."""
         leaf, intermediates = _certificates(payload)
-        usage = _usage(leaf)
-        if usage is not None and not usage.digital_signature:
-            raise NodeRejectedError("certificate's key usage lacks digitalSignature")
+        _check_leaf(leaf)
         # Sizes are judged before anything is verified: a huge key costs the verifier seconds.
         for certificate in (leaf, *intermediates):
             try:
@@ -72,11 +80,27 @@ class X509PopVerifier:
             chain = verifier.verify(leaf, intermediates).chain
         except verification.VerificationError as error:
             raise NodeRejectedError(f"no configured root vouches for the certificate: {error}") from error
+        selectors = _selectors(leaf, chain)
         await _prove_possession(leaf, challenge)
         fingerprint = leaf.fingerprint(hashes.SHA1()).hex()  # noqa: S303 - a name, as SPIRE spells it
-        return NodeProof(
-            context.node_id(f"/{TYPE}/{fingerprint}"), _selectors(leaf, chain), can_reattest=True
-        )
+        return NodeProof(context.node_id(f"/{TYPE}/{fingerprint}"), selectors, can_reattest=True)
+
+
+def _authority_usage(_policy: object, _certificate: object, usage: x509.KeyUsage | None) -> None:
+    if usage is not None and not usage.key_cert_sign:
+        raise ValueError("key usage of a signing certificate lacks keyCertSign")
+
+
+def _check_leaf(leaf: x509.Certificate) -> None:
+    """Refuse what is meant for something else. An extension that is not there forbids nothing (RFC 5280)."""
+    for extension in leaf.extensions:
+        match extension.value:
+            case x509.BasicConstraints(ca=True):
+                raise NodeRejectedError("certificate is a signing certificate")
+            case x509.KeyUsage(digital_signature=False):
+                raise NodeRejectedError("certificate's key usage lacks digitalSignature")
+            case x509.ExtendedKeyUsage() as purposes if not _CLIENT_PURPOSES & set(purposes):
+                raise NodeRejectedError("certificate's extended key usage lacks clientAuth")
 
 
 def _certificates(payload: bytes) -> tuple[x509.Certificate, list[x509.Certificate]]:
@@ -87,16 +111,9 @@ def _certificates(payload: bytes) -> tuple[x509.Certificate, list[x509.Certifica
         if not isinstance(encoded, list) or not 1 <= len(encoded) <= 1 + MAX_INTERMEDIATES:
             raise NodeRejectedError(f"payload needs 1 to {1 + MAX_INTERMEDIATES} certificates")
         leaf, *intermediates = [load_certificate(base64.b64decode(c, validate=True)) for c in encoded]
-    except (ValueError, KeyError, TypeError, SpiffeError) as error:
+    except (*_MALFORMED, SpiffeError) as error:
         raise NodeRejectedError("payload is malformed") from error
     return leaf, intermediates
-
-
-def _usage(leaf: x509.Certificate) -> x509.KeyUsage | None:
-    try:
-        return leaf.extensions.get_extension_for_class(x509.KeyUsage).value
-    except x509.ExtensionNotFound:
-        return None
 
 
 def _encoded(data: bytes) -> str:
@@ -106,7 +123,13 @@ def _encoded(data: bytes) -> str:
 async def _prove_possession(leaf: x509.Certificate, challenge: Challenge) -> None:
     ours = secrets.token_bytes(NONCE)
     key = leaf.public_key()
-    kind = "ecdsa_signature" if isinstance(key, ec.EllipticCurvePublicKey) else "rsa_signature"
+    match key:
+        case ec.EllipticCurvePublicKey():
+            kind = "ecdsa_signature"
+        case rsa.RSAPublicKey():
+            kind = "rsa_signature"
+        case _:
+            raise NodeRejectedError("certificate's key has to be EC or RSA")
     answer = await challenge(json.dumps({kind: {"nonce": _encoded(ours)}}).encode())
     if len(answer) > MAX_PAYLOAD:
         raise NodeRejectedError("challenge response is too large")
@@ -118,31 +141,33 @@ async def _prove_possession(leaf: x509.Certificate, challenge: Challenge) -> Non
         digest = hashes.Hash(hashes.SHA256())
         digest.update(ours + theirs)
         _verify(key, response, digest.finalize())
-    except (ValueError, KeyError, TypeError) as error:
+    except _MALFORMED as error:
         raise NodeRejectedError("challenge response is malformed") from error
     except InvalidSignature as error:
         raise NodeRejectedError("challenge response has a bad signature") from error
 
 
-def _verify(key: object, response: dict[str, Any], digest: bytes) -> None:
+def _verify(
+    key: ec.EllipticCurvePublicKey | rsa.RSAPublicKey, response: dict[str, Any], digest: bytes
+) -> None:
     prehashed = Prehashed(hashes.SHA256())
-    match key:
-        case ec.EllipticCurvePublicKey():
-            r, s = (int.from_bytes(base64.b64decode(response[part], validate=True)) for part in ("r", "s"))
-            key.verify(encode_dss_signature(r, s), digest, ec.ECDSA(prehashed))
-        case rsa.RSAPublicKey():
-            signature = base64.b64decode(response["signature"], validate=True)
-            salted = padding.PSS(padding.MGF1(hashes.SHA256()), padding.PSS.AUTO)
-            key.verify(signature, digest, salted, prehashed)
-        case _:
-            raise NodeRejectedError("certificate's key has to be EC or RSA")
+    if isinstance(key, ec.EllipticCurvePublicKey):
+        r, s = (int.from_bytes(base64.b64decode(response[part], validate=True)) for part in ("r", "s"))
+        key.verify(encode_dss_signature(r, s), digest, ec.ECDSA(prehashed))
+    else:
+        signature = base64.b64decode(response["signature"], validate=True)
+        salted = padding.PSS(padding.MGF1(hashes.SHA256()), padding.PSS.AUTO)
+        key.verify(signature, digest, salted, prehashed)
 
 
 def _selectors(leaf: x509.Certificate, chain: list[x509.Certificate]) -> frozenset[Selector]:
     found = {Selector(TYPE, f"serialnumber:{leaf.serial_number:x}")}
     names = leaf.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
     if names and names[0].value:
-        found.add(Selector(TYPE, f"subject:cn:{names[0].value!s}"))
+        try:
+            found.add(Selector(TYPE, f"subject:cn:{names[0].value!s}"))
+        except SelectorError as error:
+            raise NodeRejectedError(f"certificate's common name: {error}") from error
     for authority in chain[1:]:
         found.add(Selector(TYPE, f"ca:fingerprint:{authority.fingerprint(hashes.SHA1()).hex()}"))  # noqa: S303 - a name
     return frozenset(found)
