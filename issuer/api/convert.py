@@ -9,6 +9,7 @@ from typing import Final
 from issuer.ca.requests import check_dns_names
 from issuer.errors import InvalidRequestError
 from issuer.model import Node, RegistrationEntry
+from issuer.selection import Comparison
 from issuer.store.nodes import SERVER_PATH
 from spiffekit.errors import SelectorError, SpiffeIdError
 from spiffekit.id import SpiffeId, TrustDomain
@@ -119,7 +120,7 @@ def id_field(name: str, message: types_pb2.SPIFFEID, trust_domain: TrustDomain) 
     return spiffe_id
 
 
-def selectors_field(messages: Iterable[types_pb2.Selector]) -> frozenset[Selector]:
+def selectors_field(messages: Iterable[types_pb2.Selector], name: str = "selectors") -> frozenset[Selector]:
     """Return a set of selectors.
 
     Raises:
@@ -128,12 +129,24 @@ def selectors_field(messages: Iterable[types_pb2.Selector]) -> frozenset[Selecto
     try:
         found = frozenset(selector_from_proto(message) for message in messages)
     except SelectorError as error:
-        raise InvalidRequestError(f"selectors: {error}") from error
+        raise InvalidRequestError(f"{name}: {error}") from error
     if not found:
-        raise InvalidRequestError("selectors: at least one is required")
+        raise InvalidRequestError(f"{name}: at least one is required")
     if len(found) > MAX_SELECTORS:
-        raise InvalidRequestError(f"selectors: more than {MAX_SELECTORS}")
+        raise InvalidRequestError(f"{name}: more than {MAX_SELECTORS}")
     return found
+
+
+def comparison_field(name: str, value: int) -> Comparison:
+    """Return how a filter compares.
+
+    Raises:
+        InvalidRequestError: It is a way that we do not know.
+    """
+    try:
+        return Comparison(value)
+    except ValueError as error:
+        raise InvalidRequestError(f"{name}: match {value} is not known") from error
 
 
 def _ttl(name: str, value: int) -> timedelta | None:

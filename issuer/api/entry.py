@@ -6,12 +6,18 @@ from collections.abc import AsyncIterator, Callable
 from datetime import datetime
 from typing import Any, Final
 
-from issuer.api.convert import entry_from_proto, entry_to_proto, id_field, selectors_field
+from issuer.api.convert import (
+    comparison_field,
+    entry_from_proto,
+    entry_to_proto,
+    id_field,
+    selectors_field,
+)
 from issuer.api.dispatch import Call, item_status, masked, page_size
 from issuer.errors import AlreadyExistsError, InvalidRequestError, IssuerError, NotFoundError
 from issuer.model import RegistrationEntry
 from issuer.registration import Registrations
-from issuer.selection import Comparison, compares
+from issuer.selection import compares
 from issuer.store import Database, Transaction
 from spiffekit.errors import SpiffeIdError
 from spiffekit.id import TrustDomain
@@ -147,14 +153,12 @@ class EntryService:
             parent_id = id_field("by_parent_id", given.by_parent_id, self._trust_domain)
             tests.append(lambda entry: entry.parent_id == parent_id)
         if given.HasField("by_selectors"):
-            selectors, how = (
-                selectors_field(given.by_selectors.selectors),
-                Comparison(given.by_selectors.match),
-            )
+            selectors = selectors_field(given.by_selectors.selectors, "by_selectors")
+            how = comparison_field("by_selectors", given.by_selectors.match)
             tests.append(lambda entry: compares(entry.selectors, selectors, how))
         if given.HasField("by_federates_with"):
             domains = _domains(given.by_federates_with.trust_domains)
-            mode = Comparison(given.by_federates_with.match)
+            mode = comparison_field("by_federates_with", given.by_federates_with.match)
             tests.append(lambda entry: compares(frozenset(entry.federates_with), domains, mode))
         if given.HasField("by_hint"):
             tests.append(lambda entry: entry.hint == given.by_hint.value)

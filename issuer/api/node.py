@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from google.protobuf.empty_pb2 import Empty
 
-from issuer.api.convert import id_field, node_to_proto, selectors_field
+from issuer.api.convert import comparison_field, id_field, node_to_proto, selectors_field
 from issuer.api.dispatch import Call, masked, page_size
 from issuer.ca.authorities import Authorities
 from issuer.ca.requests import parse_csr
@@ -23,14 +23,14 @@ from issuer.errors import (
     NodeRejectedError,
     NotFoundError,
 )
-from issuer.limits import RateLimit
 from issuer.model import JoinToken, Node, RegistrationEntry
 from issuer.node import NodeVerifier
 from issuer.node.join_token import TOKEN
 from issuer.registration import Registrations
-from issuer.selection import Comparison, compares
+from issuer.selection import compares
 from issuer.store import Database, Transaction
 from issuer.store.nodes import ID_SELECTOR, SERVER_PATH
+from spiffekit.daemon.limits import RateLimit
 from spiffekit.id import SpiffeId, TrustDomain
 from spiffekit.selector import Selector
 from spiffekit.wire.convert import seconds, spiffe_id_to_proto
@@ -309,10 +309,11 @@ def _svid(issued: IssuedX509Svid) -> types_pb2.X509SVID:
 def _predicate(given: Any) -> Any:
     """Return the function that tells whether a node is wanted."""
     before = _instant(given.by_expires_before) if given.by_expires_before else None
+    match = given.by_selector_match
     selectors = (
-        selectors_field(given.by_selector_match.selectors) if given.HasField("by_selector_match") else None
+        selectors_field(match.selectors, "by_selector_match") if given.HasField("by_selector_match") else None
     )
-    comparison = Comparison(given.by_selector_match.match)
+    comparison = comparison_field("by_selector_match", match.match)
 
     def wanted(node: Node) -> bool:
         return (
