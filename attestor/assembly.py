@@ -4,7 +4,8 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any, Final, NoReturn
 
 import grpc
@@ -12,6 +13,7 @@ from prometheus_client import CollectorRegistry, Gauge
 
 from attestor.cache import Cache
 from attestor.config import Config
+from attestor.endpoints.admin import Admin
 from attestor.endpoints.workload_api import WorkloadApi
 from attestor.issuer_client import Credentials, IssuerClient
 from attestor.jwt import JwtCache
@@ -29,6 +31,7 @@ from spiffekit.daemon.config import ConfigError
 from spiffekit.daemon.health import Health
 from spiffekit.daemon.lifecycle import run_until_signalled
 from spiffekit.daemon.listener import UnixFront, inner_socket, server_options
+from spiffekit.daemon.peer import PeerProcess
 from spiffekit.errors import SpiffeError
 from spiffekit.id import TrustDomain
 
@@ -36,6 +39,8 @@ logger = logging.getLogger(__name__)
 
 MAX_REQUEST: Final = 128 * 1024  # bytes: a token to validate is the largest
 DRAIN: Final = 1.0  # seconds; streams are ended, and clients come back
+ADMIN_MODE: Final = 0o770
+ADMIN_FOLDER_MODE: Final = 0o750
 SOCKET_MODE: Final = 0o777  # open to all on purpose: the caller is known by the kernel's word
 
 
@@ -117,8 +122,23 @@ class Attestor:
                 table.health_address, table.health_port, self.health, self.registry
             )
         services |= {"node": node, "sync": sync.run, "rotation": rotation.run}
+        if table.admin_socket is not None:
+            services["admin"] = self._admin(table.admin_socket)
         services["workload_api"] = self._workload_api(JwtCache(client, self.clock))
         return services
+
+    def _admin(self, path: Path) -> Any:
+        async def service(ready: Callable[[], None]) -> NoReturn:
+            if not path.parent.exists():
+                path.parent.mkdir(mode=ADMIN_FOLDER_MODE, parents=True)
+                path.parent.chmod(ADMIN_FOLDER_MODE)  # whatever the umask says
+            front: UnixFront[PeerProcess] = UnixFront(path, mode=ADMIN_MODE, identify=lambda peer: peer)
+            async with _serving(front, Admin(self.cache, self.attestors).handler()):
+                ready()
+                await asyncio.Event().wait()
+            raise AssertionError("waits for ever")
+
+        return service
 
     def _workload_api(self, jwt: JwtCache) -> Any:
         table = self.config.attestor
@@ -133,15 +153,9 @@ class Attestor:
                 process_of=front.peer_of,
                 clock=self.clock,
                 foreign_claims=table.allowed_foreign_jwt_claims,
+                unauthenticated_verifiers=table.allow_unauthenticated_verifiers,
             )
-            async with contextlib.AsyncExitStack() as stack:
-                path = stack.enter_context(inner_socket())
-                server = grpc.aio.server(options=server_options(MAX_REQUEST))
-                server.add_generic_rpc_handlers((api.handler(),))
-                server.add_insecure_port(f"unix:{path}")
-                await server.start()
-                stack.push_async_callback(server.stop, DRAIN)
-                await stack.enter_async_context(front.open(path))
+            async with _serving(front, api.handler()):
                 self._announce()
                 ready()
                 try:
@@ -160,3 +174,17 @@ class Attestor:
             "attestor is ready",
             extra={"socket": str(self.config.attestor.socket_path), "entries": len(self.cache.entries)},
         )
+
+
+@contextlib.asynccontextmanager
+async def _serving(front: UnixFront[Any], handler: grpc.GenericRpcHandler) -> AsyncIterator[None]:
+    """Serve one handler behind a listener."""
+    async with contextlib.AsyncExitStack() as stack:
+        inner = stack.enter_context(inner_socket())
+        server = grpc.aio.server(options=server_options(MAX_REQUEST))
+        server.add_generic_rpc_handlers((handler,))
+        server.add_insecure_port(f"unix:{inner}")
+        await server.start()
+        stack.push_async_callback(server.stop, DRAIN)
+        await stack.enter_async_context(front.open(inner))
+        yield

@@ -5,10 +5,10 @@ Used from one event loop. A change is applied whole before anybody is woken, so 
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from attestor.errors import NoIdentityError
 from spiffekit.bundle import Bundle, BundleSet
@@ -67,7 +67,8 @@ class Cache:
         self.entries: dict[str, Entry] = {}
         self._svids: dict[str, tuple[int, X509Svid]] = {}  # with the revision of the entry that it is for
         self._by_selector: dict[Selector, set[str]] = {}
-        self._changed = asyncio.Event()
+        self._watchers: set[Watcher] = set()
+        self.version = 0  # grows with every change
         self.tainted: frozenset[str] = frozenset()
 
     def apply(
@@ -125,17 +126,9 @@ class Cache:
 
     def notify(self) -> None:
         """Wake everybody who waits."""
-        self._changed.set()
-        self._changed = asyncio.Event()
-
-    async def changed(self, within: timedelta) -> None:
-        """Return at the next change, or when the time is over."""
-        event = self._changed
-        try:
-            async with asyncio.timeout(within.total_seconds()):
-                await event.wait()
-        except TimeoutError:
-            return
+        self.version += 1
+        for watcher in self._watchers:
+            watcher.wake()
 
     def matching(self, selectors: frozenset[Selector]) -> tuple[Entry, ...]:
         """Return the entries whose selectors all hold, oldest first: the first one is the default identity.
@@ -183,20 +176,30 @@ class Cache:
             return None
         return WorkloadUpdate(tuple(identities), *self.bundles_for(entries))
 
-    @asynccontextmanager
-    async def watching(self) -> AsyncIterator["Watcher"]:
+    @contextmanager
+    def watching(self) -> Iterator["Watcher"]:
         """Yield something that misses no change."""
-        yield Watcher(self)
+        watcher = Watcher()
+        self._watchers.add(watcher)
+        try:
+            yield watcher
+        finally:
+            self._watchers.discard(watcher)
 
 
 class Watcher:
-    """Waits for changes, and misses none between two waits."""
+    """Waits for changes, and misses none between two waits. One task waits on it."""
 
-    def __init__(self, cache: Cache) -> None:
-        self._cache = cache
-        self._event = cache._changed  # noqa: SLF001 - of the same module
+    __slots__ = ("_event",)
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def wake(self) -> None:
+        """Let the wait return; several before it count as one."""
+        self._event.set()
 
     async def wait(self) -> None:
-        """Return at the next change since the last call."""
+        """Return at the next change, or at once if there was one since the last call."""
         await self._event.wait()
-        self._event = self._cache._changed  # noqa: SLF001 - of the same module
+        self._event.clear()

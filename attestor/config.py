@@ -26,12 +26,14 @@ class AttestorTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         issuer_address: Where the issuer listens: a name or an address.
         issuer_port: The port there.
         socket_path: The Workload API's socket, open to every local user.
+        admin_socket: The socket of operators, for `attestor explain`; nowhere if left out.
         data_dir: The folder of the node's SVID and bundle.
         trust_bundle_path: The bundle that the first contact is verified with.
         trust_bundle_format: pem or spiffe.
         insecure_bootstrap: Without a bundle: trust the first chain that names the issuer's SPIFFE ID.
         rebootstrap: auto or never: start from `trust_bundle_path` again when the issuer is not trusted.
         sync_interval: How often a stock SPIRE server, which cannot push, is asked.
+        allow_unauthenticated_verifiers: Give our own bundle to processes without an identity, too.
         allowed_foreign_jwt_claims: Claims of other trust domains' tokens that ValidateJWTSVID passes on.
         health_address: Where /live, /ready and /metrics answer; nowhere if left out.
         health_port: The port there.
@@ -42,6 +44,7 @@ class AttestorTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     trust_domain: str
     socket_path: Path
     data_dir: Path
+    admin_socket: Path | None = None
     issuer_address: str = "127.0.0.1"
     issuer_port: int = 8081
     trust_bundle_path: Path | None = None
@@ -49,6 +52,7 @@ class AttestorTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     insecure_bootstrap: bool = False
     rebootstrap: Literal["auto", "never"] = "auto"
     sync_interval: Span = Span(seconds=5)
+    allow_unauthenticated_verifiers: bool = False
     allowed_foreign_jwt_claims: tuple[str, ...] = ()
     health_address: str | None = None
     health_port: int = 8080
@@ -86,5 +90,18 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         for name in ("issuer_port", "health_port"):
             if not 0 < getattr(table, name) <= MAX_PORT:
                 yield f"attestor.{name}: not a port"
-        if len(bytes(table.socket_path)) > MAX_SOCKET_PATH:
-            yield f"attestor.socket_path: longer than {MAX_SOCKET_PATH} bytes"
+        yield from _bad_sockets(table)
+
+
+def _bad_sockets(table: AttestorTable) -> Iterator[str]:
+    for name in ("socket_path", "admin_socket"):
+        path: Path | None = getattr(table, name)
+        if path is not None and len(bytes(path)) > MAX_SOCKET_PATH:
+            yield f"attestor.{name}: longer than {MAX_SOCKET_PATH} bytes, the kernel allows few more"
+    if table.admin_socket is None:
+        return
+    public, admin = table.socket_path.absolute(), table.admin_socket.absolute()
+    if public == admin:
+        yield "attestor.admin_socket: is already socket_path"
+    elif admin.is_relative_to(public.parent):
+        yield f"attestor.admin_socket: below {public.parent}, which every user may enter"

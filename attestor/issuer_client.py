@@ -4,9 +4,9 @@
 import asyncio
 import contextlib
 import ssl
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any, Final
 
 import grpc
@@ -25,13 +25,13 @@ from attestor.errors import (
     NodeBannedError,
 )
 from attestor.node import NodeAttestor
+from attestor.updates import Update, entry_from_proto, update_from_proto
 from spiffekit.bundle import Bundle
 from spiffekit.daemon.clock import Clock
 from spiffekit.errors import SpiffeError, VerificationError
 from spiffekit.id import SpiffeId, TrustDomain
-from spiffekit.selector import Selector
 from spiffekit.wire import tls
-from spiffekit.wire.convert import bundle_from_proto, instant, spiffe_id_from_proto
+from spiffekit.wire.convert import bundle_from_proto, seconds
 from spiffekit.wire.pb.issuer.v1 import updates_pb2, updates_pb2_grpc
 from spiffekit.wire.pb.spire.api import types_pb2
 from spiffekit.wire.pb.spire.api.server.agent.v1 import agent_pb2, agent_pb2_grpc
@@ -42,25 +42,11 @@ from spiffekit.x509svid import X509Svid, spiffe_id_of, verify
 
 DEADLINE: Final = 30.0  # seconds of a call
 SERVER_PATH: Final = "/spire/server"
+CLOSE_AFTER: Final = 5.0  # seconds
+SYNC_PAGE: Final = 500  # entries asked for at once
 MAX_MESSAGE: Final = 64 * 1024 * 1024  # bytes; what the issuer pushes is bounded by its chunks
 _REATTEST: Final = frozenset((1, 2, 3, 5))  # EXPIRED, NOT_ATTESTED, NOT_ACTIVE, MUST_REATTEST
 _BANNED: Final = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Update:
-    """One message of the push stream."""
-
-    revision: int
-    epoch: str
-    snapshot: bool
-    more: bool
-    entries: tuple[Entry, ...]
-    removed: tuple[str, ...]
-    bundles: tuple[Bundle, ...]
-    removed_bundles: tuple[TrustDomain, ...]
-    tainted: tuple[str, ...]
-    heartbeat: bool
 
 
 @dataclass(slots=True)
@@ -74,21 +60,43 @@ class Credentials:
 class IssuerClient:
     """Calls the issuer. You get one by `open`; `credentials` may be changed while it is open."""
 
-    def __init__(
-        self,
-        channel: grpc.aio.Channel,
-        tunnel: tls.Tunnel,
-        credentials: Credentials,
-        drop: Callable[[], None],
-    ) -> None:
+    def __init__(self, target: str, tunnel: tls.Tunnel, credentials: Credentials) -> None:
+        self._target = target
         self._tunnel = tunnel
+        self._closing: set[asyncio.Task[None]] = set()
         self.credentials = credentials
-        self.drop_connections = drop
+        self._connect()
+
+    def _connect(self) -> None:
+        options = [
+            ("grpc.max_receive_message_length", MAX_MESSAGE),
+            ("grpc.use_local_subchannel_pool", 1),
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.min_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", 2000),
+            ("grpc.default_authority", "issuer"),
+        ]
+        self._channel = channel = grpc.aio.insecure_channel(self._target, options=options)
         self._nodes = agent_pb2_grpc.AgentStub(channel)
         self._bundles = bundle_pb2_grpc.BundleStub(channel)
         self._entries = entry_pb2_grpc.EntryStub(channel)
         self._svids = svid_pb2_grpc.SVIDStub(channel)
         self._updates = updates_pb2_grpc.UpdatesStub(channel)
+
+    def drop_connections(self) -> None:
+        """Let the next call connect with the credentials of now; calls that are under way are cut."""
+        old = self._channel
+        self._connect()  # another channel: this one may not have noticed yet when the next call is made
+        self._tunnel.drop()
+        closing = asyncio.get_running_loop().create_task(_close_later(old))
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+
+    async def _close(self) -> None:
+        for closing in self._closing:
+            closing.cancel()
+        await asyncio.gather(*self._closing, return_exceptions=True)
+        await self._channel.close()
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -103,16 +111,11 @@ class IssuerClient:
 
         tunnel = tls.Tunnel(connect)
         async with tunnel.open() as target:
-            options = [
-                ("grpc.max_receive_message_length", MAX_MESSAGE),
-                ("grpc.use_local_subchannel_pool", 1),
-                ("grpc.initial_reconnect_backoff_ms", 100),
-                ("grpc.min_reconnect_backoff_ms", 100),
-                ("grpc.max_reconnect_backoff_ms", 2000),
-                ("grpc.default_authority", "issuer"),
-            ]
-            async with grpc.aio.insecure_channel(target, options=options) as channel:
-                yield cls(channel, tunnel, credentials, tunnel.drop)
+            client = cls(target, tunnel, credentials)
+            try:
+                yield client
+            finally:
+                await client._close()
 
     @contextlib.contextmanager
     def _errors(self) -> Any:
@@ -211,16 +214,22 @@ class IssuerClient:
             )
             return answer.svid.token
 
-    async def authorized_entries(self) -> tuple[Entry, ...]:
-        """Return all entries of this node: what a stock server offers instead of the push stream."""
-        with self._errors():
-            answer = await self._entries.GetAuthorizedEntries(
-                entry_pb2.GetAuthorizedEntriesRequest(), timeout=DEADLINE
-            )
-            return tuple(map(entry_from_proto, answer.entries))
+    async def sync_entries(self, known: Mapping[str, Entry]) -> tuple[Entry, ...]:
+        """Return all entries of this node: what a stock server offers instead of the push stream.
 
-    async def watch(self, quiet: timedelta) -> AsyncIterator[Update]:
+        Once there are many, only those that `known` lacks or has with another revision cross the wire.
+        """
+        with self._errors():
+            stream = self._entries.SyncAuthorizedEntries(timeout=DEADLINE)
+            try:
+                return await _sync(stream, known)
+            finally:
+                stream.cancel()
+
+    async def watch(self, quiet: timedelta, *, revision: int = 0, epoch: str = "") -> AsyncIterator[Update]:
         """Yield what the issuer pushes; ends with an error when nothing came for `quiet`.
+
+        With the last `revision` and `epoch` that were applied, the issuer may leave out what was before.
 
         Raises:
             NotImplementedError: The issuer is a stock server without the push stream.
@@ -228,7 +237,7 @@ class IssuerClient:
         stream = self._updates.Watch()
         try:
             with self._errors():
-                await stream.write(updates_pb2.WatchRequest())
+                await stream.write(updates_pb2.WatchRequest(revision=revision, epoch=epoch))
                 while True:
                     try:
                         message = await asyncio.wait_for(stream.read(), quiet.total_seconds())
@@ -237,7 +246,7 @@ class IssuerClient:
                     if not isinstance(message, updates_pb2.WatchResponse):
                         await stream.code()
                         raise IssuerUnavailableError("issuer ended the push stream")
-                    yield _update(message)
+                    yield update_from_proto(message)
         except IssuerUnavailableError as error:
             cause = error.__cause__
             if isinstance(cause, grpc.aio.AioRpcError) and cause.code() is grpc.StatusCode.UNIMPLEMENTED:
@@ -245,6 +254,48 @@ class IssuerClient:
             raise
         finally:
             stream.cancel()
+
+
+async def _close_later(channel: grpc.aio.Channel) -> None:
+    """Close a channel once its calls have failed: closing at once would cancel the tasks that await them."""
+    try:
+        await asyncio.sleep(CLOSE_AFTER)
+    finally:
+        await channel.close()
+
+
+async def _sync(stream: Any, known: Mapping[str, Entry]) -> tuple[Entry, ...]:
+    await stream.write(entry_pb2.SyncAuthorizedEntriesRequest())
+    revisions: list[entry_pb2.EntryRevision] = []
+    found: dict[str, Entry] = {}
+
+    async def read() -> bool:
+        answer = await stream.read()
+        if not isinstance(answer, entry_pb2.SyncAuthorizedEntriesResponse):
+            await stream.code()
+            raise IssuerUnavailableError("issuer ended the list of entries too early")
+        revisions.extend(answer.entry_revisions)
+        found.update({message.id: entry_from_proto(message) for message in answer.entries})
+        return answer.more
+
+    while await read():
+        pass
+    wanted = []
+    for revision in revisions:
+        entry = known.get(revision.id)
+        if entry is not None and (entry.revision, seconds(entry.created_at)) == (
+            revision.revision_number,
+            revision.created_at,
+        ):
+            found[entry.id] = entry
+        else:
+            wanted.append(revision.id)
+    for start in range(0, len(wanted), SYNC_PAGE):
+        ids = wanted[start : start + SYNC_PAGE]
+        await stream.write(entry_pb2.SyncAuthorizedEntriesRequest(ids=ids))
+        while await read():
+            pass
+    return tuple(found.values())
 
 
 async def _dial(
@@ -291,37 +342,6 @@ def _reason(error: grpc.aio.AioRpcError) -> int:
                 except ValueError:
                     return 0
     return 0
-
-
-def entry_from_proto(message: types_pb2.Entry) -> Entry:
-    """Return the entry of a message."""
-    return Entry(
-        id=message.id,
-        spiffe_id=spiffe_id_from_proto(message.spiffe_id),
-        selectors=frozenset(Selector(s.type, s.value) for s in message.selectors),
-        hint=message.hint,
-        federates_with=tuple(TrustDomain.parse(name) for name in message.federates_with),
-        revision=message.revision_number,
-        created_at=instant(message.created_at) or datetime.fromtimestamp(0, UTC),
-        store_svid=message.store_svid,
-        jwt_svid_include_jti=message.additional_attributes.jwt_svid_include_jti,
-        expires_at=instant(message.expires_at),
-    )
-
-
-def _update(message: updates_pb2.WatchResponse) -> Update:
-    return Update(
-        revision=message.revision,
-        epoch=message.epoch,
-        snapshot=message.snapshot,
-        more=message.more,
-        entries=tuple(map(entry_from_proto, message.entries)),
-        removed=tuple(message.removed_entry_ids),
-        bundles=tuple(map(bundle_from_proto, message.bundles)),
-        removed_bundles=tuple(TrustDomain.parse(name) for name in message.removed_bundles),
-        tainted=tuple(message.tainted_x509_authorities),
-        heartbeat=message.heartbeat,
-    )
 
 
 def make_csr(key: Any) -> bytes:

@@ -4,9 +4,9 @@
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from datetime import timedelta
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from cryptography import x509
 
@@ -42,7 +42,7 @@ class Rotation:
         backoff = Backoff(*RETRY)
         announced = False
         while True:
-            async with self._cache.watching() as watcher:
+            with self._cache.watching() as watcher:
                 try:
                     await self.rotate()
                     backoff.reset()
@@ -56,13 +56,7 @@ class Rotation:
                 if not announced:
                     announced = True
                     ready()
-                await asyncio.wait(
-                    [
-                        asyncio.ensure_future(watcher.wait()),
-                        asyncio.ensure_future(self._clock.sleep(wait)),
-                    ],
-                    return_when=asyncio.FIRST_COMPLETED,
-                )
+                await _first_of(watcher.wait(), self._clock.sleep(wait))
 
     async def rotate(self) -> None:
         """Fetch an SVID for each entry that needs one now."""
@@ -110,6 +104,15 @@ class Rotation:
             fresh[entry.id] = svid
         if fresh:
             self._cache.put_svids(fresh)
+
+
+async def _first_of(*waits: Coroutine[Any, Any, None]) -> None:
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 def _authority(svid: X509Svid) -> str:

@@ -3,14 +3,16 @@
 
 import asyncio
 import logging
+import random
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Final, NoReturn
 
 from attestor.cache import Cache, Entry
 from attestor.errors import AttestorError
-from attestor.issuer_client import IssuerClient, Update
+from attestor.issuer_client import IssuerClient
 from attestor.session import RETRY, NodeSession
+from attestor.updates import Update
 from spiffekit.bundle import Bundle
 from spiffekit.daemon.backoff import Backoff
 from spiffekit.daemon.clock import Clock
@@ -33,6 +35,8 @@ class Sync:
         self._poll_every = poll_every
         self._synced = asyncio.Event()
         self._stock = False
+        self._revision = 0  # applied whole, of this epoch
+        self._epoch = ""
 
     async def run(self, ready: Callable[[], None]) -> NoReturn:
         """Follow for ever; ready with the first state, so that nobody is served from nothing."""
@@ -44,7 +48,7 @@ class Sync:
                     if self._stock:
                         await self._poll()
                         backoff.reset()
-                        await self._clock.sleep(self._poll_every)
+                        await self._clock.sleep(self._poll_every * (0.9 + 0.2 * random.random()))  # noqa: S311 - spreads load
                     else:
                         await self._watch(backoff)
                 except AttestorError as error:
@@ -60,9 +64,11 @@ class Sync:
     async def _watch(self, backoff: Backoff) -> None:
         parts: list[Update] = []
         try:
-            async for update in self._client.watch(QUIET):
+            async for update in self._client.watch(QUIET, revision=self._revision, epoch=self._epoch):
                 backoff.reset()
                 if update.heartbeat:
+                    if update.epoch == self._epoch:
+                        self._revision = update.revision  # what lies between was not for us
                     continue
                 parts.append(update)
                 if not update.more:
@@ -83,10 +89,11 @@ class Sync:
             tainted=[key_id for part in parts for key_id in part.tainted],
             snapshot=parts[0].snapshot,
         )
+        self._revision, self._epoch = parts[-1].revision, parts[-1].epoch
         self._synced.set()
 
     async def _poll(self) -> None:
-        entries = await self._client.authorized_entries()
+        entries = await self._client.sync_entries(self._cache.entries)
         bundles = [await self._client.bundle()]
         for trust_domain in sorted({td for entry in entries for td in entry.federates_with}):
             bundles.append(await self._client.federated_bundle(trust_domain))  # noqa: PERF401 - one after another

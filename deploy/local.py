@@ -170,6 +170,7 @@ class Attestor:
         self.deployment = deployment
         self.folder = deployment.folder / name
         self.socket = self.folder / "public" / "api.sock"
+        self.admin_socket = self.folder / "private" / "admin.sock"
         self.config = deployment.folder / f"{name}.toml"
         self.node_id = ""
         self.daemon = Daemon("attestor", deployment.folder, self.config)
@@ -193,6 +194,7 @@ class Attestor:
                 "issuer_port": deployment.port,
                 "data_dir": str(self.folder / "data"),
                 "socket_path": str(self.socket),
+                "admin_socket": str(self.admin_socket),
                 "trust_bundle_path": str(bundle),
                 **settings.pop("attestor", {}),
             },
@@ -204,6 +206,10 @@ class Attestor:
             self.node_id = f"spiffe://{deployment.trust_domain}/spire/agent/join_token/{token}"
             tables["node_attestor.join_token"] = {"token": token}
         self.config.write_text(toml({**tables, **settings}))
+
+    def explain(self, pid: int) -> str:
+        """Ask the attestor what it sees in a process."""
+        return run("attestor", "explain", str(pid), "--socketPath", str(self.admin_socket)).stdout
 
     def start(self, *, wait: bool = True) -> None:
         """Start the daemon, and wait until it is well unless told not to."""

@@ -25,7 +25,6 @@ from issuer.ca.authorities import Authorities, AuthorityPolicy
 from issuer.ca.rotation import Rotation, ServerIdentity
 from issuer.changes import ChangeLog
 from issuer.config import Config
-from issuer.limits import RateLimit
 from issuer.pruning import Pruning
 from issuer.registration import Registrations
 from issuer.store import Database
@@ -37,6 +36,7 @@ from spiffekit.daemon.clock import SystemClock
 from spiffekit.daemon.health import Health
 from spiffekit.daemon.key_files import private_folder
 from spiffekit.daemon.lifecycle import run_until_signalled
+from spiffekit.daemon.limits import RateLimit
 from spiffekit.daemon.listener import Front, TlsFront, UnixFront, inner_socket, server_options
 from spiffekit.id import SpiffeId, TrustDomain
 from spiffekit.wire import tls

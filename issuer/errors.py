@@ -10,7 +10,6 @@
     ├── NotAuthorizedError        the caller may not do that
     │   └── NodeDeniedError       a node may not, with the reason SPIRE's API gives it
     ├── NodeRejectedError         a node could not prove itself
-    ├── RateLimitedError
     ├── FailedPreconditionError   right request, wrong moment
     ├── AuthorityNotReadyError    no authority can sign now
     └── StoreError                the database failed
@@ -64,10 +63,6 @@ class NodeDeniedError(NotAuthorizedError):
 
 class NodeRejectedError(IssuerError):
     """A node could not prove itself."""
-
-
-class RateLimitedError(IssuerError):
-    """The caller asks too often."""
 
 
 class FailedPreconditionError(IssuerError):

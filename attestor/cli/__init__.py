@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The `attestor` command: run the daemon, and ask whether it is well."""
+"""The `attestor` command: run the daemon, ask it why, and use the Workload API from a terminal."""
 
 from pathlib import Path
 
 import click
 
+from attestor.cli import api, explain
 from spiffekit.daemon.terminal import Commands, fail
 
 DEFAULT_CONFIG = Path("/etc/attestor/attestor.toml")
-DEFAULT_SOCKET = Path("/run/attestor/public/api.sock")
 
 config_option = click.option(
     "--config",
@@ -59,7 +59,7 @@ def validate(config: Path, expand_env: bool) -> None:
     "--socketPath",
     "socket",
     type=click.Path(path_type=Path),
-    default=DEFAULT_SOCKET,
+    default=api.DEFAULT_SOCKET,
     show_default=True,
     help="The Workload API's socket.",
 )
@@ -84,3 +84,7 @@ def healthcheck(socket: Path) -> None:
         finally:
             stream.cancel()
     click.echo("the attestor is healthy")
+
+
+main.add_command(explain.explain)
+main.add_command(api.group, "api")

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import os
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import grpc
@@ -30,9 +30,10 @@ from attestor.workload import WorkloadAttestor, attest_all
 from spiffekit import jwtsvid
 from spiffekit.bundle import Bundle, BundleSet
 from spiffekit.daemon.clock import Clock
+from spiffekit.daemon.limits import RateLimit, RateLimitedError
 from spiffekit.daemon.listener import UnknownPeerError
 from spiffekit.errors import SpiffeError, SpiffeIdError
-from spiffekit.id import SpiffeId
+from spiffekit.id import SpiffeId, TrustDomain
 from spiffekit.selector import Selector
 from spiffekit.wire.status import INTERNAL
 from spiffekit.wire.workload_api import SECURITY_HEADER, SERVICE, Method, messages, methods
@@ -41,8 +42,12 @@ logger = logging.getLogger(__name__)
 
 Context = Any  # grpc.aio.ServicerContext: its stubs cannot be subscripted at run time
 Code = grpc.StatusCode
+Rendered = tuple[str, tuple[str, ...], tuple[TrustDomain, ...]]
+"""What an answer depends on within one version of the cache: its kind, entries and federated bundles."""
 
 MAX_STREAMS_PER_UID: Final = 1536  # one user must not take all of our memory
+CALLS_PER_SECOND: Final = 200.0  # of one user: each is an attestation
+CALLS_AT_ONCE: Final = 2000.0  # a whole node of one user may start over at the same moment
 MAX_AUDIENCES: Final = 50
 _ALWAYS: Final = ("sub", "exp", "aud")  # claims of another trust domain's token that mean something here
 
@@ -67,6 +72,7 @@ class WorkloadApi:
         process_of: Callable[[Context], Process],
         clock: Clock,
         foreign_claims: Sequence[str] = (),
+        unauthenticated_verifiers: bool = False,
     ) -> None:
         self._cache = cache
         self._attestors = attestors
@@ -74,7 +80,11 @@ class WorkloadApi:
         self._process_of = process_of
         self._clock = clock
         self._foreign_claims = frozenset((*_ALWAYS, *foreign_claims))
+        self._unauthenticated_verifiers = unauthenticated_verifiers
         self._streams: Counter[int] = Counter()
+        self._calls = RateLimit(CALLS_PER_SECOND, CALLS_AT_ONCE, monotonic=clock.monotonic)
+        self._rendered: dict[Rendered, bytes] = {}
+        self._rendered_version = -1
         self._messages: Mapping[str, Any] = messages()
 
     def handler(self) -> grpc.GenericRpcHandler:
@@ -122,6 +132,7 @@ class WorkloadApi:
         _require_header(context)
         process = self._process_of(context)
         process.require_alive()
+        self._calls.spend(process.peer.uid)
         caller = _Caller(process)
         await caller.attest(self._attestors)
         return caller
@@ -142,19 +153,44 @@ class WorkloadApi:
     ) -> AsyncIterator[bytes]:
         """Yield the whole state at first and after each change of it, while the caller is who it was."""
         last = b""
-        with caller.death() as gone:
-            async with self._cache.watching() as watcher:
-                while True:
-                    if await caller.executes_another():
-                        await caller.attest(self._attestors)
-                    update = self._cache.update(caller.selectors)
-                    if update is not None:
-                        message = render(update).SerializeToString(deterministic=True)
-                        caller.process.require_alive()
-                        if message != last:
-                            yield message
-                            last = message
-                    await _first_of(watcher.wait(), gone.wait())
+        with self._cache.watching() as watcher, caller.on_death(watcher.wake):
+            while True:
+                if await caller.executes_another():
+                    await caller.attest(self._attestors)
+                update = self._update_for(caller, render)
+                if update is not None:
+                    message = self._serialised(update, render)
+                    caller.process.require_alive()
+                    if message != last:
+                        yield message
+                        last = message
+                await watcher.wait()
+                caller.process.require_alive()
+
+    def _update_for(
+        self, caller: "_Caller", render: Callable[[WorkloadUpdate], Message]
+    ) -> WorkloadUpdate | None:
+        try:
+            return self._cache.update(caller.selectors)
+        except NoIdentityError:
+            if render == self._x509_svids or not self._unauthenticated_verifiers:
+                raise
+            return WorkloadUpdate((), *self._cache.bundles_for(()))
+
+    def _serialised(self, update: WorkloadUpdate, render: Callable[[WorkloadUpdate], Message]) -> bytes:
+        """Return the answer as bytes; workloads with the same entries share them."""
+        if self._rendered_version != self._cache.version:
+            self._rendered_version = self._cache.version
+            self._rendered = {}
+        key = (
+            render.__name__,
+            tuple(identity.entry.id for identity in update.identities),
+            tuple(bundle.trust_domain for bundle in update.federated),
+        )
+        message = self._rendered.get(key)
+        if message is None:
+            message = self._rendered[key] = render(update).SerializeToString(deterministic=True)
+        return message
 
     def _x509_svids(self, update: WorkloadUpdate) -> Message:
         kind = self._messages["X509SVID"]
@@ -223,10 +259,8 @@ class WorkloadApi:
             raise CallRefused(Code.INVALID_ARGUMENT, "audience must be specified")
         if not request.svid:
             raise CallRefused(Code.INVALID_ARGUMENT, "svid must be specified")
-        entries = self._cache.matching(caller.selectors)
-        if not entries:
-            raise NoIdentityError("no identity issued")
-        own, federated = self._cache.bundles_for(entries)
+        # Without an identity our own trust domain's tokens may be judged still: the verdict reveals nothing.
+        own, federated = self._cache.bundles_for(self._cache.matching(caller.selectors))
         try:
             svid = jwtsvid.verify(
                 request.svid,
@@ -264,27 +298,22 @@ class _Caller:
         return self.process.executable() != self._executable
 
     @contextlib.contextmanager
-    def death(self) -> Any:
-        """Yield an event that is set when the process exits."""
-        gone = asyncio.Event()
+    def on_death(self, wake: Callable[[], None]) -> Iterator[None]:
+        """Call `wake` when the process exits."""
         loop = asyncio.get_running_loop()
         # A copy: streams of one connection share the pidfd, and the loop watches a descriptor once.
         pidfd = os.dup(self.process.peer.pidfd)
-        loop.add_reader(pidfd, gone.set)
+
+        def exited() -> None:
+            loop.remove_reader(pidfd)  # it stays readable for ever
+            wake()
+
+        loop.add_reader(pidfd, exited)
         try:
-            yield gone
+            yield
         finally:
             loop.remove_reader(pidfd)
             os.close(pidfd)
-
-
-async def _first_of(*waits: Any) -> None:
-    tasks = [asyncio.ensure_future(wait) for wait in waits]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
 
 
 def _key(bundle: Bundle) -> str:
@@ -308,6 +337,8 @@ async def _refuse(context: Context, error: Exception) -> None:
             await context.abort(Code.PERMISSION_DENIED, "caller cannot be identified")
         case WorkloadAttestationError():
             await context.abort(Code.UNAVAILABLE, "workload attestation failed")
+        case RateLimitedError():
+            await context.abort(Code.UNAVAILABLE, str(error))
         case IssuerUnavailableError() | SpiffeError():
             await context.abort(Code.UNAVAILABLE, "not ready")
         case _:

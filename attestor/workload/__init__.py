@@ -4,6 +4,7 @@
 import asyncio
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final, Protocol
 
@@ -35,32 +36,53 @@ class WorkloadAttestor(Protocol):
         """
 
 
-async def attest_all(
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one attestor found; `error` says why it failed, and is empty if it did not."""
+
+    type: str
+    selectors: frozenset[Selector]
+    error: str = ""
+
+
+async def ask_all(
     attestors: Sequence[WorkloadAttestor], process: Process, *, deadline: timedelta = DEADLINE
-) -> frozenset[Selector]:
-    """Ask all attestors at once; one that fails adds nothing.
+) -> list[Finding]:
+    """Ask all attestors at once; one that fails adds nothing. The caller asks whether the process lives."""
 
-    Raises:
-        WorkloadAttestationError: All of them failed.
-        PeerGoneError: The process exited while it was examined.
-    """
-
-    async def ask(attestor: WorkloadAttestor) -> frozenset[Selector] | None:
+    async def ask(attestor: WorkloadAttestor) -> Finding:
         try:
             async with asyncio.timeout(deadline.total_seconds()):
-                return await attestor.attest(process)
-        except Exception:  # the plug-in boundary: one attestor's bug must not deny the others
-            logger.exception(
-                "workload attestor failed", extra={"attestor": attestor.type, "pid": process.pid}
-            )
-            return None
+                return Finding(attestor.type, await attestor.attest(process))
+        except TimeoutError:
+            reason = f"no answer within {deadline.total_seconds():g} s"
+        except WorkloadAttestationError as error:
+            reason = str(error)
+        except Exception as error:  # the plug-in boundary: one attestor's bug must not deny the others
+            logger.exception("workload attestor has a bug", extra={"attestor": attestor.type})
+            reason = f"{type(error).__name__} (see the log)"
+        logger.warning(
+            "workload attestor failed",
+            extra={"attestor": attestor.type, "pid": process.pid, "reason": reason},
+        )
+        return Finding(attestor.type, frozenset(), reason)
 
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(ask(a), name=f"attest-{a.type}") for a in attestors]
-    found = [selectors for task in tasks if (selectors := task.result()) is not None]
+    return [task.result() for task in tasks]
+
+
+async def attest_all(
+    attestors: Sequence[WorkloadAttestor], process: Process, *, deadline: timedelta = DEADLINE
+) -> frozenset[Selector]:
+    """Return all that holds for a process.
+
+    Raises:
+        WorkloadAttestationError: All attestors failed.
+        PeerGoneError: The process exited while it was examined.
+    """
+    findings = await ask_all(attestors, process, deadline=deadline)
     process.require_alive()
-    if attestors and not found:
-        raise WorkloadAttestationError(
-            f"all {len(attestors)} workload attestors failed for pid {process.pid}"
-        )
-    return frozenset().union(*found)
+    if findings and all(finding.error for finding in findings):
+        raise WorkloadAttestationError(f"all {len(findings)} workload attestors failed for pid {process.pid}")
+    return frozenset().union(*(finding.selectors for finding in findings))

@@ -20,6 +20,7 @@ from issuer.api.caller import Caller, Callers, Connection
 from issuer.model import AuditRecord, Outcome
 from issuer.store import Database
 from spiffekit.daemon.clock import Clock
+from spiffekit.daemon.limits import RateLimitedError
 from spiffekit.daemon.listener import UnknownPeerError
 from spiffekit.wire.pb.spire.api import types_pb2
 from spiffekit.wire.status import Status, StatusTable, abort
@@ -49,7 +50,7 @@ STATUS: Final = StatusTable(
         errors.AlreadyExistsError: Code.ALREADY_EXISTS,
         errors.NotAuthorizedError: Code.PERMISSION_DENIED,
         errors.NodeRejectedError: Code.PERMISSION_DENIED,
-        errors.RateLimitedError: Code.RESOURCE_EXHAUSTED,
+        RateLimitedError: Code.RESOURCE_EXHAUSTED,
         errors.FailedPreconditionError: Code.FAILED_PRECONDITION,
         errors.AuthorityNotReadyError: Code.UNAVAILABLE,
         errors.StoreError: Code.UNAVAILABLE,

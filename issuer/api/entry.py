@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """spire.api.server.entry.v1: operators register identities, nodes learn which ones they may serve."""
 
-import uuid
+import time
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime
 from typing import Any, Final
@@ -15,7 +15,7 @@ from issuer.api.convert import (
 )
 from issuer.api.dispatch import Call, item_status, masked, page_size
 from issuer.errors import AlreadyExistsError, InvalidRequestError, IssuerError, NotFoundError
-from issuer.model import RegistrationEntry
+from issuer.model import RegistrationEntry, new_entry_id
 from issuer.registration import Registrations
 from issuer.selection import compares
 from issuer.store import Database, Transaction
@@ -48,7 +48,7 @@ class EntryService:
 
         async def create(message: types_pb2.Entry) -> RegistrationEntry:
             entry = entry_from_proto(
-                message, self._trust_domain, entry_id=message.id or str(uuid.uuid4()), now=call.now
+                message, self._trust_domain, entry_id=message.id or new_entry_id(time.time_ns()), now=call.now
             )
 
             def act(tx: Transaction) -> RegistrationEntry:

@@ -11,11 +11,11 @@ from issuer.ca.authorities import Authorities
 from issuer.ca.requests import check_dns_names, parse_csr
 from issuer.ca.signing import IssuedJwtSvid, IssuedX509Svid
 from issuer.errors import InvalidRequestError, IssuerError, NotFoundError
-from issuer.limits import RateLimit
 from issuer.model import Outcome, RegistrationEntry
 from issuer.registration import Registrations
 from issuer.store import Database
 from issuer.store.nodes import SERVER_PATH
+from spiffekit.daemon.limits import RateLimit
 from spiffekit.errors import SpiffeIdError
 from spiffekit.id import SpiffeId, TrustDomain
 from spiffekit.wire.convert import seconds, spiffe_id_to_proto

@@ -22,6 +22,13 @@ MAX_DNS_NAME: Final = 253  # characters, RFC 1035 §2.3.4
 MAX_DNS_NAMES: Final = 64
 
 _LABEL: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?", re.ASCII)
+# cryptography has no common class for what a malformed request makes it raise.
+_MALFORMED: Final = (
+    ValueError,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
 _HASHES: Final = ("sha256", "sha384", "sha512")
 
 
@@ -45,7 +52,7 @@ class Request:
             return self.csr.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         except x509.ExtensionNotFound:
             return x509.SubjectAlternativeName([])
-        except ValueError as error:
+        except _MALFORMED as error:
             raise InvalidRequestError("csr: extensions are malformed") from error
 
 
@@ -65,7 +72,7 @@ def parse_csr(csr_der: bytes) -> Request:
         csr = x509.load_der_x509_csr(csr_der)
         key = check_public_key(csr.public_key())
         digest = csr.signature_hash_algorithm
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except (*_MALFORMED, UnsupportedAlgorithm) as error:
         raise InvalidRequestError("csr: not a well-formed PKCS#10 request") from error
     except UnsupportedKeyError as error:
         raise InvalidRequestError(f"csr: {error}") from error

@@ -190,6 +190,7 @@ def _migrate(engine: sa.Engine, path: Path) -> None:
                 "use the issuer that wrote it"
             )
         config.attributes["connection"] = connection
+        logging.getLogger("alembic").setLevel(logging.WARNING)  # we say below what an operator needs
         command.upgrade(config, "head")
     logger.info("database schema brought up to date", extra={"version": head})
 

@@ -29,9 +29,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final, Generic, Protocol, TypeVar
 
-from spiffekit.daemon.frames import FloodError
+from spiffekit.daemon.frames import Allowances, FloodError, FrameGuard
 from spiffekit.daemon.peer import PeerProcess, PeerUnknownError
-from spiffekit.daemon.splice import End, outer_end
+from spiffekit.daemon.splice import CHUNK, InnerEnd, OuterEnd
 from spiffekit.wire.tls import peer_chain
 
 logger = logging.getLogger(__name__)
@@ -41,6 +41,10 @@ P = TypeVar("P")
 FD_PER_CONNECTION: Final = 4  # outer, inner client, inner server, pidfd
 FD_RESERVE: Final = 256
 ACCEPT_PAUSE: Final = 0.1  # seconds to wait when there are no descriptors left
+# Calls, and calls a second, of one source; faster ones wait. Stops reset floods over ever new connections.
+CALL_BURST: Final = 1000.0
+CALL_RATE: Final = 2000.0
+GROUP_FACTOR: Final = 4.0  # what all processes of a user may do together, compared with one of them
 _NO_DESCRIPTORS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
@@ -97,6 +101,9 @@ class Front(Generic[P]):
         self._sources: Counter[Hashable] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
         self._inner = ""
+        self._buffer = memoryview(bytearray(CHUNK))
+        self._calls = Allowances(CALL_BURST, CALL_RATE)
+        self._calls_together = Allowances(CALL_BURST * GROUP_FACTOR, CALL_RATE * GROUP_FACTOR)
 
     def peer_of(self, context: Context) -> P:
         """Return who calls.
@@ -175,19 +182,23 @@ class Front(Generic[P]):
             if not self._sources[source]:
                 del self._sources[source]
 
-    async def _splice(self, outer: "End", peer: P) -> None:
+    def _outer_end(self, source: Hashable, group: Hashable) -> OuterEnd:
+        calls = (self._calls.of(source), self._calls_together.of(group))
+        return OuterEnd(FrameGuard(calls=calls), self._buffer)
+
+    async def _splice(self, outer: OuterEnd, peer: P) -> None:
         """Pass bytes both ways until one end closes; `outer` is made and paused."""
         inner_socket = socket.socket(socket.AF_UNIX)
         inner_socket.setblocking(False)
         name = f"sa-{secrets.token_hex(16)}"
         key = f"unix-abstract:{name}"
         self._peers[key] = peer
-        inner: End | None = None
+        inner: InnerEnd | None = None
         try:
             inner_socket.bind(f"\0{name}")
             inner_socket.connect(self._inner)  # completes or fails at once on a Unix socket
             loop = asyncio.get_running_loop()
-            _, inner = await loop.create_unix_connection(End, sock=inner_socket)
+            _, inner = await loop.create_unix_connection(InnerEnd, sock=inner_socket)
             silent = loop.call_later(self._limits.first_byte_within.total_seconds(), outer.close_if_silent)
             try:
                 outer.join(inner)
@@ -252,8 +263,8 @@ class UnixFront(Front[P]):
         try:
             with self._counted(process.uid):
                 peer = self._identify(process)
-                loop = asyncio.get_running_loop()
-                _, outer = await loop.connect_accepted_socket(outer_end, connection)
+                outer = self._outer_end((process.uid, process.pid), process.uid)
+                await asyncio.get_running_loop().connect_accepted_socket(lambda: outer, connection)
                 try:
                     await self._splice(outer, peer)
                 finally:
@@ -301,8 +312,9 @@ class TlsFront(Front[P]):
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             loop = asyncio.get_running_loop()
             within = self._limits.handshake_within.total_seconds()
-            transport, outer = await loop.connect_accepted_socket(
-                outer_end,
+            outer = self._outer_end(source, source)
+            transport, _ = await loop.connect_accepted_socket(
+                lambda: outer,
                 connection,
                 ssl=self._context(),
                 ssl_handshake_timeout=within,

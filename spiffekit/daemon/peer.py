@@ -52,6 +52,26 @@ class PeerProcess:
             raise PeerUnknownError("the peer is in a PID or user namespace that we cannot see")
         return peer
 
+    @classmethod
+    def from_pid(cls, pid: int) -> Self:
+        """Take a process by its number, as an operator names it; whoever has the number now is meant.
+
+        Raises:
+            PeerUnknownError: There is no such process.
+        """
+        if pid <= 0:
+            raise PeerUnknownError("not a process number")
+        try:
+            pidfd = os.pidfd_open(pid)
+        except (OSError, OverflowError) as error:
+            raise PeerUnknownError("no such process") from error
+        try:
+            info = os.stat(f"/proc/{pid}")  # noqa: PTH116 - of the kernel's folder, no path of ours
+        except OSError as error:
+            os.close(pidfd)
+            raise PeerUnknownError("no such process") from error
+        return cls(pid, info.st_uid, info.st_gid, (), pidfd)
+
     def alive(self) -> bool:
         """Tell whether the process still runs; a pidfd becomes readable when it has exited."""
         poll = select.poll()

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Passing bytes between two connections, with back-pressure both ways, and closing both together."""
+# ruff: noqa: SLF001 - both ends of a splice are ours
 
 import asyncio
 import logging
-import time
 from typing import Final
 
 from spiffekit.daemon.frames import FloodError, FrameGuard
@@ -11,17 +11,17 @@ from spiffekit.daemon.frames import FloodError, FrameGuard
 logger = logging.getLogger(__name__)
 
 HIGH_WATER: Final = 64 * 1024  # bytes that wait for a slow reader before the sender is paused
+CHUNK: Final = 16 * 1024  # bytes read from a client at once; that much of its calls may have to wait
 
 
-class End(asyncio.Protocol):
-    """One end of a splice. It reads nothing until it is joined with the other one."""
+class End(asyncio.BaseProtocol):
+    """What both ends of a splice share. It reads nothing until it is joined with the other one."""
 
-    def __init__(self, guard: FrameGuard | None = None) -> None:
+    def __init__(self) -> None:
         self.closed = asyncio.Event()
-        self._guard = guard
-        self._heard = False
         self._transport: asyncio.Transport | None = None
         self._other: End | None = None
+        self._blocked = False  # the reader at the other end is slow
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Hold the bytes until the ends are joined."""
@@ -32,60 +32,112 @@ class End(asyncio.Protocol):
 
     def join(self, other: "End") -> None:
         """Let bytes flow between both."""
-        self._other, other._other = other, self  # noqa: SLF001 - of the same class
-        self._resume()
-        other._resume()  # noqa: SLF001 - of the same class
+        self._other, other._other = other, self
+        self._set_reading()
+        other._set_reading()
 
-    def data_received(self, data: bytes) -> None:
-        """Judge the frames, then pass the bytes on."""
-        self._heard = True
-        if self._guard is not None:
-            try:
-                self._guard.feed(data)
-            except FloodError as error:
-                logger.warning("connection closed", extra={"reason": str(error)})
-                self.abort()
-                return
-        if self._other is not None and self._other._transport is not None:  # noqa: SLF001 - of the same class
-            self._other._transport.write(data)  # noqa: SLF001 - of the same class
+    def pass_on(self, data: bytes) -> None:
+        """Send `data` at the other end."""
+        if self._other is not None and self._other._transport is not None:
+            self._other._transport.write(data)
 
     def pause_writing(self) -> None:
         """Pause the sender: the reader at this end is slow."""
         if self._other is not None:
-            self._other._pause()  # noqa: SLF001 - of the same class
+            self._other._blocked = True
+            self._other._set_reading()
 
     def resume_writing(self) -> None:
         """Let the sender go on."""
         if self._other is not None:
-            self._other._resume()  # noqa: SLF001 - of the same class
+            self._other._blocked = False
+            self._other._set_reading()
 
     def connection_lost(self, _error: Exception | None) -> None:
         """Close the other end once what was sent has arrived."""
         self.closed.set()
         self._transport = None
         other, self._other = self._other, None
-        if other is not None and other._transport is not None:  # noqa: SLF001 - of the same class
-            other._transport.close()  # noqa: SLF001 - what was sent still arrives
-
-    def close_if_silent(self) -> None:
-        """Close a connection that has said nothing."""
-        if not self._heard:
-            self.abort()
+        if other is not None and other._transport is not None:
+            other._transport.close()
 
     def abort(self) -> None:
         """Close at once."""
         if self._transport is not None:
             self._transport.abort()
 
-    def _pause(self) -> None:
-        if self._transport is not None and not self._transport.is_closing():
+    def _may_read(self) -> bool:
+        return not self._blocked
+
+    def _set_reading(self) -> None:
+        if self._transport is None or self._transport.is_closing():
+            return
+        if self._may_read():
+            self._transport.resume_reading()
+        else:
             self._transport.pause_reading()
 
-    def _resume(self) -> None:
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.resume_reading()
+
+class InnerEnd(End, asyncio.Protocol):
+    """The end of our own gRPC server, which is trusted."""
+
+    def data_received(self, data: bytes) -> None:
+        """Pass the bytes on."""
+        self.pass_on(data)
 
 
-def outer_end() -> End:
-    """Return the end of a client, guarded against floods."""
-    return End(FrameGuard(time.monotonic))
+class OuterEnd(End, asyncio.BufferedProtocol):
+    """The end of a client, guarded against floods.
+
+    Args:
+        guard: Judges what the client sends.
+        buffer: Where bytes are received, `CHUNK` of them; all ends may share it.
+    """
+
+    def __init__(self, guard: FrameGuard, buffer: memoryview) -> None:
+        super().__init__()
+        self._guard = guard
+        self._buffer = buffer
+        self._heard = False
+        self._held = b""  # what waits until the client may make calls again
+        self._release: asyncio.TimerHandle | None = None
+
+    def get_buffer(self, _sizehint: int) -> memoryview:
+        """Return where to receive."""
+        return self._buffer
+
+    def buffer_updated(self, size: int) -> None:
+        """Pass the bytes on, or hold them while the client makes calls too fast."""
+        self._heard = True
+        self._held += bytes(self._buffer[:size])
+        if self._release is None:
+            self._pass_held()
+
+    def _pass_held(self) -> None:
+        self._release = None
+        if wait := self._guard.wait():
+            self._release = asyncio.get_running_loop().call_later(wait, self._pass_held)
+        else:
+            data, self._held = self._held, b""
+            try:
+                self._guard.feed(data)
+            except FloodError as error:
+                logger.warning("connection closed", extra={"reason": str(error)})
+                self.abort()
+                return
+            self.pass_on(data)
+        self._set_reading()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Forget what is held, and close the other end."""
+        if self._release is not None:
+            self._release.cancel()
+        super().connection_lost(error)
+
+    def close_if_silent(self) -> None:
+        """Close a connection that has said nothing."""
+        if not self._heard:
+            self.abort()
+
+    def _may_read(self) -> bool:
+        return self._release is None and super()._may_read()

@@ -244,18 +244,19 @@ class World:
         await self.database.write(lambda tx: tx.nodes.put(node))
         return fresh
 
-    async def entry(self, path, *, parent="/spire/agent/test/n1", selectors=("unix:uid:1000",), **changes):
-        """An entry in the registry."""
-        made = {
-            "id": path.strip("/").replace("/", "-"),
-            "created_at": self.clock.now().replace(microsecond=0),
-        }
-        entry = RegistrationEntry(
+    def made(self, path, *, parent="/spire/agent/test/n1", selectors=("unix:uid:1000",), **changes):
+        """An entry that is not in the registry yet; its ID is made of its path."""
+        fixed = {"id": path.strip("/").replace("/", "-"), "created_at": self.clock.now()}
+        return RegistrationEntry(
             spiffe_id=spiffe_id(path),
             parent_id=spiffe_id(parent),
             selectors=frozenset(map(Selector.parse, selectors)),
-            **(made | changes),
+            **(fixed | changes),
         )
+
+    async def entry(self, path, **fields):
+        """An entry in the registry."""
+        entry = self.made(path, **fields)
         return await self.database.write(lambda tx: tx.entries.create(entry))
 
     async def trail(self):

@@ -2,12 +2,14 @@
 """How often one source may do something that costs us."""
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Final
 
-from issuer.errors import RateLimitedError
-
 MAX_SOURCES: Final = 10_000  # remembered at once; the one that has been quiet longest is forgotten
+
+
+class RateLimitedError(Exception):
+    """A source asked more often than it may."""
 
 
 class RateLimit:
@@ -23,9 +25,9 @@ class RateLimit:
         self._rate = rate
         self._burst = burst
         self._monotonic = monotonic
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        self._buckets: OrderedDict[Hashable, tuple[float, float]] = OrderedDict()
 
-    def spend(self, source: str, amount: int = 1) -> None:
+    def spend(self, source: Hashable, amount: int = 1) -> None:
         """Take `amount` from the bucket of `source`.
 
         Raises:
