@@ -16,6 +16,11 @@ from issuer.model import AuthorityRecord, AuthorityState
 
 MAX_PREPARE: Final = timedelta(days=30)  # before the end, at most
 MAX_ACTIVATE: Final = timedelta(days=7)
+_NEXT: Final = {
+    AuthorityState.PREPARED: AuthorityState.ACTIVE,
+    AuthorityState.ACTIVE: AuthorityState.OLD,
+    AuthorityState.OLD: AuthorityState.OLD,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,13 +117,7 @@ class Slots:
 
 
 def _advanced(record: AuthorityRecord) -> AuthorityRecord:
-    match record.state:
-        case AuthorityState.PREPARED:
-            return replace(record, state=AuthorityState.ACTIVE)
-        case AuthorityState.ACTIVE:
-            return replace(record, state=AuthorityState.OLD)
-        case AuthorityState.OLD:
-            return record
+    return replace(record, state=_NEXT[record.state])
 
 
 def should_prepare(active: AuthorityRecord, now: datetime) -> bool:
