@@ -36,6 +36,9 @@ def check_leaf(certificate: x509.Certificate) -> SpiffeId:
     spiffe_id = spiffe_id_of(certificate)
     if not spiffe_id.path:
         raise X509SvidError(f"leaf ID {spiffe_id} has no path")  # X509-SVID §5.2
+    san = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    if not certificate.subject.rdns and not san.critical:
+        raise X509SvidError("leaf has no subject, and its SAN is not critical")  # X509-SVID §3.1
     try:
         basic = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
         usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value

@@ -4,9 +4,6 @@
 NO_TEST_YET = "no test yet"
 
 GAPS = {
-    "X509-11": NO_TEST_YET,
-    "X509-16": NO_TEST_YET,
-    "X509-29": NO_TEST_YET,
     "JWT-15": "advice to those who choose audiences",
     "JWT-20": "the library hands out tokens; how they travel over HTTP is up to the application",
     "JWT-21": "the library hands out tokens; how they travel over gRPC is up to the application",

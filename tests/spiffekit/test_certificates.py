@@ -47,6 +47,9 @@ def san(*names, critical):
 
 URI = x509.UniformResourceIdentifier
 BAD_LEAVES = [
+    pytest.param({"common_name": "", "uris": [], "extra": [san(URI(ID), critical=False)]},
+        "leaf has no subject, and its SAN is not critical", id="no subject",
+        marks=pytest.mark.requirement("X509-05")),
     pytest.param({"uris": []}, "certificate has 0 URI SANs: exactly one is needed", id="no URI",
         marks=pytest.mark.requirement("X509-01")),
     pytest.param({"uris": [ID, "spiffe://example.org/db"]},
@@ -96,7 +99,7 @@ GOOD_LEAVES = [
     pytest.param(
         {"common_name": "", "uris": [], "extra": [san(URI(ID), critical=True)]},
         id="no subject",
-        marks=pytest.mark.requirement("X509-06"),
+        marks=pytest.mark.requirement("X509-05", "X509-06"),
     ),
     pytest.param(
         {"usage": {"digital_signature": True, "key_encipherment": True, "key_agreement": True}},
