@@ -30,6 +30,7 @@ from spiffekit.x509svid import X509Svid
 logger = logging.getLogger(__name__)
 
 CHECK_EVERY: Final = timedelta(seconds=5)
+SOONEST: Final = timedelta(milliseconds=50)
 RETRY: Final = (timedelta(milliseconds=200), timedelta(seconds=30))
 
 
@@ -185,7 +186,8 @@ class NodeSession:
                 if self._due(self._clock.now()):
                     await self._renew()
                 backoff.reset()
-                await self._clock.sleep(CHECK_EVERY)
+                due = timedelta(seconds=self._renew_at - self._clock.monotonic())
+                await self._clock.sleep(min(CHECK_EVERY, max(due, SOONEST)))
             except AttestorError as error:
                 await self.recover(error)
                 await self._clock.sleep(backoff.next())

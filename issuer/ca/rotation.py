@@ -32,7 +32,7 @@ class ServerIdentity:
     ) -> None:
         self._id = SpiffeId(trust_domain, SERVER_PATH)
         self._authorities = authorities
-        self._ttl = ttl
+        self.ttl = ttl
         self._clock = clock
         self._current: X509Svid | None = None
         self._authority_id = ""
@@ -53,7 +53,7 @@ class ServerIdentity:
             if svid.not_before <= now < half:
                 return
         key = ec.generate_private_key(ec.SECP256R1())
-        issued = await self._authorities.x509.sign(self._id, key.public_key(), ttl=self._ttl, now=now)
+        issued = await self._authorities.x509.sign(self._id, key.public_key(), ttl=self.ttl, now=now)
         self._current = X509Svid(self._id, issued.chain_der, private_key_to_der(key))
         self._authority_id = issued.authority_id
 
@@ -66,7 +66,7 @@ class Rotation:
     ) -> None:
         self._authorities = authorities
         self._identity = identity
-        self._every = min(CHECK_EVERY, ca_ttl / MAX_CHECKS_A_LIFE)
+        self._every = min(CHECK_EVERY, ca_ttl / MAX_CHECKS_A_LIFE, identity.ttl / 8)
         self._clock = clock
 
     async def run(self, ready: Callable[[], None]) -> NoReturn:

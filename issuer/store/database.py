@@ -180,6 +180,7 @@ def _migrate(engine: sa.Engine, path: Path) -> None:
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     script = ScriptDirectory.from_config(config)
     head = script.get_current_head()
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # we say below what an operator needs
     with engine.begin() as connection:
         current = MigrationContext.configure(connection).get_current_revision()
         if current == head:
@@ -190,7 +191,6 @@ def _migrate(engine: sa.Engine, path: Path) -> None:
                 "use the issuer that wrote it"
             )
         config.attributes["connection"] = connection
-        logging.getLogger("alembic").setLevel(logging.WARNING)  # we say below what an operator needs
         command.upgrade(config, "head")
     logger.info("database schema brought up to date", extra={"version": head})
 
