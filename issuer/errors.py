@@ -10,6 +10,7 @@
     ├── NotAuthorizedError        the caller may not do that
     │   └── NodeDeniedError       a node may not, with the reason SPIRE's API gives it
     ├── NodeRejectedError         a node could not prove itself
+    ├── TooSlowError              the caller did not send in time what was waited for
     ├── FailedPreconditionError   right request, wrong moment
     ├── AuthorityNotReadyError    no authority can sign now
     └── StoreError                the database failed
@@ -63,6 +64,10 @@ class NodeDeniedError(NotAuthorizedError):
 
 class NodeRejectedError(IssuerError):
     """A node could not prove itself."""
+
+
+class TooSlowError(IssuerError):
+    """The caller did not send in time what was waited for."""
 
 
 class FailedPreconditionError(IssuerError):

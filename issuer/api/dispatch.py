@@ -51,6 +51,7 @@ STATUS: Final = StatusTable(
         errors.NotAuthorizedError: Code.PERMISSION_DENIED,
         errors.NodeRejectedError: Code.PERMISSION_DENIED,
         RateLimitedError: Code.RESOURCE_EXHAUSTED,
+        errors.TooSlowError: Code.DEADLINE_EXCEEDED,
         errors.FailedPreconditionError: Code.FAILED_PRECONDITION,
         errors.AuthorityNotReadyError: Code.UNAVAILABLE,
         errors.StoreError: Code.UNAVAILABLE,

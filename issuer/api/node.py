@@ -13,6 +13,7 @@ from google.protobuf.empty_pb2 import Empty
 
 from issuer.api.convert import comparison_field, id_field, node_to_proto, selectors_field
 from issuer.api.dispatch import Call, masked, page_size
+from issuer.api.proving import Proving, opening, response_of
 from issuer.ca.authorities import Authorities
 from issuer.ca.requests import parse_csr
 from issuer.ca.signing import IssuedX509Svid
@@ -22,9 +23,10 @@ from issuer.errors import (
     NodeDeniedError,
     NodeRejectedError,
     NotFoundError,
+    TooSlowError,
 )
 from issuer.model import JoinToken, Node, RegistrationEntry
-from issuer.node import NodeVerifier
+from issuer.node import NodeProof, NodeVerifier
 from issuer.node.join_token import TOKEN
 from issuer.registration import Registrations
 from issuer.selection import compares
@@ -32,6 +34,7 @@ from issuer.store import Database, Transaction
 from issuer.store.nodes import ID_SELECTOR, SERVER_PATH
 from spiffekit.daemon.limits import RateLimit
 from spiffekit.id import SpiffeId, TrustDomain
+from spiffekit.keys import PublicKey
 from spiffekit.selector import Selector
 from spiffekit.wire.convert import seconds, spiffe_id_to_proto
 from spiffekit.wire.pb.spire.api import types_pb2
@@ -47,7 +50,7 @@ AGENT_PATH: Final = "/spire/agent"
 class NodeService:
     """See the module."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it works with
         self,
         trust_domain: TrustDomain,
         *,
@@ -57,6 +60,7 @@ class NodeService:
         verifiers: Mapping[str, NodeVerifier],
         node_svid_ttl: timedelta,
         attest_limit: RateLimit,
+        attest_within: timedelta = ATTEST_WITHIN,
     ) -> None:
         self._trust_domain = trust_domain
         self._database = database
@@ -65,6 +69,7 @@ class NodeService:
         self._verifiers = verifiers
         self._ttl = node_svid_ttl
         self._limit = attest_limit
+        self._within = attest_within
 
     # What a verifier may ask of us (issuer.node.NodeContext).
 
@@ -86,48 +91,31 @@ class NodeService:
     ) -> AsyncIterator[agent_pb2.AttestAgentResponse]:
         """Let a node prove itself and give it an SVID."""
         self._limit.spend(call.caller.source)
-        async with asyncio.timeout(ATTEST_WITHIN.total_seconds()):
-            first = await anext(requests, None)
-            if first is None or not first.HasField("params"):
-                raise InvalidRequestError("params: are missing")
-            kind, payload = first.params.data.type, first.params.data.payload
-            if not payload:
-                raise InvalidRequestError("params.data.payload: is missing")
-            verifier = self._verifiers.get(kind)
-            if verifier is None:
-                raise InvalidRequestError(f"params.data.type: no node attestor {kind[:64]!r} is configured")
-            request = parse_csr(first.params.params.csr)
-            # The verifier asks, we yield: its challenges go through a queue of one.
-            asked: asyncio.Queue[bytes | None] = asyncio.Queue(1)
-            answered: asyncio.Queue[bytes] = asyncio.Queue(1)
-
-            async def challenge(data: bytes) -> bytes:
-                await asked.put(data)
-                return await answered.get()
-
-            async def prove() -> Any:
+        try:
+            async with asyncio.timeout(self._within.total_seconds()):
+                kind, payload, public_key = opening(await anext(requests, None))
+                proving = Proving(self._verifier(kind), payload, self)
                 try:
-                    return await verifier.verify(payload, challenge, self)
+                    while (challenge := await proving.challenge()) is not None:
+                        yield agent_pb2.AttestAgentResponse(challenge=challenge)
+                        proving.answer(response_of(await anext(requests, None)))
+                    proof = await proving.proof()
                 finally:
-                    await asked.put(None)
-
-            proving = asyncio.create_task(prove())
-            try:
-                while (data := await asked.get()) is not None:
-                    yield agent_pb2.AttestAgentResponse(challenge=data)
-                    response = await anext(requests, None)
-                    if response is None or not response.HasField("challenge_response"):
-                        raise InvalidRequestError("challenge_response: is missing")
-                    await answered.put(response.challenge_response)
-                proof = await proving
-            finally:
-                proving.cancel()
-            issued = await self._admit(kind, proof, request.public_key, call)
+                    proving.cancel()
+                issued = await self._admit(kind, proof, public_key, call)
+        except TimeoutError as error:
+            raise TooSlowError("failed to attest: took too long") from error
         yield agent_pb2.AttestAgentResponse(
             result=agent_pb2.AttestAgentResponse.Result(svid=_svid(issued), reattestable=proof.can_reattest)
         )
 
-    async def _admit(self, kind: str, proof: Any, public_key: Any, call: Call) -> IssuedX509Svid:
+    def _verifier(self, kind: str) -> NodeVerifier:
+        verifier = self._verifiers.get(kind)
+        if verifier is None:
+            raise InvalidRequestError(f"params.data.type: no node attestor {kind[:64]!r} is configured")
+        return verifier
+
+    async def _admit(self, kind: str, proof: NodeProof, public_key: PublicKey, call: Call) -> IssuedX509Svid:
         node_id: SpiffeId = proof.node_id
         known = self._registrations.node(node_id)
         if known is not None and known.banned:
@@ -223,9 +211,12 @@ class NodeService:
         if not request.HasField("agent_id"):
             return None
         node_id = self.node_id(f"/join_token/{value}")
+        alias_id = id_field("agent_id", request.agent_id, self._trust_domain)
+        if alias_id.path == SERVER_PATH:  # its entries are the aliases of every node
+            raise InvalidRequestError("agent_id: is that of the issuer itself")
         return RegistrationEntry(
             id=secrets.token_hex(16),
-            spiffe_id=id_field("agent_id", request.agent_id, self._trust_domain),
+            spiffe_id=alias_id,
             parent_id=SpiffeId(self._trust_domain, SERVER_PATH),
             selectors=frozenset({Selector(ID_SELECTOR, str(node_id))}),
             created_at=now.replace(microsecond=0),

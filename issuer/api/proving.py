@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The talk of AttestAgent: parameters first, then as many challenges as the verifier likes."""
+
+import asyncio
+
+from issuer.ca.requests import parse_csr
+from issuer.errors import InvalidRequestError
+from issuer.node import NodeContext, NodeProof, NodeVerifier
+from spiffekit.keys import PublicKey
+from spiffekit.wire.pb.spire.api.server.agent.v1 import agent_pb2
+
+
+class Proving:
+    """A verifier at work: what it asks is sent to the node, what the node responds is handed to it."""
+
+    def __init__(self, verifier: NodeVerifier, payload: bytes, context: NodeContext) -> None:
+        self._asked: asyncio.Queue[bytes | None] = asyncio.Queue(1)
+        self._answered: asyncio.Queue[bytes] = asyncio.Queue(1)
+        self._task = asyncio.create_task(self._verify(verifier, payload, context))
+
+    async def _verify(self, verifier: NodeVerifier, payload: bytes, context: NodeContext) -> NodeProof:
+        try:
+            return await verifier.verify(payload, self._ask, context)
+        finally:
+            await self._asked.put(None)
+
+    async def _ask(self, challenge: bytes) -> bytes:
+        await self._asked.put(challenge)
+        return await self._answered.get()
+
+    async def challenge(self) -> bytes | None:
+        """Return the next challenge, or None when the verifier has come to its verdict."""
+        return await self._asked.get()
+
+    def answer(self, response: bytes) -> None:
+        """Hand in the response to the last challenge."""
+        self._answered.put_nowait(response)
+
+    async def proof(self) -> NodeProof:
+        """Return what was proved, or raise the verifier's verdict."""
+        return await self._task
+
+    def cancel(self) -> None:
+        """Stop; nothing happens if it is done."""
+        self._task.cancel()
+
+
+def opening(first: agent_pb2.AttestAgentRequest | None) -> tuple[str, bytes, PublicKey]:
+    """Return type and payload of the proof, and the key to certify.
+
+    Raises:
+        InvalidRequestError: One of them is missing, or the request for the certificate is bad.
+    """
+    if first is None or not first.HasField("params"):
+        raise InvalidRequestError("params: are missing")
+    if not first.params.data.payload:
+        raise InvalidRequestError("params.data.payload: is missing")
+    return first.params.data.type, first.params.data.payload, parse_csr(first.params.params.csr).public_key
+
+
+def response_of(message: agent_pb2.AttestAgentRequest | None) -> bytes:
+    """Return the response to a challenge.
+
+    Raises:
+        InvalidRequestError: The message is another one, or there is none.
+    """
+    if message is None or not message.HasField("challenge_response"):
+        raise InvalidRequestError("challenge_response: is missing")
+    return message.challenge_response
