@@ -318,18 +318,21 @@ def _predicate(given: Any) -> Any:
     return wanted
 
 
-_GO_TIME: Final = re.compile(r"(\d{4}-\d\d-\d\d) (\d\d:\d\d:\d\d) ([+-]\d\d)(\d\d)(?: [A-Z]{1,5})?", re.ASCII)
+# The offset stands twice, the second time as a short offset or as the name of a zone; the first one counts.
+_GO_TIME: Final = re.compile(
+    r"(\d{4}-\d\d-\d\d) (\d\d:\d\d:\d\d) ([+-]\d\d)(\d\d)(?: (?:[A-Z]{1,5}|[+-]\d\d(?:\d\d)?))?", re.ASCII
+)
 
 
 def _instant(text: str) -> datetime:
-    """Parse RFC 3339, or the form that SPIRE's commands send, e.g. "2026-01-31 12:00:00 +0000 UTC".
+    """Parse RFC 3339, or the form that SPIRE's commands send, e.g. "2026-01-31 12:00:00 +0000 +00".
 
     A mistake is an error: dropping it would silently widen the list.
     """
-    if (match := _GO_TIME.fullmatch(text)) is not None:
-        text = f"{match[1]}T{match[2]}{match[3]}:{match[4]}"
+    match = _GO_TIME.fullmatch(text)
+    plain = text if match is None else f"{match[1]}T{match[2]}{match[3]}:{match[4]}"
     try:
-        parsed = datetime.fromisoformat(text)
+        parsed = datetime.fromisoformat(plain)
     except ValueError as error:
         raise InvalidRequestError(f"by_expires_before: {text[:40]!r} is not a point in time") from error
     return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)

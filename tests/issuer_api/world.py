@@ -222,17 +222,21 @@ class World:
         issued = await self.authorities.x509.sign(spiffe_id(path), key.public_key(), **wanted)
         return X509Svid(spiffe_id(path), issued.chain_der, private_key_to_der(key))
 
-    async def node(self, name="n1", *, selectors=(), **changes):
-        """An attested node, and the SVID that it got."""
+    def node_of(self, svid, *, selectors=(), **changes):
+        """The node that has this SVID."""
+        fields = {
+            "id": svid.spiffe_id,
+            "attestation_type": "test",
+            "serial": str(svid.serial_number),
+            "expires_at": svid.expires_at,
+            "selectors": frozenset(map(Selector.parse, selectors)),
+        }
+        return Node(**fields | changes)
+
+    async def node(self, name="n1", **changes):
+        """The SVID of an attested node."""
         svid = await self.sign(f"/spire/agent/test/{name}")
-        node = Node(
-            id=svid.spiffe_id,
-            attestation_type="test",
-            serial=str(svid.serial_number),
-            expires_at=svid.expires_at,
-            selectors=frozenset(map(Selector.parse, selectors)),
-            **changes,
-        )
+        node = self.node_of(svid, **changes)
         await self.database.write(lambda tx: tx.nodes.put(node))
         return svid
 
