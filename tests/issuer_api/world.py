@@ -271,3 +271,8 @@ class World:
         """The values of all join tokens."""
         query = sa.select(join_tokens.c.value)
         return await self.database.read(lambda tx: list(tx._connection.execute(query).scalars()))
+
+    async def lose_the_trail(self):
+        """Break the database in such a way that nothing can be recorded any longer."""
+        rename = "ALTER TABLE audit RENAME TO lost"
+        await self.database.write(lambda tx: tx._connection.exec_driver_sql(rename))
