@@ -13,6 +13,7 @@ from spiffekit.selector import Selector
 from spiffekit.wire.pb.spire.api import types_pb2
 
 MAX_AUTHORITIES: Final = 1000
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def spiffe_id_to_proto(spiffe_id: SpiffeId) -> types_pb2.SPIFFEID:
@@ -45,7 +46,7 @@ def selector_from_proto(message: types_pb2.Selector) -> Selector:
 
 def seconds(instant: datetime | None) -> int:
     """Return whole seconds since the epoch; 0 for None."""
-    return 0 if instant is None else int(instant.timestamp())
+    return 0 if instant is None else (instant - _EPOCH) // timedelta(seconds=1)
 
 
 def instant(epoch_seconds: int) -> datetime | None:

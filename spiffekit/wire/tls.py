@@ -86,7 +86,14 @@ def unverified_client_context() -> ssl.SSLContext:
 
 
 def peer_chain(tls: ssl.SSLObject) -> tuple[bytes, ...]:
-    """Return the chain that the peer showed, DER, leaf first; empty if it showed none."""
+    """Return the chain that the peer showed, DER, leaf first; empty if it showed none.
+
+    Raises:
+        ssl.SSLError: The session was resumed, so that nothing was shown now. OP_NO_TICKET does not keep
+            a client of TLS 1.2 from that: OpenSSL remembers sessions by their number as well.
+    """
+    if tls.session_reused:
+        raise ssl.SSLError("the session was resumed, and may outlive the certificate that opened it")
     leaf = tls.getpeercert(binary_form=True)
     if leaf is None:
         return ()
