@@ -10,7 +10,7 @@ from issuer.errors import AlreadyExistsError, InvalidRequestError, IssuerError, 
 from issuer.registration import Registrations
 from issuer.store import Database, Transaction
 from issuer.store.bundles import DeleteMode
-from spiffekit.bundle import Bundle
+from spiffekit.bundle import Bundle, JwtAuthority, X509Authority
 from spiffekit.errors import SpiffeError, SpiffeIdError
 from spiffekit.id import TrustDomain
 from spiffekit.wire.convert import (
@@ -24,6 +24,10 @@ from spiffekit.wire.pb.spire.api.server.bundle.v1 import bundle_pb2
 
 MAX_PAGE: Final = 500
 MAX_BATCH: Final = 100
+MAX_OWN: Final = (
+    500  # authorities of our own bundle; far below what a reader accepts, so that rotation has room
+)
+MAX_SEQUENCE: Final = 2**63 - 1  # so that the next one can still be written
 _MODES: Final = {0: DeleteMode.RESTRICT, 1: DeleteMode.DELETE, 2: DeleteMode.DISSOCIATE}
 
 
@@ -67,11 +71,15 @@ class BundleService:
 
         def act(tx: Transaction) -> Bundle:
             before = tx.bundles.get(self._trust_domain)
-            after = replace(
-                before,
-                x509_authorities=tuple(dict.fromkeys((*before.x509_authorities, *x509_authorities))),
-                jwt_authorities=tuple(dict.fromkeys((*before.jwt_authorities, *jwt_authorities))),
+            after = _once(
+                replace(
+                    before,
+                    x509_authorities=before.x509_authorities + x509_authorities,
+                    jwt_authorities=before.jwt_authorities + jwt_authorities,
+                )
             )
+            if len(after.x509_authorities) + len(after.jwt_authorities) > MAX_OWN:
+                raise InvalidRequestError(f"the bundle would have more than {MAX_OWN} authorities")
             tx.audit.append(
                 call.record(self._trust_domain.name, authorities=len(x509_authorities + jwt_authorities))
             )
@@ -142,8 +150,9 @@ class BundleService:
         mode = _MODES.get(request.mode)
         if mode is None:
             raise InvalidRequestError(f"mode: {request.mode} is not known")
+        _bounded(request.trust_domains)
         results = []
-        for name in request.trust_domains[:MAX_BATCH]:
+        for name in request.trust_domains:
             result = bundle_pb2.BatchDeleteFederatedBundleResponse.Result(
                 trust_domain=name, status=types_pb2.Status(message="OK")
             )
@@ -163,13 +172,14 @@ class BundleService:
     async def _each(
         self, kind: Any, request: Any, call: Call, change: Callable[[Transaction, Bundle], Bundle]
     ) -> list[Any]:
-        if len(request.bundle) > MAX_BATCH:
-            raise InvalidRequestError(f"more than {MAX_BATCH} items in one call")
+        _bounded(request.bundle)
         results = []
         for message in request.bundle:
             try:
                 self._foreign(message.trust_domain)
-                given = bundle_from_proto(message)
+                if message.sequence_number > MAX_SEQUENCE:
+                    raise InvalidRequestError(f"sequence_number: larger than {MAX_SEQUENCE}")
+                given = _once(bundle_from_proto(message))
 
                 def act(tx: Transaction, given: Bundle = given) -> Bundle:
                     tx.audit.append(call.record(given.trust_domain.name))
@@ -196,6 +206,29 @@ class BundleService:
         if trust_domain == self._trust_domain:
             raise InvalidRequestError("trust_domain: is the issuer's own")
         return trust_domain
+
+
+def _bounded(items: Any) -> None:
+    if len(items) > MAX_BATCH:
+        raise InvalidRequestError(f"more than {MAX_BATCH} items in one call")
+
+
+def _once(bundle: Bundle) -> Bundle:
+    """Return the bundle with each authority once: of several the first one counts.
+
+    Raises:
+        InvalidRequestError: Two keys have the same ID, so that nobody could tell which one is meant.
+    """
+    certificates: dict[bytes, X509Authority] = {}
+    for authority in bundle.x509_authorities:
+        certificates.setdefault(authority.certificate_der, authority)
+    keys: dict[str, JwtAuthority] = {}
+    for key in bundle.jwt_authorities:
+        if keys.setdefault(key.key_id, key).public_key_der != key.public_key_der:
+            raise InvalidRequestError(f"jwt_authorities: two keys have the ID {key.key_id[:80]!r}")
+    return replace(
+        bundle, x509_authorities=tuple(certificates.values()), jwt_authorities=tuple(keys.values())
+    )
 
 
 def _masked(bundle: Bundle, request: Any) -> types_pb2.Bundle:
