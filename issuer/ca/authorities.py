@@ -5,21 +5,24 @@ A change of the slots, its journal and the bundle are one transaction: nothing i
 that is not in the bundle, and after a crash journal and bundle agree.
 """
 
+import asyncio
 import logging
 import secrets
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.x509.oid import NameOID
 
 from issuer.ca import der
 from issuer.ca.profile import BACKDATE, new_serial
-from issuer.ca.signing import JwtSigner, X509Signer, key_kind
-from issuer.ca.slots import Slots
-from issuer.errors import AuthorityNotReadyError
-from issuer.keys import Key, KeyManager, KeyNotFoundError
+from issuer.ca.signing import JwtSigner, X509Signer, signature_algorithm
+from issuer.ca.slots import Slots, is_premature
+from issuer.errors import AuthorityNotReadyError, StoreError
+from issuer.keys import Key, KeyManager, KeyManagerError, KeyNotFoundError
 from issuer.model import AuthorityKind, AuthorityRecord, AuthorityState
 from issuer.store import Database, Transaction
 from spiffekit.bundle import Bundle, JwtAuthority, X509Authority
@@ -29,13 +32,9 @@ from spiffekit.keys import KeyType, public_key_to_der, subject_key_id
 
 logger = logging.getLogger(__name__)
 
-EXPIRED_GRACE: Final = timedelta(hours=24)  # an authority stays published so long after its end
-JWT_LIFETIME_FACTOR: Final = 1  # of the X.509 authorities' lifetime
-
-_ALGORITHM: Final = {
-    "secp256r1": "1.2.840.10045.4.3.2",
-    "secp384r1": "1.2.840.10045.4.3.3",
-}
+# An authority stays published so long after its end, for verifiers whose clock is behind; one lifetime at
+# most, or short-lived ones would fill the bundle.
+EXPIRED_GRACE: Final = timedelta(hours=24)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +66,7 @@ class Authorities:
         self._database = database
         self._clock = clock
         self._slots = {kind: Slots() for kind in AuthorityKind}
+        self._changing = asyncio.Lock()
         self._x509: X509Signer | None = None
         self._jwt: JwtSigner | None = None
 
@@ -89,29 +89,41 @@ class Authorities:
         return self._jwt
 
     async def load(self) -> None:
-        """Take up the journal; an active authority that has ended or whose key is gone is replaced."""
-        now = self._clock.now()
+        """Take up the journal; an active authority that has ended or whose key is gone is replaced.
+
+        Raises:
+            KeyManagerError: A key is there and cannot be read: an operator has to look at it.
+        """
         for kind in AuthorityKind:
             records = await self._database.read(lambda tx, kind=kind: tx.authorities.all(kind))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
-            slots = Slots.of(records)
-            active = slots.active
-            if (
-                active is not None
-                and now < active.not_after
-                and (key := await self._key_of(active)) is not None
-            ):
-                self._slots[kind] = slots
+            self._slots[kind] = Slots.of(records)
+        for kind in AuthorityKind:
+            await self._take_up(kind, self._slots[kind])
+
+    async def _take_up(self, kind: AuthorityKind, slots: Slots) -> None:
+        active, prepared = slots.active, slots.prepared
+        if active is not None:
+            key = await self._key_of(active)
+            if key is not None and self._clock.now() < active.not_after:
                 self._use(kind, active, key)
-                continue
-            if active is not None:
-                logger.warning(
-                    "active authority cannot sign, replacing it", extra={"kind": kind, "id": active.id}
-                )
-                old = replace(active, state=AuthorityState.OLD)
-                slots = Slots(tuple(old if record is active else record for record in slots.records))
-            self._slots[kind] = slots
+                return
+            logger.warning(
+                "active authority cannot sign, replacing it", extra={"kind": kind, "id": active.id}
+            )
+        if prepared is None or not await self.can_sign(prepared):
             prepared = await self.prepare(kind)
-            await self.activate(kind, prepared.id)
+        await self.activate(kind, prepared.id)
+
+    async def can_sign(self, record: AuthorityRecord) -> bool:
+        """Tell whether an authority could sign now: it is valid, and its key is there."""
+        now = self._clock.now()
+        if is_premature(record, now) or now >= record.not_after:
+            return False
+        try:
+            return await self._key_of(record) is not None
+        except KeyManagerError as error:
+            logger.warning("key of an authority cannot be used", extra={"id": record.id, "error": str(error)})
+            return False
 
     async def _key_of(self, record: AuthorityRecord) -> Key | None:
         try:
@@ -121,7 +133,7 @@ class Authorities:
         return key if public_key_to_der(key.public_key) == record.public_key_der else None
 
     async def prepare(self, kind: AuthorityKind) -> AuthorityRecord:
-        """Make the next authority and publish it; it signs nothing yet."""
+        """Make the next authority and publish it; it signs nothing yet. Another prepared one gives way."""
         now = self._clock.now().replace(microsecond=0)
         key_id = f"{kind}-{secrets.token_hex(8)}"
         if kind is AuthorityKind.X509:
@@ -135,10 +147,14 @@ class Authorities:
                 state=AuthorityState.PREPARED,
                 key_id=key.id,
                 issued_at=now,
-                not_after=now + self._policy.ca_ttl * JWT_LIFETIME_FACTOR,
+                not_after=now + self._policy.ca_ttl,
                 public_key_der=public_key_to_der(key.public_key),
             )
-        await self._change(kind, self._slots[kind].with_prepared(record))
+        try:
+            await self._change(kind, lambda slots: slots.with_prepared(record))
+        except StoreError:
+            await self._forget(record)  # else each attempt on a full disk would leave a key behind
+            raise
         logger.info(
             "authority prepared", extra={"kind": kind, "id": record.id, "not_after": record.not_after}
         )
@@ -146,51 +162,61 @@ class Authorities:
 
     async def activate(self, kind: AuthorityKind, authority_id: str) -> AuthorityRecord:
         """Let the prepared authority sign from now on."""
-        slots = self._slots[kind].activate(authority_id)
-        record = slots.find(authority_id)
-        key = await self._keys.get(record.key_id)
-        await self._change(kind, slots)
+        key = await self._keys.get(self._slots[kind].find(authority_id).key_id)
+        after = await self._change(kind, lambda slots: slots.activate(authority_id))
+        record = after.find(authority_id)
         self._use(kind, record, key)
         logger.info("authority activated", extra={"kind": kind, "id": record.id})
         return record
 
     async def taint(self, kind: AuthorityKind, authority_id: str) -> AuthorityRecord:
         """Mark an old authority, so that every attestor replaces what it signed."""
-        await self._change(kind, self._slots[kind].taint(authority_id))
-        return self._slots[kind].find(authority_id)
+        after = await self._change(kind, lambda slots: slots.taint(authority_id))
+        return after.find(authority_id)
 
     async def revoke(self, kind: AuthorityKind, authority_id: str) -> AuthorityRecord:
         """Withdraw a tainted authority from the bundle, and forget its key."""
         record = self._slots[kind].find(authority_id)
-        await self._change(kind, self._slots[kind].revoke(authority_id))
-        await self._keys.delete(record.key_id)
+        await self._change(kind, lambda slots: slots.revoke(authority_id))
         return record
 
     async def prune(self) -> None:
-        """Withdraw authorities that ended a day ago, and forget their keys."""
-        for kind, before in self._slots.items():
-            after = before.without_expired(self._clock.now(), EXPIRED_GRACE)
+        """Withdraw authorities that ended long ago, and forget their keys."""
+        now, grace = self._clock.now(), min(EXPIRED_GRACE, self._policy.ca_ttl)
+        for kind in AuthorityKind:
+            await self._change(kind, lambda slots: slots.without_expired(now, grace))
+
+    async def _forget(self, record: AuthorityRecord) -> None:
+        """Delete the key of an authority that is no longer in the journal."""
+        try:
+            await self._keys.delete(record.key_id)
+        except KeyManagerError as error:
+            logger.warning("key stays behind", extra={"key": record.key_id, "error": str(error)})
+
+    async def _change(self, kind: AuthorityKind, step: Callable[[Slots], Slots]) -> Slots:
+        """Take a step, keep and publish what comes of it, and forget the keys of what is gone."""
+        async with self._changing:
+            before, after = self._slots[kind], step(self._slots[kind])
             if after == before:
-                continue
-            await self._change(kind, after)
-            for gone in set(before.records) - set(after.records):
-                await self._keys.delete(gone.key_id)
-                logger.info("expired authority pruned", extra={"kind": kind, "id": gone.id})
+                return after
+            slots = {**self._slots, kind: after}
+            await self._database.write(lambda tx: self._save(tx, kind, slots))
+            self._slots = slots
+        kept = {record.id for record in after.records}
+        for record in before.records:
+            if record.id not in kept:
+                logger.info("authority withdrawn", extra={"kind": kind, "id": record.id})
+                await self._forget(record)
+        return after
 
-    async def _change(self, kind: AuthorityKind, after: Slots) -> None:
-        before = {record.id: record for record in self._slots[kind].records}
-        slots = {**self._slots, kind: after}
-
-        def act(tx: Transaction) -> None:
-            for record in after.records:
-                if before.get(record.id) != record:
-                    tx.authorities.save(record)
-            for gone in before.keys() - {record.id for record in after.records}:
-                tx.authorities.delete(kind, gone)
-            tx.bundles.put(self._bundle(slots, tx.bundles.find(self._trust_domain)))
-
-        await self._database.write(act)
-        self._slots = slots
+    def _save(self, tx: Transaction, kind: AuthorityKind, slots: dict[AuthorityKind, Slots]) -> None:
+        journal = {record.id: record for record in tx.authorities.all(kind)}
+        for record in slots[kind].records:
+            if journal.pop(record.id, None) != record:
+                tx.authorities.save(record)
+        for authority_id in journal:
+            tx.authorities.delete(kind, authority_id)
+        tx.bundles.put(self._bundle(slots, tx.bundles.find(self._trust_domain)))
 
     def _bundle(self, slots: dict[AuthorityKind, Slots], published: Bundle | None) -> Bundle:
         """Return the bundle that these slots publish, with what others added to it by `AppendBundle`."""
@@ -210,21 +236,20 @@ class Authorities:
             kids = our_kids | {authority.key_id for authority in jwt_authorities}
             x509_authorities += [a for a in published.x509_authorities if a.certificate_der not in mine]
             jwt_authorities += [a for a in published.jwt_authorities if a.key_id not in kids]
+        hint = self._policy.refresh_hint or self._policy.ca_ttl / 10
         return Bundle(
             self._trust_domain,
             tuple(x509_authorities),
             tuple(jwt_authorities),
-            refresh_hint=self._policy.refresh_hint or max(self._policy.ca_ttl / 10, timedelta(seconds=1)),
+            refresh_hint=timedelta(seconds=max(int(hint.total_seconds()), 1)),  # bundles carry whole seconds
         )
 
     def _use(self, kind: AuthorityKind, record: AuthorityRecord, key: Key) -> None:
-        match kind:
-            case AuthorityKind.X509:
-                self._x509 = X509Signer(record, key)
-            case AuthorityKind.JWT:
-                self._jwt = JwtSigner(
-                    record, key, trust_domain=self._trust_domain, issuer=self._policy.jwt_issuer
-                )
+        if kind is AuthorityKind.X509:
+            self._x509 = X509Signer(record, key)
+        else:
+            issuer = self._policy.jwt_issuer
+            self._jwt = JwtSigner(record, key, trust_domain=self._trust_domain, issuer=issuer)
 
     async def _self_signed(self, key: Key, now: datetime) -> AuthorityRecord:
         """Return the record of a new self-signed authority (X509-SVID §3.2)."""
@@ -232,10 +257,13 @@ class Authorities:
         not_after = now + self._policy.ca_ttl
         identifier = subject_key_id(key.public_key)
         tbs = _authority_tbs(self._trust_domain, key, serial=serial, now=now, not_after=not_after)
-        algorithm = _algorithm_der(key)
+        algorithm = signature_algorithm(key.public_key)
         certificate = der.sequence(tbs, algorithm, der.bit_string(await key.sign(tbs)))
         made = x509.load_der_x509_certificate(certificate)
-        made.verify_directly_issued_by(made)  # once for each key: a signer that errs is found here
+        try:
+            made.verify_directly_issued_by(made)  # once for each key: a signer that errs is found here
+        except InvalidSignature as error:
+            raise KeyManagerError(f"key {key.id!r}: its signature does not fit its public half") from error
         return AuthorityRecord(
             id=identifier.hex(),
             kind=AuthorityKind.X509,
@@ -246,13 +274,6 @@ class Authorities:
             certificate_der=certificate,
             public_key_der=public_key_to_der(key.public_key),
         )
-
-
-def _algorithm_der(key: Key) -> bytes:
-    kind = key_kind(key.public_key)
-    if kind in _ALGORITHM:
-        return der.sequence(der.oid(_ALGORITHM[kind]))
-    return der.sequence(der.oid("1.2.840.113549.1.1.11"), b"\x05\x00")
 
 
 def authority_subject(serial: int) -> x509.Name:
@@ -281,7 +302,7 @@ def _authority_tbs(
     return der.sequence(
         b"\xa0\x03\x02\x01\x02",
         der.integer(serial),
-        _algorithm_der(key),
+        signature_algorithm(key.public_key),
         name,
         der.sequence(der.time(now - BACKDATE), der.time(not_after)),
         name,

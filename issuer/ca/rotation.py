@@ -82,14 +82,19 @@ class Rotation:
     async def check(self) -> None:
         """Do what is due now."""
         for kind in AuthorityKind:
-            now = self._clock.now()
-            active = self._authorities.slots(kind).active
-            if active is None:
-                continue
-            if self._authorities.slots(kind).prepared is None and should_prepare(active, now):
-                await self._authorities.prepare(kind)
-            prepared = self._authorities.slots(kind).prepared
-            if prepared is not None and should_activate(active, now):
-                await self._authorities.activate(kind, prepared.id)
+            await self._rotate(kind)
         await self._authorities.prune()
         await self._identity.refresh()
+
+    async def _rotate(self, kind: AuthorityKind) -> None:
+        now = self._clock.now()
+        slots = self._authorities.slots(kind)
+        active, prepared = slots.active, slots.prepared
+        if active is None or not should_prepare(active, now):
+            return
+        if prepared is None or not await self._authorities.can_sign(prepared):
+            prepared = await self._authorities.prepare(kind)
+            if now < active.not_after:
+                return  # it signs from the next check on, when it has reached the verifiers
+        if should_activate(active, now):
+            await self._authorities.activate(kind, prepared.id)

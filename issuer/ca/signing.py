@@ -65,6 +65,11 @@ def key_kind(key: PublicKey) -> str:
             raise AuthorityNotReadyError("an authority's key has to be EC or RSA")
 
 
+def signature_algorithm(key: PublicKey) -> bytes:
+    """Return the AlgorithmIdentifier of signatures by an authority's key, DER."""
+    return _ALGORITHMS[key_kind(key)]
+
+
 class X509Signer:
     """Signs with one X.509 authority. Everything that does not vary is made once."""
 
@@ -73,7 +78,7 @@ class X509Signer:
         self._record = record
         self._key = key
         self._trust_domain = spiffe_id_of(certificate).trust_domain
-        self._algorithm = _ALGORITHMS[key_kind(key.public_key)]
+        self._algorithm = signature_algorithm(key.public_key)
         self._issuer = Issuer(
             name_der=certificate.subject.public_bytes(),
             key_id=bytes.fromhex(record.id),

@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final, Self
 
+from issuer.ca.profile import BACKDATE
 from issuer.errors import FailedPreconditionError, NotFoundError
-from issuer.model import AuthorityRecord, AuthorityState
+from issuer.model import AuthorityKind, AuthorityRecord, AuthorityState
 
 MAX_PREPARE: Final = timedelta(days=30)  # before the end, at most
 MAX_ACTIVATE: Final = timedelta(days=7)
@@ -123,10 +124,15 @@ def _advanced(record: AuthorityRecord) -> AuthorityRecord:
 def should_prepare(active: AuthorityRecord, now: datetime) -> bool:
     """Tell whether it is time to prepare the next one: at half of the life, or 30 days before the end."""
     life = active.not_after - active.issued_at
-    return now >= active.not_after - min(life / 2, MAX_PREPARE)
+    return is_premature(active, now) or now >= active.not_after - min(life / 2, MAX_PREPARE)
 
 
 def should_activate(active: AuthorityRecord, now: datetime) -> bool:
     """Tell whether the next one is to take over: at 5/6 of the life, or 7 days before the end."""
     life = active.not_after - active.issued_at
-    return now >= active.not_after - min(life / 6, MAX_ACTIVATE)
+    return is_premature(active, now) or now >= active.not_after - min(life / 6, MAX_ACTIVATE)
+
+
+def is_premature(record: AuthorityRecord, now: datetime) -> bool:
+    """Tell whether a certificate is not valid yet: it was made while the clock was ahead."""
+    return record.kind is AuthorityKind.X509 and now < record.issued_at - BACKDATE

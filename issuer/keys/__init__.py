@@ -10,7 +10,11 @@ from issuer.errors import IssuerError
 from spiffekit.keys import KeyType, PrivateKey, PublicKey
 
 
-class KeyNotFoundError(IssuerError):
+class KeyManagerError(IssuerError):
+    """The key manager failed; the message names the key."""
+
+
+class KeyNotFoundError(KeyManagerError):
     """The key manager has no key of that ID."""
 
 

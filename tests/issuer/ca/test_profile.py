@@ -9,7 +9,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from issuer.ca import der
@@ -96,6 +96,7 @@ names = st.lists(st.text(min_size=1, max_size=20).filter(str.isprintable), min_s
 )
 
 
+@settings(max_examples=60)
 @given(
     trust_domain=trust_domains,
     path=segments.map(lambda parts: "/" + "/".join(parts)),
