@@ -203,19 +203,12 @@ def _extension_policies() -> tuple[verification.ExtensionPolicy, verification.Ex
     any_case = verification.Criticality.AGNOSTIC
     ca_policy = (
         permit()
-        .require_present(x509.BasicConstraints, any_case, _authority_constraints)
+        .require_present(x509.BasicConstraints, any_case, None)  # cA itself is cryptography's rule
         .require_present(x509.KeyUsage, any_case, _authority_usage)
         .require_not_present(x509.NameConstraints)  # cannot be judged for URIs: fail closed, X509-SVID §4.2
     )
     leaf_policy = permit().require_present(x509.SubjectAlternativeName, any_case, None)
     return ca_policy, leaf_policy
-
-
-def _authority_constraints(
-    _policy: verification.Policy, _certificate: x509.Certificate, constraints: x509.BasicConstraints
-) -> None:
-    if not constraints.ca:
-        raise ValueError("not a signing certificate")
 
 
 def _authority_usage(

@@ -52,12 +52,12 @@ class Status:
 
         Three fields, written by hand: code = 1 (varint), message = 2 and details = 3 (both bytes).
         """
-        packed = any_pb2.Any()
-        if self.detail is not None:
-            packed.Pack(self.detail)
         number: int = self.code.value[0]
         parts = [_varint(1 << 3), _varint(number), _bytes_field(2, self.message.encode())]
-        parts.append(_bytes_field(3, packed.SerializeToString()))
+        if self.detail is not None:
+            packed = any_pb2.Any()
+            packed.Pack(self.detail)
+            parts.append(_bytes_field(3, packed.SerializeToString()))
         return b"".join(parts)
 
 

@@ -97,7 +97,7 @@ def peer_chain(tls: ssl.SSLObject) -> tuple[bytes, ...]:
     leaf = tls.getpeercert(binary_form=True)
     if leaf is None:
         return ()
-    if hasattr(tls, "get_unverified_chain"):  # Python 3.13
+    if hasattr(tls, "get_unverified_chain"):  # pragma: no cover - Python 3.13
         shown: Any = tls.get_unverified_chain()
         return tuple(shown)
     shown = getattr(tls, "_sslobj").get_unverified_chain()  # noqa: B009 - before 3.13 there is no public way

@@ -104,6 +104,10 @@ def test_a_detail_is_what_every_client_can_read(text):
     assert types_pb2.PermissionDeniedDetails.FromString(found.value) == detail
 
 
+def test_without_a_detail_there_is_none_to_read():
+    assert not rpc_status().FromString(status.Status(Code.NOT_FOUND, "gone").details()).details
+
+
 def test_the_detail_comes_from_the_error():
     detail = types_pb2.PermissionDeniedDetails(reason=types_pb2.PermissionDeniedDetails.AGENT_EXPIRED)
     table = status.StatusTable(
