@@ -100,7 +100,10 @@ class KeyFiles:
 
     def delete(self, name: str) -> None:
         """Remove the key of that name, if it is there."""
-        self._path(name).unlink(missing_ok=True)
+        try:
+            self._path(name).unlink()
+        except FileNotFoundError:
+            return
         sync_folder(self._folder)
 
     def _path(self, name: str) -> Path:
