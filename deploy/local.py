@@ -57,6 +57,29 @@ class Daemon:
                 env={**os.environ, **(environment or {})},
             )
 
+    def wait_until_it_listens(self, path: Path, within: float = START_WITHIN) -> None:
+        """Return when the daemon accepts connections at `path`: it listens there only when it is ready."""
+        deadline = time.monotonic() + within
+        while True:
+            with socket.socket(socket.AF_UNIX) as probe:
+                try:
+                    probe.connect(str(path))
+                except OSError:
+                    if self.returncode is not None:
+                        raise RuntimeError(
+                            f"{self.name} ended with {self.returncode}:\n{self.tail()}"
+                        ) from None
+                    if time.monotonic() > deadline:
+                        raise RuntimeError(f"{self.name} is not ready:\n{self.tail()}") from None
+                else:
+                    return
+            time.sleep(POLL)
+
+    def wait(self, within: float = STOP_WITHIN) -> int:
+        """Wait until it ends by itself; return its exit status."""
+        assert self._process is not None
+        return self._process.wait(within)
+
     def stop(self) -> None:
         """End it with SIGTERM, or with SIGKILL when it does not listen."""
         if self._process is None or self._process.poll() is not None:
@@ -120,21 +143,8 @@ class Local(AbstractContextManager["Local"]):
         }
         self.issuer_config.write_text(toml(tables))
         self.issuer.spawn()
-        self.wait_until_well(self.issuer, "issuer", ["healthcheck", "--socketPath", str(self.admin_socket)])
+        self.issuer.wait_until_it_listens(self.admin_socket)
         return self
-
-    def wait_until_well(self, daemon: Daemon, program: str, arguments: Sequence[str]) -> None:
-        """Ask a daemon whether it is well until it is."""
-        deadline = time.monotonic() + START_WITHIN
-        while True:
-            if daemon.returncode is not None:
-                raise RuntimeError(f"{daemon.name} ended with {daemon.returncode}:\n{daemon.tail()}")
-            answer = run(program, *arguments, check=False)
-            if answer.returncode == 0:
-                return
-            if time.monotonic() > deadline:
-                raise RuntimeError(f"{daemon.name} is not well: {answer.stderr}\n{daemon.tail()}")
-            time.sleep(POLL)
 
     def operator(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run an `issuer` command against this issuer."""
@@ -215,9 +225,7 @@ class Attestor:
         """Start the daemon, and wait until it is well unless told not to."""
         self.daemon.spawn()
         if wait:
-            self.deployment.wait_until_well(
-                self.daemon, "attestor", ["healthcheck", "--socketPath", str(self.socket)]
-            )
+            self.daemon.wait_until_it_listens(self.socket)
 
 
 def run(program: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:

@@ -15,7 +15,6 @@ from spiffekit.wire.pb.spire.api.server.debug.v1 import debug_pb2_grpc
 from spiffekit.wire.pb.spire.api.server.entry.v1 import entry_pb2_grpc
 from spiffekit.wire.pb.spire.api.server.svid.v1 import svid_pb2_grpc
 
-DEFAULT_SOCKET: Final = Path("/run/issuer/private/api.sock")
 DEADLINE: Final = 30.0  # seconds; a command that hangs tells nobody anything
 MAX_MESSAGE: Final = 64 * 1024 * 1024  # bytes; a page of entries is far below
 PAGE_SIZE: Final = 500

@@ -10,6 +10,26 @@ from spiffekit.errors import SelectorError
 MAX_TYPE_BYTES: Final = 64  # bytes
 MAX_VALUE_BYTES: Final = 8192  # bytes of UTF-8; a label or an environment variable fits, a flood does not
 
+_NUMBER: Final = re.compile(r"[0-9]+", re.ASCII)
+_PATH: Final = re.compile(r"/.+")
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
+_HEX: Final = re.compile(r"[0-9a-f]+")
+_ANY: Final = re.compile(r".+")
+KINDS: Final = {
+    "unix": {
+        "uid": _NUMBER,
+        "gid": _NUMBER,
+        "user": _ANY,
+        "group": _ANY,
+        "supplementary_gid": _NUMBER,
+        "supplementary_group": _ANY,
+        "path": _PATH,
+        "sha256": _SHA256,
+    },
+    "x509pop": {"subject:cn": _ANY, "ca:fingerprint": _HEX, "serialnumber": _HEX},
+}
+"""The kinds of fact that our own attestors state, by type, and the form of their values."""
+
 _TYPE: Final = re.compile(r"[a-zA-Z0-9_.-]+", re.ASCII)
 
 
@@ -49,3 +69,15 @@ class Selector:
 
     def __str__(self) -> str:
         return f"{self.type}:{self.value}"
+
+
+def typo(selector: Selector) -> str | None:
+    """Say why no attestor of ours would ever state `selector`; None if one might, or its type is not ours."""
+    kinds = KINDS.get(selector.type)
+    if kinds is None:
+        return None
+    for kind, form in kinds.items():
+        if selector.value.startswith(f"{kind}:"):
+            value = selector.value[len(kind) + 1 :]
+            return None if form.fullmatch(value) else f"selector {selector}: {kind} has another form of value"
+    return f"selector {selector}: not a kind of {selector.type!r}, which knows {', '.join(kinds)}"

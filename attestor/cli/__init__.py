@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from attestor.cli import api, explain
+from attestor.errors import AttestorError
 from spiffekit.daemon.terminal import Commands, fail
 
 DEFAULT_CONFIG = Path("/etc/attestor/attestor.toml")
@@ -22,7 +23,12 @@ expand_env_option = click.option(
 )
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    "attestor",
+    cls=Commands,
+    expected=(AttestorError,),
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(package_name="spiffe-attestor")
 def main() -> None:
     """Prove this node, examine its processes, and serve them their identities."""

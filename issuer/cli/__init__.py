@@ -7,10 +7,16 @@ One file a noun, one function a verb. Flags keep the names that SPIRE's users kn
 import click
 
 from issuer.cli import bundle, entry, jwt, node, service, token, x509
+from issuer.errors import IssuerError
 from spiffekit.daemon.terminal import Commands
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    "issuer",
+    cls=Commands,
+    expected=(IssuerError,),
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(package_name="spiffe-attestor")
 def main() -> None:
     """Issue short-lived SPIFFE identities to attested workloads."""

@@ -8,13 +8,13 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from issuer.client import DEFAULT_SOCKET
 from spiffekit.errors import SelectorError, SpiffeIdError
 from spiffekit.id import SpiffeId, TrustDomain
 from spiffekit.selector import Selector
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+DEFAULT_SOCKET: Final = Path("/run/issuer/private/api.sock")
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _DURATION: Final = re.compile(r"(\d+[smhd])+")
 

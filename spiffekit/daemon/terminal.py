@@ -17,19 +17,51 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Commands(click.Group):
-    """A group of commands that turns our errors into one line on stderr and an exit status."""
+    """A group of commands that turns our errors into one line on stderr and an exit status.
+
+    Args:
+        expected: Further classes of errors whose message is for the operator.
+    """
+
+    def __init__(self, *args: Any, expected: tuple[type[Exception], ...] = (), **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._expected = expected
+        self.add_command(completion)
 
     def invoke(self, ctx: click.Context) -> object:
         """Run the command; see the module for the exit status."""
         try:
             return super().invoke(ctx)
         except Exception as error:
-            if (line := _explain(error)) is None:
+            lines = [_explain(leaf, self._expected) for leaf in _leaves(error)]
+            if None in lines:
                 raise
-            fail(*line)
+            explained = [line for line in lines if line is not None]
+            fail("\n".join(line for line, _ in explained), max(status for _, status in explained))
 
 
-def _explain(error: Exception) -> tuple[str, int] | None:
+@click.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.pass_context
+def completion(ctx: click.Context, shell: str) -> None:
+    """Print the completion script of a SHELL, e.g. for `eval "$(issuer completion bash)"`."""
+    from click.shell_completion import get_completion_class
+
+    root = ctx.find_root()
+    name = root.command.name or ""
+    kind = get_completion_class(shell)
+    assert kind is not None  # noqa: S101 - the choice above
+    click.echo(kind(root.command, {}, name, f"_{name}_COMPLETE".upper()).source())
+
+
+def _leaves(error: Exception) -> list[Exception]:
+    """Return the errors of a group of services that ended together, or the one error itself."""
+    if isinstance(error, ExceptionGroup):
+        return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
+    return [error]
+
+
+def _explain(error: Exception, expected: tuple[type[Exception], ...]) -> tuple[str, int] | None:
     # Imported here: most commands fail on nothing, and click alone starts three times as fast.
     import grpc
 
@@ -42,6 +74,8 @@ def _explain(error: Exception) -> tuple[str, int] | None:
         case grpc.RpcError():
             return _explain_rpc(error), 1
         case SpiffeError() | OSError():
+            return str(error), 1
+        case _ if isinstance(error, expected):
             return str(error), 1
         case _:
             return None

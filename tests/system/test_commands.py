@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the commands say when something is wrong: one line that names what and why, and an exit status."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from deploy.local import run
+from tests.system.conftest import UID
+
+BASE = ["--spiffeID", "spiffe://example.org/x", "--parentID", "spiffe://example.org/n"]
+
+
+def create(local, *arguments):
+    return local.operator("entry", "create", *BASE, *arguments, check=False)
+
+
+def test_a_selector_with_a_typo_is_warned_about_or_refused(local):
+    refused = create(local, "--selector", "unix:uuid:1000", "--strict")
+    assert refused.returncode == 2
+    assert "selector unix:uuid:1000: not a kind of 'unix', which knows uid, gid, user" in refused.stderr
+    warned = create(local, "--selector", "unix:uid:me")
+    assert warned.returncode == 0
+    assert warned.stderr == "warning: selector unix:uid:me: uid has another form of value\n"
+
+
+def test_an_entry_that_exists_is_shown_instead_of_made_twice(local):
+    first = create(local, "--selector", "unix:uid:1", "--entryID", "mine")
+    again = create(local, "--selector", "unix:uid:1")
+    assert (first.returncode, again.returncode) == (0, 1)
+    assert "Entry ID        : mine" in again.stdout
+    assert "already exists" in again.stderr
+
+
+def test_federating_with_an_unknown_trust_domain_is_refused(local):
+    refused = create(local, "--selector", UID, "--federatesWith", "nobody.test")
+    assert refused.returncode == 1
+    assert "nobody.test" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("value", "rule"),
+    [
+        ("spiffe://example.org/a/../b", "path cannot contain dot segments"),
+        ("spiffe://example.org//b", "path cannot contain empty segments"),
+        ("spiffe://example.org/%2e", "use only a-z, A-Z, 0-9"),
+        ("spiffe://example.org/a\nb", "use only a-z, A-Z, 0-9"),
+        ("spiffe://example.org/ä", "use only a-z, A-Z, 0-9"),
+        ("spiffe://Example.org/a", "invalid trust domain 'Example.org'"),
+        ("https://example.org/a", "is not 'spiffe'"),
+        ("spiffe://example.org/" + "a" * 2048, "longer than 2048 bytes"),
+    ],
+    ids=["dots", "empty", "percent", "newline", "not-ascii", "upper", "scheme", "long"],
+)
+def test_an_id_that_is_none_is_refused_with_the_rule(local, value, rule):
+    refused = local.operator(
+        "entry", "create", "--spiffeID", value, "--parentID", "spiffe://example.org/n", "--selector", UID,
+        check=False,
+    )  # fmt: skip
+    assert refused.returncode == 2
+    assert rule in refused.stderr
+
+
+def configured(folder, name, text):
+    path = folder / f"{name}-broken.toml"
+    path.write_text(text)
+    command = [sys.executable, "-m", name, "run", "--config", str(path)]
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    return path, answer
+
+
+def test_every_error_of_a_configuration_is_reported_at_once(tmp_path):
+    path, answer = configured(
+        tmp_path,
+        "attestor",
+        """
+        [attestor]
+        trust_domain = "not a domain"
+        socket_path = "/run/a/api.sock"
+        admin_socket = "/run/a/api.sock"
+        data_dir = "/var/lib/a"
+        insecure_bootstrap = true
+        sync_interval = "1ms"
+        [key_manager.memory]
+        [node_attestor.join_token]
+        token = "t"
+        [workload_attestor.unix]
+        """,
+    )
+    assert answer.returncode == 2
+    rule = "invalid trust domain 'not a domain': use only a-z, 0-9, '.', '-' and '_'"
+    assert answer.stderr.splitlines() == [
+        f"error: {path}: attestor.trust_domain: {rule}",
+        f"error: {path}: attestor.sync_interval: shorter than a second",
+        f"error: {path}: attestor.admin_socket: is already socket_path",
+    ]
+
+
+def test_an_admin_socket_where_everybody_may_go_is_refused(tmp_path):
+    _, answer = configured(
+        tmp_path,
+        "attestor",
+        """
+        [attestor]
+        trust_domain = "example.org"
+        socket_path = "/run/a/api.sock"
+        admin_socket = "/run/a/private/admin.sock"
+        data_dir = "/var/lib/a"
+        insecure_bootstrap = true
+        [key_manager.memory]
+        [node_attestor.join_token]
+        token = "t"
+        [workload_attestor.unix]
+        """,
+    )
+    assert "attestor.admin_socket: below /run/a, which every user may enter" in answer.stderr
+    assert answer.returncode == 2
+
+
+def test_an_unknown_plugin_is_named_with_those_that_exist(tmp_path):
+    _, answer = configured(
+        tmp_path,
+        "issuer",
+        f"""
+        [issuer]
+        trust_domain = "example.org"
+        data_dir = "{tmp_path}"
+        admin_socket = "{tmp_path}/api.sock"
+        [key_manager.cloud]
+        """,
+    )
+    assert answer.returncode == 2
+    assert "key_manager.cloud" in answer.stderr
+    assert "disk, memory" in answer.stderr
+
+
+def test_a_command_without_a_daemon_says_so_in_one_line(tmp_path):
+    answer = run("issuer", "entry", "count", "--socketPath", str(tmp_path / "no.sock"), check=False)
+    assert answer.returncode == 1
+    assert answer.stderr == f"error: no issuer listens at {tmp_path}/no.sock (see --socketPath)\n"
+
+
+@pytest.mark.parametrize("program", ["issuer", "attestor"])
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_complete_commands(program, shell):
+    script = run(program, "completion", shell).stdout
+    assert f"_{program.upper()}_COMPLETE" in script
+    asked = {**os.environ, f"_{program.upper()}_COMPLETE": "bash_complete", "COMP_CWORD": "1"}
+    command = [sys.executable, "-m", program]
+    answer = subprocess.run(
+        command, capture_output=True, text=True, env={**asked, "COMP_WORDS": f"{program} v"}, timeout=20
+    )
+    assert answer.stdout == "plain,validate\n"
+
+
+def test_a_daemon_that_cannot_start_ends_with_one_line(local, tmp_path):
+    second = subprocess.run(
+        [sys.executable, "-m", "issuer", "run", "--config", str(local.issuer_config)],
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+    assert second.returncode == 1
+    errors = [line for line in second.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert "Traceback" not in second.stderr
