@@ -75,17 +75,32 @@ class Allowances:
 class FrameGuard:
     """Feed it every byte that a client sends, in order; it raises when the connection has to end.
 
+    `unjudged` is how many of the last bytes belong to a header block that is still open; whoever feeds it
+    keeps them back, because half of a bad block does harm already.
+
     Args:
         clock: Monotonic seconds.
         calls: What the client's calls are charged to.
     """
 
-    __slots__ = ("_block", "_calls", "_control", "_flags", "_head", "_kind", "_left", "_payload", "_preface")
+    __slots__ = (
+        "_block",
+        "_calls",
+        "_control",
+        "_flags",
+        "_head",
+        "_kind",
+        "_left",
+        "_payload",
+        "_preface",
+        "unjudged",
+    )
 
     def __init__(
         self, clock: Callable[[], float] = time.monotonic, calls: tuple[Allowance, ...] = ()
     ) -> None:
         self._calls = calls
+        self.unjudged = 0
         self._preface = len(PREFACE)
         self._head = b""
         self._kind = self._flags = 0
@@ -117,6 +132,7 @@ class FrameGuard:
                 step = min(self._left, end - position)
                 if self._kind in _BLOCK:
                     self._payload += data[position : position + step]
+                    self.unjudged += step
                 self._left -= step
                 position += step
             else:
@@ -137,6 +153,7 @@ class FrameGuard:
         if kind in _BLOCK:
             if len(self._block or b"") + length > MAX_HEADER_BLOCK:
                 raise FloodError("a header block is too large")
+            self.unjudged += HEADER_BYTES
             for allowance in self._calls:
                 allowance.spend(1)
             if kind == _CONTINUATION:
@@ -155,6 +172,7 @@ class FrameGuard:
             if count_fields(self._block) > MAX_FIELDS:
                 raise FloodError("a header block has too many fields")
             self._block = None
+            self.unjudged = 0
 
     def _spend(self, frames: float) -> None:
         self._control.spend(frames)

@@ -29,7 +29,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final, Generic, Protocol, TypeVar
 
-from spiffekit.daemon.frames import Allowances, FloodError, FrameGuard
+from spiffekit.daemon.frames import Allowance, Allowances, FloodError, FrameGuard
 from spiffekit.daemon.peer import PeerProcess, PeerUnknownError
 from spiffekit.daemon.splice import CHUNK, InnerEnd, OuterEnd
 from spiffekit.wire.tls import peer_chain
@@ -45,6 +45,8 @@ ACCEPT_PAUSE: Final = 0.1  # seconds to wait when there are no descriptors left
 CALL_BURST: Final = 1000.0
 CALL_RATE: Final = 2000.0
 GROUP_FACTOR: Final = 4.0  # what all processes of a user may do together, compared with one of them
+WARNING_BURST: Final = 10.0  # lines, and lines a second, that hostile clients can make us log
+WARNING_RATE: Final = 0.2
 _NO_DESCRIPTORS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
@@ -101,6 +103,7 @@ class Front(Generic[P]):
         self._sources: Counter[Hashable] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
         self._inner = ""
+        self._warnings = Allowance(WARNING_BURST, WARNING_RATE)
         self._buffer = memoryview(bytearray(CHUNK))
         self._calls = Allowances(CALL_BURST, CALL_RATE)
         self._calls_together = Allowances(CALL_BURST * GROUP_FACTOR, CALL_RATE * GROUP_FACTOR)
@@ -150,13 +153,14 @@ class Front(Generic[P]):
             except OSError as error:
                 if error.errno not in _NO_DESCRIPTORS:
                     raise
-                logger.warning("no descriptors left, waiting", extra={"connections": self.connections})
+                self._warn("no descriptors left, waiting", connections=self.connections)
                 await asyncio.sleep(ACCEPT_PAUSE)
                 continue
             connection.setblocking(False)
             task = loop.create_task(self._guarded(connection, address))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+            await asyncio.sleep(0)  # `sock_accept` alone does not let others run while connections wait
 
     async def _guarded(self, connection: socket.socket, address: Any) -> None:
         try:
@@ -172,7 +176,7 @@ class Front(Generic[P]):
         if self.connections >= limits.max_connections or (
             self._sources[source] >= limits.max_connections_per_source
         ):
-            logger.warning("too many connections", extra={"source": str(source)})
+            self._warn("too many connections", source=str(source))
             raise PeerUnknownError("too many connections")
         self._sources[source] += 1
         try:
@@ -184,7 +188,19 @@ class Front(Generic[P]):
 
     def _outer_end(self, source: Hashable, group: Hashable) -> OuterEnd:
         calls = (self._calls.of(source), self._calls_together.of(group))
-        return OuterEnd(FrameGuard(calls=calls), self._buffer)
+        return OuterEnd(
+            FrameGuard(calls=calls),
+            self._buffer,
+            lambda reason: self._warn("connection closed", source=str(source), reason=reason),
+        )
+
+    def _warn(self, event: str, **fields: object) -> None:
+        """Tell the operator, but let nobody fill the log."""
+        if self._warnings.wait():
+            logger.debug(event, extra=fields)
+        else:
+            self._warnings.spend(1)
+            logger.warning(event, extra=fields)
 
     async def _splice(self, outer: OuterEnd, peer: P) -> None:
         """Pass bytes both ways until one end closes; `outer` is made and paused."""

@@ -3,12 +3,10 @@
 # ruff: noqa: SLF001 - both ends of a splice are ours
 
 import asyncio
-import logging
+from collections.abc import Callable
 from typing import Final
 
 from spiffekit.daemon.frames import FloodError, FrameGuard
-
-logger = logging.getLogger(__name__)
 
 HIGH_WATER: Final = 64 * 1024  # bytes that wait for a slow reader before the sender is paused
 CHUNK: Final = 16 * 1024  # bytes read from a client at once; that much of its calls may have to wait
@@ -92,14 +90,17 @@ class OuterEnd(End, asyncio.BufferedProtocol):
     Args:
         guard: Judges what the client sends.
         buffer: Where bytes are received, `CHUNK` of them; all ends may share it.
+        report: Is told why a connection was closed.
     """
 
-    def __init__(self, guard: FrameGuard, buffer: memoryview) -> None:
+    def __init__(self, guard: FrameGuard, buffer: memoryview, report: Callable[[str], None]) -> None:
         super().__init__()
+        self._report = report
         self._guard = guard
         self._buffer = buffer
         self._heard = False
         self._held = b""  # what waits until the client may make calls again
+        self._unjudged = b""  # what may turn out to be harmful
         self._release: asyncio.TimerHandle | None = None
 
     def get_buffer(self, _sizehint: int) -> memoryview:
@@ -122,10 +123,13 @@ class OuterEnd(End, asyncio.BufferedProtocol):
             try:
                 self._guard.feed(data)
             except FloodError as error:
-                logger.warning("connection closed", extra={"reason": str(error)})
+                self._report(str(error))
                 self.abort()
                 return
-            self.pass_on(data)
+            data = self._unjudged + data
+            safe = max(len(data) - self._guard.unjudged, 0)
+            self._unjudged = data[safe:]
+            self.pass_on(data[:safe])
         self._set_reading()
 
     def connection_lost(self, error: Exception | None) -> None:
