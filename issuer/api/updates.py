@@ -1,36 +1,41 @@
 # SPDX-License-Identifier: Apache-2.0
 """issuer.v1.Updates: push what a node may see, as it changes.
 
-Each stream remembers what it has sent. A change that cannot concern the node costs a set look-up; any
-other one costs a walk of its entries and a comparison. Nothing is polled.
+Each stream remembers what it has sent, and the service keeps that for a while after the stream has ended:
+a node that comes back with the revision it has reached gets only what changed since. A change that cannot
+concern the node costs a set look-up; any other one costs a walk of its entries and a comparison. Nothing
+is polled, and nothing piles up for a node that reads slowly: what it gets next is computed when it reads.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+import secrets
+from collections import OrderedDict
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Final
 
 from issuer.api.caller import Callers
-from issuer.api.convert import entry_to_proto
 from issuer.api.dispatch import Call
+from issuer.api.sent import Sent
 from issuer.changes import ChangeLog
-from issuer.errors import InvalidRequestError
-from issuer.model import ChangeKind, RegistrationEntry
+from issuer.errors import InvalidRequestError, NodeDeniedError
+from issuer.model import ChangeKind
 from issuer.registration import Authorized, Registrations
 from spiffekit.bundle import Bundle
 from spiffekit.daemon.clock import Clock
-from spiffekit.id import TrustDomain
-from spiffekit.wire.convert import bundle_to_proto
+from spiffekit.id import SpiffeId, TrustDomain
 from spiffekit.wire.pb.issuer.v1 import updates_pb2
 
 HEARTBEAT: Final = timedelta(seconds=15)
-CHUNK: Final = 500  # entries of one message
+MAX_REMEMBERED: Final = (
+    1000  # nodes whose streams can be resumed; more would cost memory for nodes that are gone
+)
 
 
 class UpdatesService:
     """See the module."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it works with
         self,
         trust_domain: TrustDomain,
         *,
@@ -40,50 +45,80 @@ class UpdatesService:
         clock: Clock,
         epoch: str,
         heartbeat: timedelta = HEARTBEAT,
+        remembered: int = MAX_REMEMBERED,
     ) -> None:
         self._trust_domain = trust_domain
         self._registrations = registrations
         self._log = log
         self._callers = callers
         self._clock = clock
-        self._epoch = epoch
+        # A database put back to an older state counts its revisions anew: each run stands for itself.
+        self._epoch = f"{epoch}-{secrets.token_hex(4)}"
         self._heartbeat = heartbeat
+        self._remembered = remembered
+        self._sent: OrderedDict[SpiffeId, Sent] = OrderedDict()
 
     async def Watch(  # noqa: N802 - the method's name on the wire
         self, requests: AsyncIterator[updates_pb2.WatchRequest], call: Call
     ) -> AsyncIterator[updates_pb2.WatchResponse]:
-        """Send a snapshot, then every change, until the node may no longer call."""
-        if await anext(requests, None) is None:
+        """Send a snapshot or what changed since the last stream, then every change, until it may not call."""
+        first = await anext(requests, None)
+        if first is None:
             raise InvalidRequestError("revision: the first message is missing")
         node_id = call.caller.node_id
+        sent = self._take_up(node_id, first)
         reading = asyncio.create_task(_drain(requests))
         try:
-            sent = _Sent()
             revision = self._log.revision
             authorized = self._registrations.authorized(node_id, call.now)
-            for message in sent.snapshot(authorized, self._bundles(authorized)):
+            for message in sent.bring(authorized, self._bundles(authorized), revision) or [_heartbeat()]:
                 yield self._stamped(message, revision)
-            while not reading.done():
-                try:
-                    async with asyncio.timeout(self._heartbeat.total_seconds()):
-                        await self._log.wait_beyond(revision)
-                except TimeoutError:
-                    await self._callers.judge(call.connection)  # expiry comes without a change
-                    yield self._stamped(updates_pb2.WatchResponse(heartbeat=True), revision)
+            sent.arrived(revision)
+            while await self._is_more(revision, reading):
+                await self._callers.judge(call.connection)  # banned, evicted or expired: ends here
+                if self._log.revision == revision:
+                    yield self._stamped(_heartbeat(), revision)
                     continue
                 changes = self._log.since(revision)
                 revision = self._log.revision
-                await self._callers.judge(call.connection)  # banned or evicted: ends here
-                if changes is not None and not any(
+                if changes is None or any(
                     change.kind is ChangeKind.BUNDLE or self._registrations.concerns(authorized, change)
                     for change in changes
                 ):
-                    continue
-                authorized = self._registrations.authorized(node_id, self._clock.now())
-                if (delta := sent.delta(authorized, self._bundles(authorized))) is not None:
-                    yield self._stamped(delta, revision)
+                    authorized = self._registrations.authorized(node_id, self._clock.now())
+                    for message in sent.bring(authorized, self._bundles(authorized), revision):
+                        yield self._stamped(message, revision)
+                sent.arrived(revision)
+        except NodeDeniedError:
+            self._sent.pop(node_id, None)
+            raise
         finally:
             reading.cancel()
+
+    def _take_up(self, node_id: SpiffeId, request: updates_pb2.WatchRequest) -> Sent:
+        """Return what the node has: what was sent to it if it is where that stream ended, or nothing."""
+        before = self._sent.pop(node_id, None)
+        if before is not None and request.epoch == self._epoch and before.stands_at(request.revision):
+            sent = before.copy()  # the old stream may not have noticed yet that it is dead
+        else:
+            sent = Sent()
+        self._sent[node_id] = sent
+        if len(self._sent) > self._remembered:
+            self._sent.popitem(last=False)
+        return sent
+
+    async def _is_more(self, revision: int, reading: "asyncio.Task[None]") -> bool:
+        """Wait for a change, or the time of a heartbeat; False when the node has ended the stream."""
+        growing = asyncio.create_task(self._log.wait_beyond(revision))
+        try:
+            await asyncio.wait(
+                (growing, reading),
+                timeout=self._heartbeat.total_seconds(),
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+        finally:
+            growing.cancel()
+        return not reading.done()
 
     def _bundles(self, authorized: Authorized) -> list[Bundle]:
         wanted = {self._trust_domain}
@@ -98,54 +133,8 @@ class UpdatesService:
         return message
 
 
-class _Sent:
-    """What the other side has by now."""
-
-    def __init__(self) -> None:
-        self._entries: dict[str, RegistrationEntry] = {}
-        self._bundles: dict[TrustDomain, Bundle] = {}
-
-    def snapshot(self, authorized: Authorized, bundles: Iterable[Bundle]) -> list[updates_pb2.WatchResponse]:
-        """Return everything, in messages of bounded size."""
-        self._entries = {entry.id: entry for entry in authorized.entries}
-        self._bundles = {bundle.trust_domain: bundle for bundle in bundles}
-        entries = authorized.entries
-        chunks = [entries[i : i + CHUNK] for i in range(0, len(entries), CHUNK)] or [()]
-        messages = [
-            updates_pb2.WatchResponse(
-                snapshot=True, more=True, entries=[entry_to_proto(entry) for entry in chunk]
-            )
-            for chunk in chunks
-        ]
-        messages[-1].more = False
-        messages[-1].bundles.extend(bundle_to_proto(bundle) for bundle in self._bundles.values())
-        _taint(messages[-1], self._bundles.values())
-        return messages
-
-    def delta(self, authorized: Authorized, bundles: Iterable[Bundle]) -> updates_pb2.WatchResponse | None:
-        """Return what is new, changed or gone; None if that is nothing."""
-        entries = {entry.id: entry for entry in authorized.entries}
-        fresh = {bundle.trust_domain: bundle for bundle in bundles}
-        changed = [entry for key, entry in entries.items() if self._entries.get(key) is not entry]
-        message = updates_pb2.WatchResponse(
-            entries=[entry_to_proto(entry) for entry in changed],
-            removed_entry_ids=sorted(self._entries.keys() - entries.keys()),
-            bundles=[bundle_to_proto(b) for td, b in fresh.items() if self._bundles.get(td) != b],
-            removed_bundles=sorted(td.name for td in self._bundles.keys() - fresh.keys()),
-        )
-        self._entries, self._bundles = entries, fresh
-        if not message.ByteSize():
-            return None
-        _taint(message, fresh.values())
-        return message
-
-
-def _taint(message: updates_pb2.WatchResponse, bundles: Iterable[Bundle]) -> None:
-    for bundle in bundles:
-        message.tainted_x509_authorities.extend(
-            a.subject_key_id for a in bundle.x509_authorities if a.tainted
-        )
-        message.tainted_jwt_authorities.extend(a.key_id for a in bundle.jwt_authorities if a.tainted)
+def _heartbeat() -> updates_pb2.WatchResponse:
+    return updates_pb2.WatchResponse(heartbeat=True)
 
 
 async def _drain(requests: AsyncIterator[updates_pb2.WatchRequest]) -> None:

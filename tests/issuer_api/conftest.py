@@ -3,7 +3,7 @@
 
 import shutil
 import tempfile
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -35,3 +35,16 @@ async def world(place, clock):
 @pytest.fixture
 async def local(world):
     return await world.local()
+
+
+@pytest.fixture
+async def channel(world):
+    """A channel of the node n1."""
+    return await world.dial(await world.node("n1"))
+
+
+@pytest.fixture
+async def beating(place, clock):
+    """A world whose heart beats fast."""
+    async with World.open(place, clock, heartbeat=timedelta(milliseconds=20)) as made:
+        yield made

@@ -105,7 +105,8 @@ class World:
             world = cls(clock, database, **options)
             known = world.registrations
             await database.read(lambda tx: known.load(tx.entries.all(), tx.nodes.all(), tx.bundles.all()))
-            world.log = ChangeLog(await database.read(lambda tx: tx.changes.last()))
+            last = await database.read(lambda tx: tx.changes.last())
+            world.log = ChangeLog(last, kept=options.get("kept", 10_000))
             database.on_commit += [known.apply, world.log.publish]
             await world.authorities.load()
             await world.identity.refresh()
@@ -189,7 +190,7 @@ class World:
                 callers=self.callers,
                 clock=self.clock,
                 epoch=self.database.epoch,
-                heartbeat=self.options.get("heartbeat", timedelta(seconds=15)),
+                **{k: self.options[k] for k in ("heartbeat", "remembered") if k in self.options},
             ),
         }
 
