@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 BUSY_TIMEOUT: Final = 5000  # milliseconds that another process may hold the database
+_MIGRATIONS: Final = Path(__file__).parent / "migrations"
 OnCommit = Callable[[Sequence[Change]], None]
 
 
@@ -92,18 +93,25 @@ class Database:
         Raises:
             StoreError: It cannot be opened or written, or is of a newer schema.
         """
+        # The parts are given, not a URL: a folder may have any character in its name.
+        engine = sa.create_engine(
+            sa.URL.create("sqlite", database=str(path)), connect_args={"check_same_thread": False}
+        )
+        sa.event.listen(engine, "connect", _prepare)
+        sa.event.listen(engine, "begin", _begin)
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not path.exists():
                 path.touch(mode=0o600)
-            engine = sa.create_engine(f"sqlite:///{path}", connect_args={"check_same_thread": False})
-            sa.event.listen(engine, "connect", _prepare)
-            sa.event.listen(engine, "begin", _begin)
             _migrate(engine, path)
             with engine.begin() as connection:
                 epoch = _epoch(connection)
         except (sa.exc.SQLAlchemyError, OSError) as error:
+            engine.dispose()
             raise StoreError(f"database {path}: {_reason(error)}") from error
+        except StoreError:
+            engine.dispose()
+            raise
         return cls(engine, clock, epoch)
 
     async def write(self, act: Callable[[Transaction], T]) -> T:
@@ -177,7 +185,7 @@ def _begin(connection: sa.Connection) -> None:
 
 def _migrate(engine: sa.Engine, path: Path) -> None:
     config = AlembicConfig()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
     script = ScriptDirectory.from_config(config)
     head = script.get_current_head()
     logging.getLogger("alembic").setLevel(logging.WARNING)  # we say below what an operator needs
