@@ -16,11 +16,14 @@ from spiffekit.keys import PublicKey, check_public_key
 MAX_CERTIFICATE_BYTES: Final = 64 * 1024  # bytes of DER
 MAX_CHAIN_BYTES: Final = 1024 * 1024  # bytes of DER, all certificates of a response or bundle
 _WEAK_HASHES: Final = ("md5", "sha1")
+# What cryptography parses when it is asked for, and what therefore may be malformed until then.
+_PARSED_LAZILY: Final = ("extensions", "subject", "issuer", "not_valid_before_utc", "not_valid_after_utc")
 # No hyphen inside: with `.+?` a text of many openings and no end would take quadratic time.
 _PEM: Final = re.compile(rb"-----BEGIN CERTIFICATE-----([^-]+)-----END CERTIFICATE-----")
 # cryptography has no common class for what a malformed certificate makes it raise.
 _MALFORMED: Final = (
     ValueError,
+    TypeError,  # a name that is a BIT STRING
     x509.DuplicateExtension,
     x509.InvalidVersion,
     x509.UnsupportedGeneralNameType,
@@ -147,7 +150,8 @@ def load_certificate(der: bytes) -> x509.Certificate:
         raise X509SvidError(f"certificate is larger than {MAX_CERTIFICATE_BYTES} bytes")
     try:
         certificate = x509.load_der_x509_certificate(der)
-        certificate.extensions  # noqa: B018 - parsed lazily, and has to be well-formed
+        for part in _PARSED_LAZILY:
+            getattr(certificate, part)
     except _MALFORMED as error:
         raise X509SvidError("certificate is not well-formed DER") from error
     return certificate

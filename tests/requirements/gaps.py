@@ -7,7 +7,7 @@ GAPS = {
     "JWT-15": "advice to those who choose audiences",
     "JWT-20": "the library hands out tokens; how they travel over HTTP is up to the application",
     "JWT-21": "the library hands out tokens; how they travel over gRPC is up to the application",
-    "BND-09": NO_TEST_YET,
+    "BND-09": "who polls comes with federation; the hint is kept and handed on",
     "BND-15": "addressed to the authors of SVID documents",
     "BND-21": "bundle maps come with federation",
     "BND-22": "bundle maps come with federation",

@@ -247,6 +247,22 @@ def test_an_extension_that_stands_twice_is_malformed():
         load_certificate(twice)
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (b"\x0c\x08workload", b"\x00\x08workload"),  # the subject's name is no string
+        (b"\x0c\x08workload", b"\x03\x08\x00orkload"),  # a string of bits
+        (b"\x0c\x16Test CA of", b"\x00\x16Test CA of"),  # nor is the issuer's
+    ],
+    ids=["subject", "bits", "issuer"],
+)
+def test_what_is_parsed_late_is_well_formed_from_the_start(before, after):
+    der = leaf().public_bytes(Encoding.DER)
+    assert der.count(before) == 1
+    with pytest.raises(X509SvidError, match="certificate is not well-formed DER"):
+        load_certificate(der.replace(before, after))
+
+
 @pytest.mark.parametrize("der", [b"", b"\x30", b"\x30\x00", b"rubbish", b"\x30\x82\xff\xff"])
 def test_rubbish_is_no_certificate(der):
     with pytest.raises(X509SvidError, match="certificate is not well-formed DER"):

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One function for each parser of hostile input: it returns, or raises a `SpiffeError`.
+
+They take bytes, and so fit any fuzzer; `test_targets.py` drives them with hypothesis.
+"""
+
+import functools
+
+from spiffekit import jwtsvid, x509svid
+from spiffekit.bundle import Bundle
+from spiffekit.certificates import certificates_from_pem, load_certificate, split_der
+from spiffekit.id import SpiffeId, TrustDomain
+from spiffekit.jwk import encode_base64url
+from spiffekit.keys import private_key_from_der, private_key_from_pem, public_key_from_der
+from spiffekit.selector import Selector
+from spiffekit.testing import TestCA
+from tests.vectors import keys
+
+CA = TestCA("example.org", now=keys.NOW, seed=b"fuzz")
+ORG = TrustDomain("example.org")
+SVID = CA.issue("spiffe://example.org/web")
+
+
+def spiffe_id(data):
+    text = data.decode("utf-8", "surrogateescape")
+    assert str(SpiffeId.parse(text)) == text
+    assert text.encode("ascii") == data
+
+
+def selector(data):
+    text = data.decode("utf-8", "surrogateescape")
+    assert str(Selector.parse(text)) == text
+
+
+def bundle(data):
+    found = Bundle.parse(ORG, data)
+    assert Bundle.parse(ORG, found.to_jwks()) == found
+
+
+def jwks(data):
+    found = Bundle.from_jwks(ORG, data)
+    assert Bundle.from_jwks(ORG, found.to_jwt_jwks()) == found
+
+
+def x509_bundle(data):
+    found = Bundle.from_x509_der(ORG, data)
+    for authority in found.x509_authorities:
+        assert authority.subject_key_id
+    x509svid.verify(SVID.chain_der, found, now=CA.now)
+
+
+def jwt(data):
+    """A token that is not signed: nothing in it may be believed."""
+    token = data.decode("utf-8", "surrogateescape")
+    jwtsvid.JwtSvid.parse_unverified(token)
+    jwtsvid.verify(token, CA.bundle, audience=["test"], now=CA.now)
+    raise AssertionError("an unsigned token was believed")
+
+
+def jwt_header(data):
+    jwt(f"{encode_base64url(data)}.{_parts()[1]}.{_parts()[2]}".encode())
+
+
+def jwt_payload(data):
+    jwt(f"{_parts()[0]}.{encode_base64url(data)}.{_parts()[2]}".encode())
+
+
+@functools.cache
+def _parts():
+    return CA.jwt("spiffe://example.org/web").split(".")
+
+
+def certificate(data):
+    x509svid.verify([data], CA.bundle, now=CA.now)
+
+
+def svid(data):
+    x509svid.X509Svid.parse(data, SVID.private_key_der)
+
+
+def svid_key(data):
+    x509svid.X509Svid.parse(SVID.chain_der[0], data)
+
+
+def pem(data):
+    for der in certificates_from_pem(data):
+        load_certificate(der)
+
+
+def der_sequence(data):
+    assert b"".join(split_der(data)) == data
+
+
+def private_key(data):
+    private_key_from_der(data)
+
+
+def private_key_pem(data):
+    private_key_from_pem(data)
+
+
+def public_key(data):
+    public_key_from_der(data)

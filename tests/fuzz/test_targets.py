@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Drives the targets: with noise, with damaged good input, and with shapes that parsers stumble over.
+
+Short in the check; ``HYPOTHESIS_MAX_EXAMPLES=100000`` makes it long.
+"""
+
+import json
+import os
+
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from spiffekit.errors import SpiffeError
+from spiffekit.keys import public_key_to_der
+from tests.fuzz import targets
+from tests.vectors import load
+
+EXAMPLES = int(os.environ.get("HYPOTHESIS_MAX_EXAMPLES", "60"))
+SHORT = settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+
+
+def survives(target, data):
+    try:
+        target(data)
+    except SpiffeError:
+        return
+
+
+def seeds():
+    """Good input of each target."""
+    ca, svid = targets.CA, targets.SVID
+    token = ca.jwt("spiffe://example.org/web").encode()
+    document, root = ca.bundle.to_jwks(), ca.certificate.public_bytes(Encoding.DER)
+    claims = {"sub": "spiffe://example.org/web", "aud": ["test"], "exp": 2**32, "nbf": 0, "iat": 1.5}
+    header = {"alg": "ES256", "kid": "test-key", "typ": "JWT"}
+    return {
+        targets.spiffe_id: b"spiffe://example.org/ns/a/sa/b",
+        targets.selector: b"unix:path:/usr/bin/python3",
+        targets.bundle: document,
+        targets.jwks: ca.bundle.to_jwt_jwks(),
+        targets.x509_bundle: root * 2,
+        targets.jwt: token[:-2] + b"AA",
+        targets.jwt_header: json.dumps(header | {"crit": []}).encode(),
+        targets.jwt_payload: json.dumps(claims | {"exp": 1}).encode(),
+        targets.certificate: svid.chain_der[0],
+        targets.svid: svid.chain_der[0] + root,
+        targets.svid_key: svid.private_key_der,
+        targets.pem: ca.bundle.to_pem() + svid.chain_pem(),
+        targets.der_sequence: root + svid.chain_der[0],
+        targets.private_key: svid.private_key_der,
+        targets.private_key_pem: svid.key_pem(),
+        targets.public_key: public_key_to_der(svid.leaf.public_key()),
+    }
+
+
+SEEDS = seeds()
+# cryptography warns of certificates that it still reads, such as those with a negative serial number.
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+ALL = pytest.mark.parametrize("target", SEEDS, ids=lambda target: target.__name__)
+
+
+@ALL
+@SHORT
+@given(data=st.binary(max_size=400))
+def test_noise_is_refused_in_our_own_words(target, data):
+    survives(target, data)
+
+
+@ALL
+@SHORT
+@given(data=st.data())
+def test_damaged_input_is_refused_in_our_own_words(target, data):
+    """Bytes are changed, left out, doubled or put in."""
+    damaged = bytearray(SEEDS[target])
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, max(len(damaged) - 1, 0)))
+        match data.draw(st.sampled_from(["change", "leave out", "double", "put in"])):
+            case "change":
+                damaged[at : at + 1] = data.draw(st.binary(min_size=1, max_size=1))
+            case "leave out":
+                del damaged[at : at + data.draw(st.integers(1, 16))]
+            case "double":
+                damaged[at:at] = damaged[at : at + data.draw(st.integers(1, 64))]
+            case _:
+                damaged[at:at] = data.draw(st.binary(max_size=8))
+    if bytes(damaged) != SEEDS[target]:
+        survives(target, bytes(damaged))
+
+
+scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=12)
+MEMBERS = """keys use kid kty crv x y n e x5c alg typ crit sub aud exp nbf iat spiffe_sequence
+spiffe_refresh_hint"""
+WORDS = """x509-svid jwt-svid EC RSA OKP P-256 Ed25519 AQAB ES256 none JWT test-key test
+spiffe://example.org/web"""
+names, words = st.sampled_from(MEMBERS.split()), st.sampled_from(WORDS.split())
+documents = st.recursive(
+    scalars | words,
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(names | st.text(max_size=4), inner, max_size=6)
+    ),
+    max_leaves=20,
+)
+JSON_TARGETS = [targets.bundle, targets.jwks, targets.jwt_header, targets.jwt_payload]
+
+
+@pytest.mark.parametrize("target", JSON_TARGETS, ids=lambda target: target.__name__)
+@SHORT
+@given(data=st.data())
+def test_json_of_any_shape_is_refused_in_our_own_words(target, data):
+    """Members of the good input get values of every type, and others come beside them."""
+    document = json.loads(SEEDS[target])
+    document |= data.draw(st.dictionaries(names, documents, max_size=3))
+    elements = document.get("keys")
+    for element in elements if isinstance(elements, list) else ():
+        if isinstance(element, dict):
+            element.update(data.draw(st.dictionaries(names, documents, max_size=2)))
+    survives(target, json.dumps(document).encode())
+
+
+TEXTS = [
+    *(v["id"].encode("utf-8", "surrogatepass") for kind in ("good", "bad") for v in load("spiffe_ids")[kind]),
+    *(v["document"].encode() for kind in ("good", "bad") for v in load("bundles")[kind]),
+    *(v["token"].encode() for v in load("jwt_svids")["bad"]),
+]
+
+
+@ALL
+def test_input_of_another_parser_is_refused_in_our_own_words(target):
+    for data in (*TEXTS, *SEEDS.values(), b"", b"\x00", b"\xff" * 10, b"[" * 50_000, b'{"keys":[' * 2_000):
+        if data != SEEDS[target]:
+            survives(target, data)
+
+
+GOOD = [
+    targets.spiffe_id, targets.selector, targets.bundle, targets.jwks, targets.x509_bundle,
+    targets.certificate, targets.svid, targets.svid_key, targets.pem, targets.der_sequence,
+    targets.private_key, targets.private_key_pem, targets.public_key,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("target", GOOD, ids=lambda target: target.__name__)
+def test_the_seed_of_a_target_is_good_input(target):
+    """A seed that a parser refused at once would let nothing behind it be reached."""
+    target(SEEDS[target])
