@@ -16,7 +16,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from issuer import errors
 from issuer.api.authorization import authorize
-from issuer.api.caller import Caller, Callers, Connection
+from issuer.api.caller import Caller, Callers, Connection, Kind
+from issuer.keys import KeyManagerError
 from issuer.model import AuditRecord, Outcome
 from issuer.store import Database
 from spiffekit.daemon.clock import Clock
@@ -55,6 +56,7 @@ STATUS: Final = StatusTable(
         errors.FailedPreconditionError: Code.FAILED_PRECONDITION,
         errors.AuthorityNotReadyError: Code.UNAVAILABLE,
         errors.StoreError: Code.UNAVAILABLE,
+        KeyManagerError: Code.UNAVAILABLE,
         UnknownPeerError: Code.PERMISSION_DENIED,
     },
     detail=_detail,
@@ -138,7 +140,6 @@ class Dispatcher:
     async def _begin(self, path: str, context: Context) -> Call:
         connection = self._connection_of(context)
         caller = await self._callers.judge(connection)
-        authorize(path, caller.kind)
         return Call(path, caller, connection, self._clock.now(), secrets.token_hex(8))
 
     def _unary(self, path: str, behave: Callable[..., Any]) -> Callable[..., Any]:
@@ -150,6 +151,7 @@ class Dispatcher:
             with timer.time():
                 try:
                     call = await self._begin(path, context)
+                    authorize(path, call.caller.kind)
                     answer: Message = await behave(request, call)
                 except Exception as error:  # noqa: BLE001 - the RPC boundary: every error becomes a status
                     await abort(context, await self._refuse(path, call, error))
@@ -165,6 +167,7 @@ class Dispatcher:
             call: Call | None = None
             try:
                 call = await self._begin(path, context)
+                authorize(path, call.caller.kind)
                 async for answer in behave(requests, call):
                     yield answer
             except Exception as error:  # noqa: BLE001 - the RPC boundary: every error becomes a status
@@ -183,14 +186,16 @@ class Dispatcher:
             logger.error("call failed", extra=extra, exc_info=error)
         else:
             logger.info("call refused", extra=extra)
-        if call is not None and call.caller.node is None and not isinstance(error, errors.StoreError):
+        if (
+            call is not None
+            and call.caller.kind in (Kind.LOCAL, Kind.ADMIN)
+            and not isinstance(error, errors.StoreError)
+        ):
             await self._audit_refusal(call, status)
         return status
 
     async def _audit_refusal(self, call: Call, status: Status) -> None:
         """Record a refused act of an operator; refusals of anybody else could flood the trail."""
-        if call.caller.actor.startswith("anonymous:"):
-            return
         outcome = Outcome.DENIED if status.code is Code.PERMISSION_DENIED else Outcome.FAILED
         record = call.record("", outcome, code=status.code.name, message=status.message)
         try:

@@ -143,7 +143,7 @@ class World:
                 metrics=metrics,
             )
             handlers = [dispatcher.handler(SERVICES[name], made) for name, made in self.services.items()]
-            inner = self.stack.enter_context(inner_socket())
+            inner = self.inner = self.stack.enter_context(inner_socket())
             server = grpc.aio.server(options=server_options(MAX_REQUEST))
             server.add_generic_rpc_handlers(tuple(handlers))
             server.add_insecure_port(f"unix:{inner}")
@@ -202,18 +202,22 @@ class World:
         channel = grpc.aio.insecure_channel(f"unix:{self.socket}", options=options)
         return await self.stack.enter_async_context(channel)
 
-    async def dial(self, svid=None):
+    async def dial(self, svid=None, source="127.0.0.1"):
         """A channel to the TCP port, with the certificate of `svid` or with none."""
-        tunnel = tls.Tunnel(lambda: self.open_tls(svid))
+        tunnel = tls.Tunnel(lambda: self.open_tls(svid, source))
         target = await self.stack.enter_async_context(tunnel.open())
         options = [("grpc.default_authority", "localhost"), ("grpc.use_local_subchannel_pool", 1)]
         return await self.stack.enter_async_context(grpc.aio.insecure_channel(target, options=options))
 
-    async def open_tls(self, svid=None):
+    async def open_tls(self, svid=None, source="127.0.0.1"):
         """A TLS connection to the TCP port."""
         roots = [a.certificate_der for a in self.registrations.bundle(TRUST_DOMAIN).x509_authorities]
         return await asyncio.open_connection(
-            "127.0.0.1", self.remote.port, ssl=tls.client_context(svid, roots), server_hostname="issuer"
+            "127.0.0.1",
+            self.remote.port,
+            ssl=tls.client_context(svid, roots),
+            server_hostname="issuer",
+            local_addr=(source, 0),
         )
 
     async def sign(self, path, **changes):
