@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The client that the commands use."""
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from grpc_health.v1 import health_pb2
+
+from issuer.client import MAX_MESSAGE, connect, pages
+from spiffekit.wire.pb.spire.api.server.agent.v1 import agent_pb2
+from spiffekit.wire.pb.spire.api.server.bundle.v1 import bundle_pb2
+from spiffekit.wire.pb.spire.api.server.debug.v1 import debug_pb2
+from spiffekit.wire.pb.spire.api.server.entry.v1 import entry_pb2
+from spiffekit.wire.pb.spire.api.server.svid.v1 import svid_pb2
+from tests.issuer_api.world import id_message
+
+
+def test_where_nobody_listens_the_message_says_what_to_do(place):
+    socket = place / "none.sock"
+    with pytest.raises(FileNotFoundError) as caught, connect(socket):
+        pass
+    assert str(caught.value) == f"no issuer listens at {socket} (see --socketPath)"
+
+
+async def test_every_service_is_reached_over_the_admin_socket(world):
+    world.health.ready = True
+
+    def use():
+        with connect(world.socket) as api:
+            return (
+                api.nodes.CountAgents(agent_pb2.CountAgentsRequest()).count,
+                api.bundles.CountBundles(bundle_pb2.CountBundlesRequest()).count,
+                api.entries.CountEntries(entry_pb2.CountEntriesRequest()).count,
+                api.debug.GetInfo(debug_pb2.GetInfoRequest()).entries_count,
+                api.svids.MintJWTSVID(
+                    svid_pb2.MintJWTSVIDRequest(id=id_message("/a"), audience=["b"])
+                ).svid.id.path,
+                api.check_health(health_pb2.HealthCheckRequest()).status,
+            )
+
+    assert await asyncio.to_thread(use) == (0, 1, 0, 0, "/a", health_pb2.HealthCheckResponse.SERVING)
+
+
+async def test_a_socket_may_be_named_from_where_one_is(world, monkeypatch):
+    monkeypatch.chdir(world.socket.parent)
+
+    def use():
+        with connect(Path(world.socket.name)) as api:
+            return api.entries.CountEntries(entry_pb2.CountEntriesRequest()).count
+
+    assert await asyncio.to_thread(use) == 0
+
+
+async def test_an_answer_may_be_larger_than_grpc_would_have_it(world):
+    """gRPC's own limit is 4 MiB; a page of large entries is above it."""
+    value = "x" * 8000
+
+    def fill(tx):
+        for number in range(100):
+            selectors = [f"t:{i:02}{value}" for i in range(10)]
+            tx.entries.create(world.made(f"/n{number}", selectors=selectors))
+
+    await world.database.write(fill)
+
+    def use():
+        with connect(world.socket) as api:
+            return api.entries.ListEntries(entry_pb2.ListEntriesRequest()).ByteSize()
+
+    size = await asyncio.to_thread(use)
+    assert 4 * 1024 * 1024 < size < MAX_MESSAGE
+
+
+@dataclass
+class Page:
+    number: int
+    next_page_token: str
+
+
+def test_pages_are_fetched_until_there_is_no_next_one():
+    tokens = []
+
+    def fetch(token):
+        tokens.append(token)
+        return Page(len(tokens), {"": "a", "a": "b", "b": ""}[token])
+
+    assert [page.number for page in pages(fetch)] == [1, 2, 3]
+    assert tokens == ["", "a", "b"]
