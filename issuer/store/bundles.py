@@ -12,7 +12,7 @@ from issuer.model import ChangeKind
 from issuer.store.changes import ChangeStore
 from issuer.store.entries import EntryStore
 from issuer.store.schema import bundles
-from spiffekit.bundle import Bundle
+from spiffekit.bundle import MAX_SEQUENCE, Bundle
 from spiffekit.id import TrustDomain
 from spiffekit.wire.convert import bundle_from_proto, bundle_to_proto
 from spiffekit.wire.pb.spire.api import types_pb2
@@ -57,6 +57,7 @@ class BundleStore:
         if before is not None and before.same_content(bundle):
             return before
         sequence = max((before.sequence or 0) + 1 if before else 1, bundle.sequence or 0)
+        sequence = min(sequence, MAX_SEQUENCE)  # a publisher that begins at the end has to stay there
         after = replace(bundle, sequence=sequence)
         body = bundle_to_proto(after).SerializeToString()
         values = {"body": body, "sequence": min(sequence, 2**63 - 1)}

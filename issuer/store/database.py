@@ -152,7 +152,7 @@ class Database:
 
     def _read(self, act: Callable[[Transaction], T]) -> T:
         try:
-            with self._engine.connect() as connection:
+            with self._engine.connect().execution_options(reads=True) as connection:
                 return act(Transaction(connection, self._clock))
         except sa.exc.SQLAlchemyError as error:
             raise StoreError(f"database failed: {_reason(error)}") from error
@@ -179,8 +179,9 @@ def _prepare(connection: Any, _record: object) -> None:
 
 
 def _begin(connection: sa.Connection) -> None:
-    # The lock is taken at once, so that revisions are dense by construction.
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    # A writer takes the lock at once, so that revisions are dense by construction; a reader needs none.
+    reads = connection.get_execution_options().get("reads", False)
+    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
 
 def _migrate(engine: sa.Engine, path: Path) -> None:
