@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final
 
-from issuer.api.dispatch import Call, item_status, masked, page_size
+from issuer.api.dispatch import Call, item_status, masked, page_size, pages_of
 from issuer.errors import AlreadyExistsError, InvalidRequestError, IssuerError, NotFoundError
 from issuer.registration import Registrations
 from issuer.store import Database, Transaction
@@ -92,15 +92,14 @@ class BundleService:
     ) -> bundle_pb2.ListFederatedBundlesResponse:
         """List the bundles of federated trust domains."""
         del call
-        size = page_size(request.page_size, MAX_PAGE)
-        found = [
-            bundle
+        messages = (
+            _masked(bundle, request)
             for bundle in self._registrations.bundles()
             if bundle.trust_domain != self._trust_domain and bundle.trust_domain.name > request.page_token
-        ]
+        )
+        found, more = next(pages_of(messages, page_size(request.page_size, MAX_PAGE)))
         return bundle_pb2.ListFederatedBundlesResponse(
-            bundles=[_masked(bundle, request) for bundle in found[:size]],
-            next_page_token=found[size - 1].trust_domain.name if len(found) > size else "",
+            bundles=found, next_page_token=found[-1].trust_domain if more else ""
         )
 
     async def BatchCreateFederatedBundle(  # noqa: N802 - the method's name on the wire

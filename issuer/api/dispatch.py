@@ -3,10 +3,10 @@
 
 import logging
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, cast
 
 import grpc
 from google.protobuf import message_factory
@@ -30,6 +30,9 @@ logger = logging.getLogger(__name__)
 
 Context = Any  # grpc.aio.ServicerContext: its stubs cannot be subscripted at run time
 Code = grpc.StatusCode
+M = TypeVar("M", bound=Message)
+
+PAGE_BYTES: Final = 3 * 1024 * 1024  # bytes; clients of the field accept 4 MiB, gRPC's default
 
 
 def _detail(error: Exception) -> Message | None:
@@ -224,3 +227,17 @@ def masked(message: Any, mask: Any | None) -> Any:
 def page_size(asked: int, most: int) -> int:
     """Return how many items a page has: what was asked for within 1 to `most`, or `most`."""
     return min(asked, most) if asked > 0 else most
+
+
+def pages_of(messages: Iterable[M], size: int) -> Iterator[tuple[list[M], bool]]:
+    """Yield pages of `size` messages, or fewer of large ones, each with whether another page follows."""
+    page: list[M] = []
+    weight = 0
+    for message in messages:
+        more = message.ByteSize()
+        if page and (len(page) == size or weight + more > PAGE_BYTES):
+            yield page, True
+            page, weight = [], 0
+        page.append(message)
+        weight += more
+    yield page, False

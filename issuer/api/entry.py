@@ -2,7 +2,7 @@
 """spire.api.server.entry.v1: operators register identities, nodes learn which ones they may serve."""
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from datetime import datetime
 from typing import Any, Final
 
@@ -13,7 +13,7 @@ from issuer.api.convert import (
     id_field,
     selectors_field,
 )
-from issuer.api.dispatch import Call, item_status, masked, page_size
+from issuer.api.dispatch import PAGE_BYTES, Call, item_status, masked, page_size, pages_of
 from issuer.errors import AlreadyExistsError, InvalidRequestError, IssuerError, NotFoundError
 from issuer.model import RegistrationEntry, new_entry_id
 from issuer.registration import Registrations
@@ -122,19 +122,12 @@ class EntryService:
     ) -> entry_pb2.ListEntriesResponse:
         """List entries, a page at a time."""
         del call
-        size = page_size(request.page_size, MAX_PAGE)
         wanted = self._predicate(request.filter)
-        found: list[RegistrationEntry] = []
-        for entry in self._registrations.entries_after(request.page_token):
-            if wanted(entry):
-                found.append(entry)
-                if len(found) > size:
-                    break
         mask = request.output_mask if request.HasField("output_mask") else None
-        return entry_pb2.ListEntriesResponse(
-            entries=[masked(entry_to_proto(entry), mask) for entry in found[:size]],
-            next_page_token=found[size - 1].id if len(found) > size else "",
-        )
+        entries = filter(wanted, self._registrations.entries_after(request.page_token))
+        messages = (masked(entry_to_proto(entry), mask) for entry in entries)
+        found, more = next(pages_of(messages, page_size(request.page_size, MAX_PAGE)))
+        return entry_pb2.ListEntriesResponse(entries=found, next_page_token=found[-1].id if more else "")
 
     async def CountEntries(  # noqa: N802 - the method's name on the wire
         self, request: entry_pb2.CountEntriesRequest, call: Call
@@ -190,30 +183,27 @@ class EntryService:
             raise InvalidRequestError("output_mask: revision_number cannot be left out")
         entries = self._registrations.authorized(call.caller.node_id, call.now).entries
         if len(entries) <= SYNC_PAGE:
-            yield _full(entries, mask, more=False)
-            return
-        for page, more in _pages(entries):
+            whole = _full(entries, mask)
+            if whole.ByteSize() <= PAGE_BYTES:
+                yield whole
+                return
+        for start in range(0, len(entries), SYNC_PAGE):
             yield entry_pb2.SyncAuthorizedEntriesResponse(
-                entry_revisions=[_revision(entry) for entry in page], more=more
+                entry_revisions=map(_revision, entries[start : start + SYNC_PAGE]),
+                more=start + SYNC_PAGE < len(entries),
             )
         by_id = {entry.id: entry for entry in entries}
         async for request in requests:
-            asked = [by_id[entry_id] for entry_id in request.ids if entry_id in by_id]
-            if not asked:
-                yield _full((), mask, more=False)
-            for page, more in _pages(asked):
-                yield _full(page, mask, more=more)
+            asked = (by_id[entry_id] for entry_id in request.ids if entry_id in by_id)
+            messages = (masked(entry_to_proto(entry), mask) for entry in asked)
+            for page, more in pages_of(messages, SYNC_PAGE):
+                yield entry_pb2.SyncAuthorizedEntriesResponse(entries=page, more=more)
 
 
-def _full(entries: Any, mask: Any, *, more: bool) -> entry_pb2.SyncAuthorizedEntriesResponse:
+def _full(entries: Iterable[RegistrationEntry], mask: Any) -> entry_pb2.SyncAuthorizedEntriesResponse:
     return entry_pb2.SyncAuthorizedEntriesResponse(
-        entries=[masked(entry_to_proto(entry), mask) for entry in entries], more=more
+        entries=[masked(entry_to_proto(entry), mask) for entry in entries]
     )
-
-
-def _pages(entries: Any) -> list[tuple[Any, bool]]:
-    starts = range(0, len(entries), SYNC_PAGE)
-    return [(entries[i : i + SYNC_PAGE], i + SYNC_PAGE < len(entries)) for i in starts]
 
 
 def _revision(entry: RegistrationEntry) -> entry_pb2.EntryRevision:

@@ -12,7 +12,7 @@ from typing import Any, Final
 from google.protobuf.empty_pb2 import Empty
 
 from issuer.api.convert import comparison_field, id_field, node_to_proto, selectors_field
-from issuer.api.dispatch import Call, masked, page_size
+from issuer.api.dispatch import Call, masked, page_size, pages_of
 from issuer.api.proving import Proving, opening, response_of
 from issuer.ca.authorities import Authorities
 from issuer.ca.requests import parse_csr
@@ -36,7 +36,7 @@ from spiffekit.daemon.limits import RateLimit
 from spiffekit.id import SpiffeId, TrustDomain
 from spiffekit.keys import PublicKey
 from spiffekit.selector import Selector
-from spiffekit.wire.convert import seconds, spiffe_id_to_proto
+from spiffekit.wire.convert import seconds, spiffe_id_from_proto, spiffe_id_to_proto
 from spiffekit.wire.pb.spire.api import types_pb2
 from spiffekit.wire.pb.spire.api.server.agent.v1 import agent_pb2
 
@@ -227,18 +227,13 @@ class NodeService:
     ) -> agent_pb2.ListAgentsResponse:
         """List nodes, a page at a time."""
         del call
-        size = page_size(request.page_size, MAX_PAGE)
         wanted = _predicate(request.filter)
-        found: list[Node] = []
-        for node in self._registrations.nodes_after(request.page_token):
-            if wanted(node):
-                found.append(node)
-                if len(found) > size:
-                    break
         mask = request.output_mask if request.HasField("output_mask") else None
+        nodes = filter(wanted, self._registrations.nodes_after(request.page_token))
+        messages = (masked(node_to_proto(node), mask) for node in nodes)
+        found, more = next(pages_of(messages, page_size(request.page_size, MAX_PAGE)))
         return agent_pb2.ListAgentsResponse(
-            agents=[masked(node_to_proto(node), mask) for node in found[:size]],
-            next_page_token=str(found[size - 1].id) if len(found) > size else "",
+            agents=found, next_page_token=str(spiffe_id_from_proto(found[-1].id)) if more else ""
         )
 
     async def CountAgents(  # noqa: N802 - the method's name on the wire

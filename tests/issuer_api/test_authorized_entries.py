@@ -120,3 +120,13 @@ async def test_a_node_cannot_ask_for_the_entries_of_another_one(world, stub):
     await world.entry("/theirs", parent="/spire/agent/test/n2")
     *_, last = await sync(stub, Request(), Request(ids=["theirs"]))
     assert list(last.entries) == []
+
+
+async def test_large_entries_come_in_answers_that_a_stock_agent_can_read(world, stub):
+    """gRPC's own limit is 4 MiB, and agents of the field do not raise it."""
+    names = await world.large_entries(7)
+    answers = await sync(stub, Request(), Request(ids=names))
+    assert [len(answer.entry_revisions) for answer in answers] == [7, 0, 0, 0]
+    assert [e.id for answer in answers for e in answer.entries] == names
+    assert [answer.more for answer in answers] == [False, True, True, False]
+    assert max(answer.ByteSize() for answer in answers) < 4 * 1024 * 1024

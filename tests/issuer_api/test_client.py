@@ -9,6 +9,7 @@ import pytest
 from grpc_health.v1 import health_pb2
 
 from issuer.client import MAX_MESSAGE, connect, pages
+from spiffekit.wire.pb.spire.api import types_pb2
 from spiffekit.wire.pb.spire.api.server.agent.v1 import agent_pb2
 from spiffekit.wire.pb.spire.api.server.bundle.v1 import bundle_pb2
 from spiffekit.wire.pb.spire.api.server.debug.v1 import debug_pb2
@@ -54,22 +55,18 @@ async def test_a_socket_may_be_named_from_where_one_is(world, monkeypatch):
 
 
 async def test_an_answer_may_be_larger_than_grpc_would_have_it(world):
-    """gRPC's own limit is 4 MiB; a page of large entries is above it."""
-    value = "x" * 8000
-
-    def fill(tx):
-        for number in range(100):
-            selectors = [f"t:{i:02}{value}" for i in range(10)]
-            tx.entries.create(world.made(f"/n{number}", selectors=selectors))
-
-    await world.database.write(fill)
+    """gRPC's own limit is 4 MiB; a batch answers with all that it was given, in one message."""
+    names = await world.large_entries(6)
 
     def use():
         with connect(world.socket) as api:
-            return api.entries.ListEntries(entry_pb2.ListEntriesRequest()).ByteSize()
+            request = entry_pb2.BatchUpdateEntryRequest(
+                entries=[types_pb2.Entry(id=name, hint="x") for name in names],
+                input_mask=types_pb2.EntryMask(hint=True),
+            )
+            return api.entries.BatchUpdateEntry(request).ByteSize()
 
-    size = await asyncio.to_thread(use)
-    assert 4 * 1024 * 1024 < size < MAX_MESSAGE
+    assert 4 * 1024 * 1024 < await asyncio.to_thread(use) < MAX_MESSAGE
 
 
 @dataclass

@@ -268,6 +268,19 @@ class World:
         entry = self.made(path, **fields)
         return await self.database.write(lambda tx: tx.entries.create(entry))
 
+    async def large_entries(self, count):
+        """The IDs of entries of 800 kB, which is about as large as one can be."""
+        names = [f"l{number:03}" for number in range(count)]
+
+        def act(tx):
+            for name in names:
+                tx.entries.create(
+                    self.made(f"/{name}", selectors=[f"t:{i:02}{'x' * 8000}" for i in range(100)])
+                )
+
+        await self.database.write(act)
+        return names
+
     async def trail(self):
         """The audit trail, without what the making of this world left in it."""
         return [record for _, record in await self.database.read(lambda tx: tx.audit.since(0, 10_000))]
