@@ -24,10 +24,11 @@ Key = tuple[Selector, ...]
 
 @dataclass(frozen=True, slots=True)
 class Authorized:
-    """What a node may be given, and every ID that the walk passed: a change elsewhere cannot matter to it."""
+    """What a node may be given, and what the walk to it passed: a change elsewhere cannot matter to it."""
 
     entries: tuple[RegistrationEntry, ...]
     parents: frozenset[SpiffeId]
+    aliases: frozenset[str] = frozenset()  # IDs of the entries that make the node's aliases
 
 
 class SubsetIndex:
@@ -48,8 +49,10 @@ class SubsetIndex:
 
     def remove(self, entry: RegistrationEntry) -> None:
         """Remove an entry that is in."""
-        self._frequency.subtract(entry.selectors)
-        self._frequency += Counter()
+        for selector in entry.selectors:
+            self._frequency[selector] -= 1
+            if not self._frequency[selector]:
+                del self._frequency[selector]
         key = self._key_of.pop(entry.id)
         del self._by_key[key][entry.id]
         if not self._by_key[key]:
@@ -176,8 +179,9 @@ class Registrations:
         passed = {node_id}
         waiting = [node_id]
         selectors = node.selectors | {Selector(ID_SELECTOR, str(node_id))}
-        for alias in self._aliases.matching(selectors):
-            if _counts(alias, now) and alias.spiffe_id not in passed:
+        aliases = [alias for alias in self._aliases.matching(selectors) if _counts(alias, now)]
+        for alias in aliases:
+            if alias.spiffe_id not in passed:
                 passed.add(alias.spiffe_id)
                 waiting.append(alias.spiffe_id)
         while waiting:
@@ -188,7 +192,8 @@ class Registrations:
                 if entry.spiffe_id not in passed:  # a cycle ends here
                     passed.add(entry.spiffe_id)
                     waiting.append(entry.spiffe_id)
-        return Authorized(tuple(found[entry_id] for entry_id in sorted(found)), frozenset(passed))
+        entries = tuple(found[entry_id] for entry_id in sorted(found))
+        return Authorized(entries, frozenset(passed), frozenset(alias.id for alias in aliases))
 
     def concerns(self, authorized: Authorized, change: Change) -> bool:
         """Tell whether a change can alter what `authorized` says."""
@@ -197,6 +202,7 @@ class Registrations:
                 return (
                     entry.parent_id in authorized.parents
                     or entry.parent_id == self._server
+                    or entry.id in authorized.aliases
                     or any(known.id == entry.id for known in authorized.entries)
                 )
             case Change(kind=ChangeKind.ENTRY | ChangeKind.NODE):
