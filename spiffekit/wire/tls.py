@@ -163,12 +163,14 @@ class Tunnel:
                 for end in ends:
                     end.cancel()
                 await asyncio.gather(*ends, return_exceptions=True)
+            writer.close()  # which still delivers what has been received
         except Exception as error:  # noqa: BLE001 - whatever `connect` raises is the verdict on this connection
             self.last_error = error
         finally:
-            for end_writer in (writer, far_writer):
-                if end_writer is not None:
-                    end_writer.transport.abort()
+            if not writer.is_closing():
+                writer.transport.abort()
+            if far_writer is not None:
+                far_writer.transport.abort()
 
 
 def _require_own_process(connection: socket.socket) -> None:

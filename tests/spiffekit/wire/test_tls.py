@@ -278,6 +278,28 @@ async def test_the_end_of_one_side_ends_the_other(tmp_path):
                 await asyncio.wait(list(tunnel._tasks))
 
 
+async def test_what_was_sent_before_the_end_arrives(tmp_path):
+    """The last bytes of an answer wait for a slow reader when the server has already closed."""
+    sent = bytes(450_000)
+
+    async def answer(_, writer):
+        writer.write(sent)
+        await writer.drain()
+        writer.close()
+
+    far = await asyncio.start_unix_server(answer, tmp_path / "far.sock")
+    tunnel = tls.Tunnel(lambda: asyncio.open_unix_connection(tmp_path / "far.sock"))
+    async with tunnel.open() as target:
+        reader, writer = await through(target)
+        async with asyncio.timeout(5):
+            while not tunnel._tasks:
+                await asyncio.sleep(0)
+            await asyncio.wait(list(tunnel._tasks))
+            assert await reader.read() == sent
+        writer.close()
+    far.close()
+
+
 async def test_no_other_process_may_use_a_tunnel(tmp_path):
     """The socket's folder is private; this is for root and for those who share our user."""
     program = (
