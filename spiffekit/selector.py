@@ -39,7 +39,7 @@ class Selector:
 
     Raises:
         SelectorError: The type has other characters than letters, digits, '_', '.' and '-', or
-            type or value is empty or over-long, or the value has a control character.
+            type or value is empty or over-long, or the value has a control character or is not UTF-8.
     """
 
     type: str
@@ -50,7 +50,11 @@ class Selector:
             raise SelectorError(f"invalid selector type {self.type[:MAX_TYPE_BYTES]!r}")
         if not self.value:
             raise SelectorError(f"selector of type {self.type!r} has no value")
-        if len(self.value.encode("utf-8", "surrogatepass")) > MAX_VALUE_BYTES:
+        try:
+            size = len(self.value.encode("utf-8"))
+        except UnicodeEncodeError as error:  # a file name, say, whose bytes are no UTF-8
+            raise SelectorError(f"selector of type {self.type!r} cannot be written as UTF-8") from error
+        if size > MAX_VALUE_BYTES:
             raise SelectorError(f"selector of type {self.type!r} is longer than {MAX_VALUE_BYTES} bytes")
         if any(ord(character) < 0x20 or ord(character) == 0x7F for character in self.value):
             raise SelectorError(f"selector of type {self.type!r} has a control character")

@@ -28,6 +28,8 @@ def test_the_value_may_hold_further_colons():
         ("unix:a\nb", "selector of type 'unix' has a control character"),
         ("unix:a\x00", "selector of type 'unix' has a control character"),
         ("unix:a\x7f", "selector of type 'unix' has a control character"),
+        ("unix:a\x1f", "selector of type 'unix' has a control character"),
+        ("unix:path:/tmp/\udcff", "selector of type 'unix' cannot be written as UTF-8"),
         ("t" * 65 + ":v", f"invalid selector type '{'t' * 64}'"),
         ("unix:" + "v" * 8193, "selector of type 'unix' is longer than 8192 bytes"),
     ],
@@ -36,6 +38,11 @@ def test_what_is_no_selector_is_refused(text, message):
     with pytest.raises(SelectorError) as refusal:
         Selector.parse(text)
     assert str(refusal.value) == message
+
+
+@pytest.mark.parametrize("value", [" ", "a b", "\u00e9", ":", "path:/opt/a~b"])
+def test_a_value_may_be_anything_that_can_be_shown(value):
+    assert Selector("unix", value).value == value
 
 
 def test_the_limits_are_limits_of_bytes():
