@@ -109,6 +109,11 @@ class FrameGuard:
         self._block: bytes | None = None  # the header block that is open
         self._control = Allowance(CONTROL_BURST, CONTROL_RATE, clock)
 
+    def charge(self) -> None:
+        """Charge the client with a call, or with what costs us as much."""
+        for allowance in self._calls:
+            allowance.spend(1)
+
     def wait(self) -> float:
         """Return how many seconds the next bytes have to wait: the client makes calls too fast."""
         return max((allowance.wait() for allowance in self._calls), default=0.0)
@@ -154,10 +159,10 @@ class FrameGuard:
             if len(self._block or b"") + length > MAX_HEADER_BLOCK:
                 raise FloodError("a header block is too large")
             self.unjudged += HEADER_BYTES
-            for allowance in self._calls:
-                allowance.spend(1)
             if kind == _CONTINUATION:
                 self._spend(1)
+            else:
+                self.charge()
         elif kind == _WINDOW:
             self._spend(WINDOW_COST)
         elif kind in _CONTROL or (kind == _DATA and length == 0):

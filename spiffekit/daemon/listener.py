@@ -41,9 +41,10 @@ P = TypeVar("P")
 FD_PER_CONNECTION: Final = 4  # outer, inner client, inner server, pidfd
 FD_RESERVE: Final = 256
 ACCEPT_PAUSE: Final = 0.1  # seconds to wait when there are no descriptors left
-# Calls, and calls a second, of one source; faster ones wait. Stops reset floods over ever new connections.
-CALL_BURST: Final = 1000.0
-CALL_RATE: Final = 2000.0
+# Calls and connections of one source, at once and a second; faster ones wait. What one process may ask for
+# must not keep the others waiting. Stops floods of resets and hang-ups over ever new connections.
+CALL_BURST: Final = 200.0
+CALL_RATE: Final = 500.0
 GROUP_FACTOR: Final = 4.0  # what all processes of a user may do together, compared with one of them
 WARNING_BURST: Final = 10.0  # lines, and lines a second, that hostile clients can make us log
 WARNING_RATE: Final = 0.2
@@ -186,10 +187,13 @@ class Front(Generic[P]):
             if not self._sources[source]:
                 del self._sources[source]
 
-    def _outer_end(self, source: Hashable, group: Hashable) -> OuterEnd:
-        calls = (self._calls.of(source), self._calls_together.of(group))
+    async def _outer_end(self, source: Hashable, group: Hashable) -> OuterEnd:
+        guard = FrameGuard(calls=(self._calls.of(source), self._calls_together.of(group)))
+        while wait := guard.wait():  # noqa: ASYNC110 - time pays the debt, and others make new ones meanwhile
+            await asyncio.sleep(wait)
+        guard.charge()
         return OuterEnd(
-            FrameGuard(calls=calls),
+            guard,
             self._buffer,
             lambda reason: self._warn("connection closed", source=str(source), reason=reason),
         )
@@ -279,7 +283,7 @@ class UnixFront(Front[P]):
         try:
             with self._counted(process.uid):
                 peer = self._identify(process)
-                outer = self._outer_end((process.uid, process.pid), process.uid)
+                outer = await self._outer_end((process.uid, process.pid), process.uid)
                 await asyncio.get_running_loop().connect_accepted_socket(lambda: outer, connection)
                 try:
                     await self._splice(outer, peer)
@@ -328,7 +332,7 @@ class TlsFront(Front[P]):
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             loop = asyncio.get_running_loop()
             within = self._limits.handshake_within.total_seconds()
-            outer = self._outer_end(source, source)
+            outer = await self._outer_end(source, source)
             transport, _ = await loop.connect_accepted_socket(
                 lambda: outer,
                 connection,

@@ -10,6 +10,7 @@ from spiffekit.daemon.frames import FloodError, FrameGuard
 
 HIGH_WATER: Final = 64 * 1024  # bytes that wait for a slow reader before the sender is paused
 CHUNK: Final = 16 * 1024  # bytes read from a client at once; that much of its calls may have to wait
+PIECE: Final = 1024  # bytes judged at once, so that few calls pass which should have waited
 
 
 class End(asyncio.BaseProtocol):
@@ -116,21 +117,22 @@ class OuterEnd(End, asyncio.BufferedProtocol):
 
     def _pass_held(self) -> None:
         self._release = None
-        if wait := self._guard.wait():
-            self._release = asyncio.get_running_loop().call_later(wait, self._pass_held)
+        try:
+            while self._held:
+                if wait := self._guard.wait():
+                    self._release = asyncio.get_running_loop().call_later(wait, self._pass_held)
+                    break
+                piece, self._held = self._held[:PIECE], self._held[PIECE:]
+                self._guard.feed(piece)
+                judged = self._unjudged + piece
+                safe = max(len(judged) - self._guard.unjudged, 0)
+                self._unjudged = judged[safe:]
+                self.pass_on(judged[:safe])
+        except FloodError as error:
+            self._report(str(error))
+            self.abort()
         else:
-            data, self._held = self._held, b""
-            try:
-                self._guard.feed(data)
-            except FloodError as error:
-                self._report(str(error))
-                self.abort()
-                return
-            data = self._unjudged + data
-            safe = max(len(data) - self._guard.unjudged, 0)
-            self._unjudged = data[safe:]
-            self.pass_on(data[:safe])
-        self._set_reading()
+            self._set_reading()
 
     def connection_lost(self, error: Exception | None) -> None:
         """Forget what is held, and close the other end."""
