@@ -28,6 +28,7 @@ _CURVES: Final[dict[str, tuple[type[ec.EllipticCurve], int]]] = {  # name: class
     "P-521": (ec.SECP521R1, 66),
 }
 _NAMES: Final = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
+_SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 _BASE64URL: Final = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 
 
@@ -54,7 +55,8 @@ def parse_json_object(document: bytes, limit: int = MAX_DOCUMENT_BYTES) -> dict[
     """Parse a JSON object whose names are unique at every level (RFC 8259 §4).
 
     Raises:
-        ValueError: It is larger than `limit` bytes, not JSON, not an object, or a name stands twice.
+        ValueError: It is larger than `limit` bytes, not JSON, not an object, has half a character, or a
+            name stands twice.
     """
     if len(document) > limit:
         raise ValueError(f"larger than {limit} bytes")
@@ -72,6 +74,8 @@ def parse_json_object(document: bytes, limit: int = MAX_DOCUMENT_BYTES) -> dict[
         parsed = json.loads(document.decode("utf-8"), object_pairs_hook=unique, parse_constant=refuse)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+    if _SURROGATE.search(document):  # RFC 8259 §8.2: a lone one is a text that cannot be passed on
+        json.dumps(parsed, ensure_ascii=False).encode("utf-8")
     if not isinstance(parsed, dict):
         raise ValueError("not a JSON object")  # noqa: TRY004 - one error for all that is malformed
     return parsed

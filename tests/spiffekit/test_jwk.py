@@ -78,6 +78,17 @@ def test_what_is_no_json_is_refused(document):
         jwk.parse_json_object(document)
 
 
+@pytest.mark.parametrize("text", [r'{"a":"\ud800"}', r'{"\uDFFF":1}', r'{"a":["\udc00\ud800"]}'])
+def test_half_a_character_is_refused(text):
+    """It would parse, and then be refused by protobuf as a bug of ours."""
+    with pytest.raises(ValueError, match="surrogates not allowed"):
+        jwk.parse_json_object(text.encode())
+
+
+def test_a_character_may_be_written_in_two_halves():
+    assert jwk.parse_json_object(rb'{"a":"\ud83d\ude00"}') == {"a": "\U0001f600"}
+
+
 @pytest.mark.requirement("BND-16", "BND-17", "BND-19", "JWT-22", "JWT-23")
 @pytest.mark.parametrize("kind", KEYS)
 def test_a_published_key_is_what_others_publish(kind):
