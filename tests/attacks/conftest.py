@@ -11,6 +11,9 @@ import psutil
 import pytest
 
 from tests.attacks.hostile import GoodClient
+from tests.attacks.processes import children, listening
+
+__all__ = ["children", "listening"]
 
 MAX_GROWTH = 30 * 1024 * 1024  # bytes
 MAX_P99 = 0.1  # seconds
