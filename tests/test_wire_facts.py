@@ -3,6 +3,7 @@
 
 import importlib
 import tomllib
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from spiffekit.wire import workload_api
 ROOT = Path(__file__).parent.parent
 GENERATED = ROOT / "spiffekit/wire/pb"
 FACTS = tomllib.loads((ROOT / "tests/vectors_wire/facts.toml").read_text())
-OUR_OWN_PACKAGES = ("issuer.v1",)
+OUR_OWN_PACKAGES = ("attestor.v1", "issuer.v1")
 OUR_OWN_NUMBERS = 1000  # fields from here on are additions of ours; a peer that lacks them skips them
 
 KINDS = {
@@ -113,3 +114,16 @@ def test_the_facts_are_all_there():
     """A file cut short would make every other test here pass."""
     counted = {part: sum(len(lines) for lines in FACTS[part].values()) for part in FACTS}
     assert counted == {"services": 69, "messages": 361, "enums": 25}
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "proto").rglob("*.proto")), ids=lambda path: str(path.relative_to(ROOT / "proto"))
+)
+def test_every_service_method_and_message_says_what_it_is_for(path):
+    lines = [line.strip() for line in path.read_text().splitlines()]
+    silent = [
+        line
+        for before, line in pairwise(lines)
+        if line.startswith(("service ", "rpc ", "message ", "enum ")) and not before.startswith("//")
+    ]
+    assert silent == []

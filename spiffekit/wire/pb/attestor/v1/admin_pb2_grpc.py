@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class AdminStub:
-    """Missing associated documentation comment in .proto file."""
+    """Answers on the admin socket only; whoever may open that may ask.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -42,7 +43,8 @@ class AdminStub:
 
 
 class AdminServicer:
-    """Missing associated documentation comment in .proto file."""
+    """Answers on the admin socket only; whoever may open that may ask.
+    """
 
     def Explain(self, request, context):
         """Attests a process now, as if it had called, and says which entries it matches or nearly matches.
@@ -68,7 +70,8 @@ def add_AdminServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Admin:
-    """Missing associated documentation comment in .proto file."""
+    """Answers on the admin socket only; whoever may open that may ask.
+    """
 
     @staticmethod
     def Explain(request,

@@ -30,6 +30,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AdminStub:
+    """Answers on the admin socket only; whoever may open that may ask."""
+
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
@@ -39,11 +41,15 @@ class AdminStub:
 
 @_typing.type_check_only
 class AdminAsyncStub(AdminStub):
+    """Answers on the admin socket only; whoever may open that may ask."""
+
     def __init__(self, channel: _aio.Channel) -> None: ...
     Explain: _aio.UnaryUnaryMultiCallable[_admin_pb2.ExplainRequest, _admin_pb2.ExplainResponse]  # type: ignore[assignment]
     """Attests a process now, as if it had called, and says which entries it matches or nearly matches."""
 
 class AdminServicer(metaclass=_abc_1.ABCMeta):
+    """Answers on the admin socket only; whoever may open that may ask."""
+
     @_abc_1.abstractmethod
     def Explain(
         self,

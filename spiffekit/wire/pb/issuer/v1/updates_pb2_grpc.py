@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class UpdatesStub:
-    """Missing associated documentation comment in .proto file."""
+    """Tells each attestor what it may serve, as it changes.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -42,7 +43,8 @@ class UpdatesStub:
 
 
 class UpdatesServicer:
-    """Missing associated documentation comment in .proto file."""
+    """Tells each attestor what it may serve, as it changes.
+    """
 
     def Watch(self, request_iterator, context):
         """Opens with a snapshot of what the calling node may see, in chunks, and goes on with every change.
@@ -69,7 +71,8 @@ def add_UpdatesServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Updates:
-    """Missing associated documentation comment in .proto file."""
+    """Tells each attestor what it may serve, as it changes.
+    """
 
     @staticmethod
     def Watch(request_iterator,

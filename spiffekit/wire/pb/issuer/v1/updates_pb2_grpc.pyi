@@ -31,6 +31,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class UpdatesStub:
+    """Tells each attestor what it may serve, as it changes."""
+
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
@@ -42,6 +44,8 @@ class UpdatesStub:
 
 @_typing.type_check_only
 class UpdatesAsyncStub(UpdatesStub):
+    """Tells each attestor what it may serve, as it changes."""
+
     def __init__(self, channel: _aio.Channel) -> None: ...
     Watch: _aio.StreamStreamMultiCallable[_updates_pb2.WatchRequest, _updates_pb2.WatchResponse]  # type: ignore[assignment]
     """Opens with a snapshot of what the calling node may see, in chunks, and goes on with every change.
@@ -49,6 +53,8 @@ class UpdatesAsyncStub(UpdatesStub):
     """
 
 class UpdatesServicer(metaclass=_abc_1.ABCMeta):
+    """Tells each attestor what it may serve, as it changes."""
+
     @_abc_1.abstractmethod
     def Watch(
         self,

@@ -28,7 +28,8 @@ if _version_not_supported:
 
 
 class AgentStub:
-    """Missing associated documentation comment in .proto file."""
+    """Nodes prove themselves and renew; operators manage them.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -84,58 +85,69 @@ class AgentStub:
 
 
 class AgentServicer:
-    """Missing associated documentation comment in .proto file."""
+    """Nodes prove themselves and renew; operators manage them.
+    """
 
     def CountAgents(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """How many nodes a filter finds. For operators.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListAgents(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """The nodes that a filter finds, by ID, a page at a time. For operators.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetAgent(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """One node. For operators.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteAgent(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Forgets a node; it may prove itself again. For operators.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BanAgent(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Shuts a node out: neither its SVID counts any longer, nor may it prove itself again. For operators.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def AttestAgent(self, request_iterator, context):
-        """Missing associated documentation comment in .proto file."""
+        """Lets a node prove itself: its parameters first, then as many challenges as it takes, the result last.
+        For anybody.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RenewAgent(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Another SVID for the calling node, whose old one counts until the new one is used. For nodes.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CreateJoinToken(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Makes a join token. For operators.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PostStatus(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Takes note of what the calling node says of itself. For nodes.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -197,7 +209,8 @@ def add_AgentServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Agent:
-    """Missing associated documentation comment in .proto file."""
+    """Nodes prove themselves and renew; operators manage them.
+    """
 
     @staticmethod
     def CountAgents(request,

@@ -29,95 +29,134 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AgentStub:
+    """Nodes prove themselves and renew; operators manage them."""
+
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AgentAsyncStub: ...
     CountAgents: _grpc.UnaryUnaryMultiCallable[_agent_pb2.CountAgentsRequest, _agent_pb2.CountAgentsResponse]
+    """How many nodes a filter finds. For operators."""
     ListAgents: _grpc.UnaryUnaryMultiCallable[_agent_pb2.ListAgentsRequest, _agent_pb2.ListAgentsResponse]
+    """The nodes that a filter finds, by ID, a page at a time. For operators."""
     GetAgent: _grpc.UnaryUnaryMultiCallable[_agent_pb2.GetAgentRequest, _types_pb2.Agent]
+    """One node. For operators."""
     DeleteAgent: _grpc.UnaryUnaryMultiCallable[_agent_pb2.DeleteAgentRequest, _empty_pb2.Empty]
+    """Forgets a node; it may prove itself again. For operators."""
     BanAgent: _grpc.UnaryUnaryMultiCallable[_agent_pb2.BanAgentRequest, _empty_pb2.Empty]
+    """Shuts a node out: neither its SVID counts any longer, nor may it prove itself again. For operators."""
     AttestAgent: _grpc.StreamStreamMultiCallable[_agent_pb2.AttestAgentRequest, _agent_pb2.AttestAgentResponse]
+    """Lets a node prove itself: its parameters first, then as many challenges as it takes, the result last.
+    For anybody.
+    """
     RenewAgent: _grpc.UnaryUnaryMultiCallable[_agent_pb2.RenewAgentRequest, _agent_pb2.RenewAgentResponse]
+    """Another SVID for the calling node, whose old one counts until the new one is used. For nodes."""
     CreateJoinToken: _grpc.UnaryUnaryMultiCallable[_agent_pb2.CreateJoinTokenRequest, _types_pb2.JoinToken]
+    """Makes a join token. For operators."""
     PostStatus: _grpc.UnaryUnaryMultiCallable[_agent_pb2.PostStatusRequest, _agent_pb2.PostStatusResponse]
+    """Takes note of what the calling node says of itself. For nodes."""
 
 @_typing.type_check_only
 class AgentAsyncStub(AgentStub):
+    """Nodes prove themselves and renew; operators manage them."""
+
     def __init__(self, channel: _aio.Channel) -> None: ...
     CountAgents: _aio.UnaryUnaryMultiCallable[_agent_pb2.CountAgentsRequest, _agent_pb2.CountAgentsResponse]  # type: ignore[assignment]
+    """How many nodes a filter finds. For operators."""
     ListAgents: _aio.UnaryUnaryMultiCallable[_agent_pb2.ListAgentsRequest, _agent_pb2.ListAgentsResponse]  # type: ignore[assignment]
+    """The nodes that a filter finds, by ID, a page at a time. For operators."""
     GetAgent: _aio.UnaryUnaryMultiCallable[_agent_pb2.GetAgentRequest, _types_pb2.Agent]  # type: ignore[assignment]
+    """One node. For operators."""
     DeleteAgent: _aio.UnaryUnaryMultiCallable[_agent_pb2.DeleteAgentRequest, _empty_pb2.Empty]  # type: ignore[assignment]
+    """Forgets a node; it may prove itself again. For operators."""
     BanAgent: _aio.UnaryUnaryMultiCallable[_agent_pb2.BanAgentRequest, _empty_pb2.Empty]  # type: ignore[assignment]
+    """Shuts a node out: neither its SVID counts any longer, nor may it prove itself again. For operators."""
     AttestAgent: _aio.StreamStreamMultiCallable[_agent_pb2.AttestAgentRequest, _agent_pb2.AttestAgentResponse]  # type: ignore[assignment]
+    """Lets a node prove itself: its parameters first, then as many challenges as it takes, the result last.
+    For anybody.
+    """
     RenewAgent: _aio.UnaryUnaryMultiCallable[_agent_pb2.RenewAgentRequest, _agent_pb2.RenewAgentResponse]  # type: ignore[assignment]
+    """Another SVID for the calling node, whose old one counts until the new one is used. For nodes."""
     CreateJoinToken: _aio.UnaryUnaryMultiCallable[_agent_pb2.CreateJoinTokenRequest, _types_pb2.JoinToken]  # type: ignore[assignment]
+    """Makes a join token. For operators."""
     PostStatus: _aio.UnaryUnaryMultiCallable[_agent_pb2.PostStatusRequest, _agent_pb2.PostStatusResponse]  # type: ignore[assignment]
+    """Takes note of what the calling node says of itself. For nodes."""
 
 class AgentServicer(metaclass=_abc_1.ABCMeta):
+    """Nodes prove themselves and renew; operators manage them."""
+
     @_abc_1.abstractmethod
     def CountAgents(
         self,
         request: _agent_pb2.CountAgentsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_agent_pb2.CountAgentsResponse, _abc.Awaitable[_agent_pb2.CountAgentsResponse]]: ...
+    ) -> _typing.Union[_agent_pb2.CountAgentsResponse, _abc.Awaitable[_agent_pb2.CountAgentsResponse]]:
+        """How many nodes a filter finds. For operators."""
 
     @_abc_1.abstractmethod
     def ListAgents(
         self,
         request: _agent_pb2.ListAgentsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_agent_pb2.ListAgentsResponse, _abc.Awaitable[_agent_pb2.ListAgentsResponse]]: ...
+    ) -> _typing.Union[_agent_pb2.ListAgentsResponse, _abc.Awaitable[_agent_pb2.ListAgentsResponse]]:
+        """The nodes that a filter finds, by ID, a page at a time. For operators."""
 
     @_abc_1.abstractmethod
     def GetAgent(
         self,
         request: _agent_pb2.GetAgentRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_types_pb2.Agent, _abc.Awaitable[_types_pb2.Agent]]: ...
+    ) -> _typing.Union[_types_pb2.Agent, _abc.Awaitable[_types_pb2.Agent]]:
+        """One node. For operators."""
 
     @_abc_1.abstractmethod
     def DeleteAgent(
         self,
         request: _agent_pb2.DeleteAgentRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]: ...
+    ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
+        """Forgets a node; it may prove itself again. For operators."""
 
     @_abc_1.abstractmethod
     def BanAgent(
         self,
         request: _agent_pb2.BanAgentRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]: ...
+    ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
+        """Shuts a node out: neither its SVID counts any longer, nor may it prove itself again. For operators."""
 
     @_abc_1.abstractmethod
     def AttestAgent(
         self,
         request_iterator: _MaybeAsyncIterator[_agent_pb2.AttestAgentRequest],
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_agent_pb2.AttestAgentResponse], _abc.AsyncIterator[_agent_pb2.AttestAgentResponse]]: ...
+    ) -> _typing.Union[_abc.Iterator[_agent_pb2.AttestAgentResponse], _abc.AsyncIterator[_agent_pb2.AttestAgentResponse]]:
+        """Lets a node prove itself: its parameters first, then as many challenges as it takes, the result last.
+        For anybody.
+        """
 
     @_abc_1.abstractmethod
     def RenewAgent(
         self,
         request: _agent_pb2.RenewAgentRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_agent_pb2.RenewAgentResponse, _abc.Awaitable[_agent_pb2.RenewAgentResponse]]: ...
+    ) -> _typing.Union[_agent_pb2.RenewAgentResponse, _abc.Awaitable[_agent_pb2.RenewAgentResponse]]:
+        """Another SVID for the calling node, whose old one counts until the new one is used. For nodes."""
 
     @_abc_1.abstractmethod
     def CreateJoinToken(
         self,
         request: _agent_pb2.CreateJoinTokenRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_types_pb2.JoinToken, _abc.Awaitable[_types_pb2.JoinToken]]: ...
+    ) -> _typing.Union[_types_pb2.JoinToken, _abc.Awaitable[_types_pb2.JoinToken]]:
+        """Makes a join token. For operators."""
 
     @_abc_1.abstractmethod
     def PostStatus(
         self,
         request: _agent_pb2.PostStatusRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_agent_pb2.PostStatusResponse, _abc.Awaitable[_agent_pb2.PostStatusResponse]]: ...
+    ) -> _typing.Union[_agent_pb2.PostStatusResponse, _abc.Awaitable[_agent_pb2.PostStatusResponse]]:
+        """Takes note of what the calling node says of itself. For nodes."""
 
 def add_AgentServicer_to_server(servicer: AgentServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -27,7 +27,8 @@ if _version_not_supported:
 
 
 class BundleStub:
-    """Missing associated documentation comment in .proto file."""
+    """The bundle of the server's own trust domain, and those of federated ones.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -93,70 +94,82 @@ class BundleStub:
 
 
 class BundleServicer:
-    """Missing associated documentation comment in .proto file."""
+    """The bundle of the server's own trust domain, and those of federated ones.
+    """
 
     def CountBundles(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """How many bundles there are, the server's own included. For operators.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetBundle(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """The server's own bundle. For anybody.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def AppendBundle(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Adds authorities to the server's own bundle; those that are in stay as they are. For operators.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PublishJWTAuthority(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Takes the JWT authority of a server below this one into the bundle. For downstream servers.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PublishWITAuthority(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Likewise for a WIT authority.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListFederatedBundles(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """All bundles but the server's own, by trust domain, a page at a time. For operators.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetFederatedBundle(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """The bundle of one federated trust domain. For operators and nodes.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchCreateFederatedBundle(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Adds bundles; those that are there are refused. For operators.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchUpdateFederatedBundle(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Replaces bundles, or parts of them; those that are not there are refused. For operators.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchSetFederatedBundle(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Adds or replaces bundles. For operators.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchDeleteFederatedBundle(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Removes bundles. For operators.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -228,7 +241,8 @@ def add_BundleServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Bundle:
-    """Missing associated documentation comment in .proto file."""
+    """The bundle of the server's own trust domain, and those of federated ones.
+    """
 
     @staticmethod
     def CountBundles(request,

@@ -28,113 +28,152 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class BundleStub:
+    """The bundle of the server's own trust domain, and those of federated ones."""
+
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> BundleAsyncStub: ...
     CountBundles: _grpc.UnaryUnaryMultiCallable[_bundle_pb2.CountBundlesRequest, _bundle_pb2.CountBundlesResponse]
+    """How many bundles there are, the server's own included. For operators."""
     GetBundle: _grpc.UnaryUnaryMultiCallable[_bundle_pb2.GetBundleRequest, _types_pb2.Bundle]
+    """The server's own bundle. For anybody."""
     AppendBundle: _grpc.UnaryUnaryMultiCallable[_bundle_pb2.AppendBundleRequest, _types_pb2.Bundle]
+    """Adds authorities to the server's own bundle; those that are in stay as they are. For operators."""
     PublishJWTAuthority: _grpc.UnaryUnaryMultiCallable[_bundle_pb2.PublishJWTAuthorityRequest, _bundle_pb2.PublishJWTAuthorityResponse]
+    """Takes the JWT authority of a server below this one into the bundle. For downstream servers."""
     PublishWITAuthority: _grpc.UnaryUnaryMultiCallable[_bundle_pb2.PublishWITAuthorityRequest, _bundle_pb2.PublishWITAuthorityResponse]
+    """Likewise for a WIT authority."""
     ListFederatedBundles: _grpc.UnaryUnaryMultiCallable[_bundle_pb2.ListFederatedBundlesRequest, _bundle_pb2.ListFederatedBundlesResponse]
+    """All bundles but the server's own, by trust domain, a page at a time. For operators."""
     GetFederatedBundle: _grpc.UnaryUnaryMultiCallable[_bundle_pb2.GetFederatedBundleRequest, _types_pb2.Bundle]
+    """The bundle of one federated trust domain. For operators and nodes."""
     BatchCreateFederatedBundle: _grpc.UnaryUnaryMultiCallable[_bundle_pb2.BatchCreateFederatedBundleRequest, _bundle_pb2.BatchCreateFederatedBundleResponse]
+    """Adds bundles; those that are there are refused. For operators."""
     BatchUpdateFederatedBundle: _grpc.UnaryUnaryMultiCallable[_bundle_pb2.BatchUpdateFederatedBundleRequest, _bundle_pb2.BatchUpdateFederatedBundleResponse]
+    """Replaces bundles, or parts of them; those that are not there are refused. For operators."""
     BatchSetFederatedBundle: _grpc.UnaryUnaryMultiCallable[_bundle_pb2.BatchSetFederatedBundleRequest, _bundle_pb2.BatchSetFederatedBundleResponse]
+    """Adds or replaces bundles. For operators."""
     BatchDeleteFederatedBundle: _grpc.UnaryUnaryMultiCallable[_bundle_pb2.BatchDeleteFederatedBundleRequest, _bundle_pb2.BatchDeleteFederatedBundleResponse]
+    """Removes bundles. For operators."""
 
 @_typing.type_check_only
 class BundleAsyncStub(BundleStub):
+    """The bundle of the server's own trust domain, and those of federated ones."""
+
     def __init__(self, channel: _aio.Channel) -> None: ...
     CountBundles: _aio.UnaryUnaryMultiCallable[_bundle_pb2.CountBundlesRequest, _bundle_pb2.CountBundlesResponse]  # type: ignore[assignment]
+    """How many bundles there are, the server's own included. For operators."""
     GetBundle: _aio.UnaryUnaryMultiCallable[_bundle_pb2.GetBundleRequest, _types_pb2.Bundle]  # type: ignore[assignment]
+    """The server's own bundle. For anybody."""
     AppendBundle: _aio.UnaryUnaryMultiCallable[_bundle_pb2.AppendBundleRequest, _types_pb2.Bundle]  # type: ignore[assignment]
+    """Adds authorities to the server's own bundle; those that are in stay as they are. For operators."""
     PublishJWTAuthority: _aio.UnaryUnaryMultiCallable[_bundle_pb2.PublishJWTAuthorityRequest, _bundle_pb2.PublishJWTAuthorityResponse]  # type: ignore[assignment]
+    """Takes the JWT authority of a server below this one into the bundle. For downstream servers."""
     PublishWITAuthority: _aio.UnaryUnaryMultiCallable[_bundle_pb2.PublishWITAuthorityRequest, _bundle_pb2.PublishWITAuthorityResponse]  # type: ignore[assignment]
+    """Likewise for a WIT authority."""
     ListFederatedBundles: _aio.UnaryUnaryMultiCallable[_bundle_pb2.ListFederatedBundlesRequest, _bundle_pb2.ListFederatedBundlesResponse]  # type: ignore[assignment]
+    """All bundles but the server's own, by trust domain, a page at a time. For operators."""
     GetFederatedBundle: _aio.UnaryUnaryMultiCallable[_bundle_pb2.GetFederatedBundleRequest, _types_pb2.Bundle]  # type: ignore[assignment]
+    """The bundle of one federated trust domain. For operators and nodes."""
     BatchCreateFederatedBundle: _aio.UnaryUnaryMultiCallable[_bundle_pb2.BatchCreateFederatedBundleRequest, _bundle_pb2.BatchCreateFederatedBundleResponse]  # type: ignore[assignment]
+    """Adds bundles; those that are there are refused. For operators."""
     BatchUpdateFederatedBundle: _aio.UnaryUnaryMultiCallable[_bundle_pb2.BatchUpdateFederatedBundleRequest, _bundle_pb2.BatchUpdateFederatedBundleResponse]  # type: ignore[assignment]
+    """Replaces bundles, or parts of them; those that are not there are refused. For operators."""
     BatchSetFederatedBundle: _aio.UnaryUnaryMultiCallable[_bundle_pb2.BatchSetFederatedBundleRequest, _bundle_pb2.BatchSetFederatedBundleResponse]  # type: ignore[assignment]
+    """Adds or replaces bundles. For operators."""
     BatchDeleteFederatedBundle: _aio.UnaryUnaryMultiCallable[_bundle_pb2.BatchDeleteFederatedBundleRequest, _bundle_pb2.BatchDeleteFederatedBundleResponse]  # type: ignore[assignment]
+    """Removes bundles. For operators."""
 
 class BundleServicer(metaclass=_abc_1.ABCMeta):
+    """The bundle of the server's own trust domain, and those of federated ones."""
+
     @_abc_1.abstractmethod
     def CountBundles(
         self,
         request: _bundle_pb2.CountBundlesRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_bundle_pb2.CountBundlesResponse, _abc.Awaitable[_bundle_pb2.CountBundlesResponse]]: ...
+    ) -> _typing.Union[_bundle_pb2.CountBundlesResponse, _abc.Awaitable[_bundle_pb2.CountBundlesResponse]]:
+        """How many bundles there are, the server's own included. For operators."""
 
     @_abc_1.abstractmethod
     def GetBundle(
         self,
         request: _bundle_pb2.GetBundleRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_types_pb2.Bundle, _abc.Awaitable[_types_pb2.Bundle]]: ...
+    ) -> _typing.Union[_types_pb2.Bundle, _abc.Awaitable[_types_pb2.Bundle]]:
+        """The server's own bundle. For anybody."""
 
     @_abc_1.abstractmethod
     def AppendBundle(
         self,
         request: _bundle_pb2.AppendBundleRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_types_pb2.Bundle, _abc.Awaitable[_types_pb2.Bundle]]: ...
+    ) -> _typing.Union[_types_pb2.Bundle, _abc.Awaitable[_types_pb2.Bundle]]:
+        """Adds authorities to the server's own bundle; those that are in stay as they are. For operators."""
 
     @_abc_1.abstractmethod
     def PublishJWTAuthority(
         self,
         request: _bundle_pb2.PublishJWTAuthorityRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_bundle_pb2.PublishJWTAuthorityResponse, _abc.Awaitable[_bundle_pb2.PublishJWTAuthorityResponse]]: ...
+    ) -> _typing.Union[_bundle_pb2.PublishJWTAuthorityResponse, _abc.Awaitable[_bundle_pb2.PublishJWTAuthorityResponse]]:
+        """Takes the JWT authority of a server below this one into the bundle. For downstream servers."""
 
     @_abc_1.abstractmethod
     def PublishWITAuthority(
         self,
         request: _bundle_pb2.PublishWITAuthorityRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_bundle_pb2.PublishWITAuthorityResponse, _abc.Awaitable[_bundle_pb2.PublishWITAuthorityResponse]]: ...
+    ) -> _typing.Union[_bundle_pb2.PublishWITAuthorityResponse, _abc.Awaitable[_bundle_pb2.PublishWITAuthorityResponse]]:
+        """Likewise for a WIT authority."""
 
     @_abc_1.abstractmethod
     def ListFederatedBundles(
         self,
         request: _bundle_pb2.ListFederatedBundlesRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_bundle_pb2.ListFederatedBundlesResponse, _abc.Awaitable[_bundle_pb2.ListFederatedBundlesResponse]]: ...
+    ) -> _typing.Union[_bundle_pb2.ListFederatedBundlesResponse, _abc.Awaitable[_bundle_pb2.ListFederatedBundlesResponse]]:
+        """All bundles but the server's own, by trust domain, a page at a time. For operators."""
 
     @_abc_1.abstractmethod
     def GetFederatedBundle(
         self,
         request: _bundle_pb2.GetFederatedBundleRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_types_pb2.Bundle, _abc.Awaitable[_types_pb2.Bundle]]: ...
+    ) -> _typing.Union[_types_pb2.Bundle, _abc.Awaitable[_types_pb2.Bundle]]:
+        """The bundle of one federated trust domain. For operators and nodes."""
 
     @_abc_1.abstractmethod
     def BatchCreateFederatedBundle(
         self,
         request: _bundle_pb2.BatchCreateFederatedBundleRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_bundle_pb2.BatchCreateFederatedBundleResponse, _abc.Awaitable[_bundle_pb2.BatchCreateFederatedBundleResponse]]: ...
+    ) -> _typing.Union[_bundle_pb2.BatchCreateFederatedBundleResponse, _abc.Awaitable[_bundle_pb2.BatchCreateFederatedBundleResponse]]:
+        """Adds bundles; those that are there are refused. For operators."""
 
     @_abc_1.abstractmethod
     def BatchUpdateFederatedBundle(
         self,
         request: _bundle_pb2.BatchUpdateFederatedBundleRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_bundle_pb2.BatchUpdateFederatedBundleResponse, _abc.Awaitable[_bundle_pb2.BatchUpdateFederatedBundleResponse]]: ...
+    ) -> _typing.Union[_bundle_pb2.BatchUpdateFederatedBundleResponse, _abc.Awaitable[_bundle_pb2.BatchUpdateFederatedBundleResponse]]:
+        """Replaces bundles, or parts of them; those that are not there are refused. For operators."""
 
     @_abc_1.abstractmethod
     def BatchSetFederatedBundle(
         self,
         request: _bundle_pb2.BatchSetFederatedBundleRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_bundle_pb2.BatchSetFederatedBundleResponse, _abc.Awaitable[_bundle_pb2.BatchSetFederatedBundleResponse]]: ...
+    ) -> _typing.Union[_bundle_pb2.BatchSetFederatedBundleResponse, _abc.Awaitable[_bundle_pb2.BatchSetFederatedBundleResponse]]:
+        """Adds or replaces bundles. For operators."""
 
     @_abc_1.abstractmethod
     def BatchDeleteFederatedBundle(
         self,
         request: _bundle_pb2.BatchDeleteFederatedBundleRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_bundle_pb2.BatchDeleteFederatedBundleResponse, _abc.Awaitable[_bundle_pb2.BatchDeleteFederatedBundleResponse]]: ...
+    ) -> _typing.Union[_bundle_pb2.BatchDeleteFederatedBundleResponse, _abc.Awaitable[_bundle_pb2.BatchDeleteFederatedBundleResponse]]:
+        """Removes bundles. For operators."""
 
 def add_BundleServicer_to_server(servicer: BundleServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class DebugStub:
-    """Missing associated documentation comment in .proto file."""
+    """What the server is doing, for operators on its own host.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -42,10 +43,12 @@ class DebugStub:
 
 
 class DebugServicer:
-    """Missing associated documentation comment in .proto file."""
+    """What the server is doing, for operators on its own host.
+    """
 
     def GetInfo(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Its own SVID, and how much it has to look after.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -67,7 +70,8 @@ def add_DebugServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Debug:
-    """Missing associated documentation comment in .proto file."""
+    """What the server is doing, for operators on its own host.
+    """
 
     @staticmethod
     def GetInfo(request,

@@ -27,23 +27,32 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class DebugStub:
+    """What the server is doing, for operators on its own host."""
+
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> DebugAsyncStub: ...
     GetInfo: _grpc.UnaryUnaryMultiCallable[_debug_pb2.GetInfoRequest, _debug_pb2.GetInfoResponse]
+    """Its own SVID, and how much it has to look after."""
 
 @_typing.type_check_only
 class DebugAsyncStub(DebugStub):
+    """What the server is doing, for operators on its own host."""
+
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetInfo: _aio.UnaryUnaryMultiCallable[_debug_pb2.GetInfoRequest, _debug_pb2.GetInfoResponse]  # type: ignore[assignment]
+    """Its own SVID, and how much it has to look after."""
 
 class DebugServicer(metaclass=_abc_1.ABCMeta):
+    """What the server is doing, for operators on its own host."""
+
     @_abc_1.abstractmethod
     def GetInfo(
         self,
         request: _debug_pb2.GetInfoRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_debug_pb2.GetInfoResponse, _abc.Awaitable[_debug_pb2.GetInfoResponse]]: ...
+    ) -> _typing.Union[_debug_pb2.GetInfoResponse, _abc.Awaitable[_debug_pb2.GetInfoResponse]]:
+        """Its own SVID, and how much it has to look after."""
 
 def add_DebugServicer_to_server(servicer: DebugServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

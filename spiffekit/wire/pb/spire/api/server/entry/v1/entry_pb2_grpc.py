@@ -27,7 +27,8 @@ if _version_not_supported:
 
 
 class EntryStub:
-    """Missing associated documentation comment in .proto file."""
+    """Operators register identities; nodes learn which ones they may serve.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -78,52 +79,62 @@ class EntryStub:
 
 
 class EntryServicer:
-    """Missing associated documentation comment in .proto file."""
+    """Operators register identities; nodes learn which ones they may serve.
+    """
 
     def CountEntries(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """How many entries a filter finds. For operators.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListEntries(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """The entries that a filter finds, by ID, a page at a time. For operators.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetEntry(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """One entry. For operators.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchCreateEntry(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Adds entries. One with the SPIFFE ID, parent and selectors of another is refused. For operators.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchUpdateEntry(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Replaces entries, or parts of them. For operators.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchDeleteEntry(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Removes entries. For operators.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetAuthorizedEntries(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Everything that the calling node may serve. For nodes.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SyncAuthorizedEntries(self, request_iterator, context):
-        """Missing associated documentation comment in .proto file."""
+        """The same for a node that has most of it already. If it is much, only revisions are sent, and the node
+        asks for what it lacks. For nodes.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -180,7 +191,8 @@ def add_EntryServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Entry:
-    """Missing associated documentation comment in .proto file."""
+    """Operators register identities; nodes learn which ones they may serve.
+    """
 
     @staticmethod
     def CountEntries(request,

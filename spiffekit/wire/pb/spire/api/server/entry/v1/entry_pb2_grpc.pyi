@@ -28,86 +28,122 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class EntryStub:
+    """Operators register identities; nodes learn which ones they may serve."""
+
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> EntryAsyncStub: ...
     CountEntries: _grpc.UnaryUnaryMultiCallable[_entry_pb2.CountEntriesRequest, _entry_pb2.CountEntriesResponse]
+    """How many entries a filter finds. For operators."""
     ListEntries: _grpc.UnaryUnaryMultiCallable[_entry_pb2.ListEntriesRequest, _entry_pb2.ListEntriesResponse]
+    """The entries that a filter finds, by ID, a page at a time. For operators."""
     GetEntry: _grpc.UnaryUnaryMultiCallable[_entry_pb2.GetEntryRequest, _types_pb2.Entry]
+    """One entry. For operators."""
     BatchCreateEntry: _grpc.UnaryUnaryMultiCallable[_entry_pb2.BatchCreateEntryRequest, _entry_pb2.BatchCreateEntryResponse]
+    """Adds entries. One with the SPIFFE ID, parent and selectors of another is refused. For operators."""
     BatchUpdateEntry: _grpc.UnaryUnaryMultiCallable[_entry_pb2.BatchUpdateEntryRequest, _entry_pb2.BatchUpdateEntryResponse]
+    """Replaces entries, or parts of them. For operators."""
     BatchDeleteEntry: _grpc.UnaryUnaryMultiCallable[_entry_pb2.BatchDeleteEntryRequest, _entry_pb2.BatchDeleteEntryResponse]
+    """Removes entries. For operators."""
     GetAuthorizedEntries: _grpc.UnaryUnaryMultiCallable[_entry_pb2.GetAuthorizedEntriesRequest, _entry_pb2.GetAuthorizedEntriesResponse]
+    """Everything that the calling node may serve. For nodes."""
     SyncAuthorizedEntries: _grpc.StreamStreamMultiCallable[_entry_pb2.SyncAuthorizedEntriesRequest, _entry_pb2.SyncAuthorizedEntriesResponse]
+    """The same for a node that has most of it already. If it is much, only revisions are sent, and the node
+    asks for what it lacks. For nodes.
+    """
 
 @_typing.type_check_only
 class EntryAsyncStub(EntryStub):
+    """Operators register identities; nodes learn which ones they may serve."""
+
     def __init__(self, channel: _aio.Channel) -> None: ...
     CountEntries: _aio.UnaryUnaryMultiCallable[_entry_pb2.CountEntriesRequest, _entry_pb2.CountEntriesResponse]  # type: ignore[assignment]
+    """How many entries a filter finds. For operators."""
     ListEntries: _aio.UnaryUnaryMultiCallable[_entry_pb2.ListEntriesRequest, _entry_pb2.ListEntriesResponse]  # type: ignore[assignment]
+    """The entries that a filter finds, by ID, a page at a time. For operators."""
     GetEntry: _aio.UnaryUnaryMultiCallable[_entry_pb2.GetEntryRequest, _types_pb2.Entry]  # type: ignore[assignment]
+    """One entry. For operators."""
     BatchCreateEntry: _aio.UnaryUnaryMultiCallable[_entry_pb2.BatchCreateEntryRequest, _entry_pb2.BatchCreateEntryResponse]  # type: ignore[assignment]
+    """Adds entries. One with the SPIFFE ID, parent and selectors of another is refused. For operators."""
     BatchUpdateEntry: _aio.UnaryUnaryMultiCallable[_entry_pb2.BatchUpdateEntryRequest, _entry_pb2.BatchUpdateEntryResponse]  # type: ignore[assignment]
+    """Replaces entries, or parts of them. For operators."""
     BatchDeleteEntry: _aio.UnaryUnaryMultiCallable[_entry_pb2.BatchDeleteEntryRequest, _entry_pb2.BatchDeleteEntryResponse]  # type: ignore[assignment]
+    """Removes entries. For operators."""
     GetAuthorizedEntries: _aio.UnaryUnaryMultiCallable[_entry_pb2.GetAuthorizedEntriesRequest, _entry_pb2.GetAuthorizedEntriesResponse]  # type: ignore[assignment]
+    """Everything that the calling node may serve. For nodes."""
     SyncAuthorizedEntries: _aio.StreamStreamMultiCallable[_entry_pb2.SyncAuthorizedEntriesRequest, _entry_pb2.SyncAuthorizedEntriesResponse]  # type: ignore[assignment]
+    """The same for a node that has most of it already. If it is much, only revisions are sent, and the node
+    asks for what it lacks. For nodes.
+    """
 
 class EntryServicer(metaclass=_abc_1.ABCMeta):
+    """Operators register identities; nodes learn which ones they may serve."""
+
     @_abc_1.abstractmethod
     def CountEntries(
         self,
         request: _entry_pb2.CountEntriesRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_entry_pb2.CountEntriesResponse, _abc.Awaitable[_entry_pb2.CountEntriesResponse]]: ...
+    ) -> _typing.Union[_entry_pb2.CountEntriesResponse, _abc.Awaitable[_entry_pb2.CountEntriesResponse]]:
+        """How many entries a filter finds. For operators."""
 
     @_abc_1.abstractmethod
     def ListEntries(
         self,
         request: _entry_pb2.ListEntriesRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_entry_pb2.ListEntriesResponse, _abc.Awaitable[_entry_pb2.ListEntriesResponse]]: ...
+    ) -> _typing.Union[_entry_pb2.ListEntriesResponse, _abc.Awaitable[_entry_pb2.ListEntriesResponse]]:
+        """The entries that a filter finds, by ID, a page at a time. For operators."""
 
     @_abc_1.abstractmethod
     def GetEntry(
         self,
         request: _entry_pb2.GetEntryRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_types_pb2.Entry, _abc.Awaitable[_types_pb2.Entry]]: ...
+    ) -> _typing.Union[_types_pb2.Entry, _abc.Awaitable[_types_pb2.Entry]]:
+        """One entry. For operators."""
 
     @_abc_1.abstractmethod
     def BatchCreateEntry(
         self,
         request: _entry_pb2.BatchCreateEntryRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_entry_pb2.BatchCreateEntryResponse, _abc.Awaitable[_entry_pb2.BatchCreateEntryResponse]]: ...
+    ) -> _typing.Union[_entry_pb2.BatchCreateEntryResponse, _abc.Awaitable[_entry_pb2.BatchCreateEntryResponse]]:
+        """Adds entries. One with the SPIFFE ID, parent and selectors of another is refused. For operators."""
 
     @_abc_1.abstractmethod
     def BatchUpdateEntry(
         self,
         request: _entry_pb2.BatchUpdateEntryRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_entry_pb2.BatchUpdateEntryResponse, _abc.Awaitable[_entry_pb2.BatchUpdateEntryResponse]]: ...
+    ) -> _typing.Union[_entry_pb2.BatchUpdateEntryResponse, _abc.Awaitable[_entry_pb2.BatchUpdateEntryResponse]]:
+        """Replaces entries, or parts of them. For operators."""
 
     @_abc_1.abstractmethod
     def BatchDeleteEntry(
         self,
         request: _entry_pb2.BatchDeleteEntryRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_entry_pb2.BatchDeleteEntryResponse, _abc.Awaitable[_entry_pb2.BatchDeleteEntryResponse]]: ...
+    ) -> _typing.Union[_entry_pb2.BatchDeleteEntryResponse, _abc.Awaitable[_entry_pb2.BatchDeleteEntryResponse]]:
+        """Removes entries. For operators."""
 
     @_abc_1.abstractmethod
     def GetAuthorizedEntries(
         self,
         request: _entry_pb2.GetAuthorizedEntriesRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_entry_pb2.GetAuthorizedEntriesResponse, _abc.Awaitable[_entry_pb2.GetAuthorizedEntriesResponse]]: ...
+    ) -> _typing.Union[_entry_pb2.GetAuthorizedEntriesResponse, _abc.Awaitable[_entry_pb2.GetAuthorizedEntriesResponse]]:
+        """Everything that the calling node may serve. For nodes."""
 
     @_abc_1.abstractmethod
     def SyncAuthorizedEntries(
         self,
         request_iterator: _MaybeAsyncIterator[_entry_pb2.SyncAuthorizedEntriesRequest],
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_entry_pb2.SyncAuthorizedEntriesResponse], _abc.AsyncIterator[_entry_pb2.SyncAuthorizedEntriesResponse]]: ...
+    ) -> _typing.Union[_abc.Iterator[_entry_pb2.SyncAuthorizedEntriesResponse], _abc.AsyncIterator[_entry_pb2.SyncAuthorizedEntriesResponse]]:
+        """The same for a node that has most of it already. If it is much, only revisions are sent, and the node
+        asks for what it lacks. For nodes.
+        """
 
 def add_EntryServicer_to_server(servicer: EntryServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

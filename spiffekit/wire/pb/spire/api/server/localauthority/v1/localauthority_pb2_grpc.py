@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class LocalAuthorityStub:
-    """Missing associated documentation comment in .proto file."""
+    """Operators rotate the server's own authorities by hand.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -122,106 +123,124 @@ class LocalAuthorityStub:
 
 
 class LocalAuthorityServicer:
-    """Missing associated documentation comment in .proto file."""
+    """Operators rotate the server's own authorities by hand.
+    """
 
     def GetJWTAuthorityState(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Which JWT authorities there are.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PrepareJWTAuthority(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Makes the next JWT authority and publishes it; it signs nothing yet.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ActivateJWTAuthority(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Lets the prepared JWT authority sign from now on; the one before becomes old.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def TaintJWTAuthority(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Marks an old JWT authority, so that everything that it signed is replaced.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RevokeJWTAuthority(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Withdraws a tainted JWT authority from the bundle.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetX509AuthorityState(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Which X.509 authorities there are.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PrepareX509Authority(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Makes the next X.509 authority and publishes it; it signs nothing yet.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ActivateX509Authority(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Lets the prepared X.509 authority sign from now on; the one before becomes old.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def TaintX509Authority(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Marks an old X.509 authority, so that everything that it signed is replaced.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def TaintX509UpstreamAuthority(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Marks an authority above the server's own, which has signed an intermediate of it.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RevokeX509Authority(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Withdraws a tainted X.509 authority from the bundle.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RevokeX509UpstreamAuthority(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Withdraws a tainted authority above the server's own.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetWITAuthorityState(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Which WIT authorities there are.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PrepareWITAuthority(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Makes the next WIT authority and publishes it; it signs nothing yet.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ActivateWITAuthority(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Lets the prepared WIT authority sign from now on; the one before becomes old.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def TaintWITAuthority(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Marks an old WIT authority, so that everything that it signed is replaced.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RevokeWITAuthority(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Withdraws a tainted WIT authority from the bundle.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -323,7 +342,8 @@ def add_LocalAuthorityServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class LocalAuthority:
-    """Missing associated documentation comment in .proto file."""
+    """Operators rotate the server's own authorities by hand.
+    """
 
     @staticmethod
     def GetJWTAuthorityState(request,

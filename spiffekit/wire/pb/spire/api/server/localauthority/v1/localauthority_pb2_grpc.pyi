@@ -27,167 +27,224 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class LocalAuthorityStub:
+    """Operators rotate the server's own authorities by hand."""
+
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> LocalAuthorityAsyncStub: ...
     GetJWTAuthorityState: _grpc.UnaryUnaryMultiCallable[_localauthority_pb2.GetJWTAuthorityStateRequest, _localauthority_pb2.GetJWTAuthorityStateResponse]
+    """Which JWT authorities there are."""
     PrepareJWTAuthority: _grpc.UnaryUnaryMultiCallable[_localauthority_pb2.PrepareJWTAuthorityRequest, _localauthority_pb2.PrepareJWTAuthorityResponse]
+    """Makes the next JWT authority and publishes it; it signs nothing yet."""
     ActivateJWTAuthority: _grpc.UnaryUnaryMultiCallable[_localauthority_pb2.ActivateJWTAuthorityRequest, _localauthority_pb2.ActivateJWTAuthorityResponse]
+    """Lets the prepared JWT authority sign from now on; the one before becomes old."""
     TaintJWTAuthority: _grpc.UnaryUnaryMultiCallable[_localauthority_pb2.TaintJWTAuthorityRequest, _localauthority_pb2.TaintJWTAuthorityResponse]
+    """Marks an old JWT authority, so that everything that it signed is replaced."""
     RevokeJWTAuthority: _grpc.UnaryUnaryMultiCallable[_localauthority_pb2.RevokeJWTAuthorityRequest, _localauthority_pb2.RevokeJWTAuthorityResponse]
+    """Withdraws a tainted JWT authority from the bundle."""
     GetX509AuthorityState: _grpc.UnaryUnaryMultiCallable[_localauthority_pb2.GetX509AuthorityStateRequest, _localauthority_pb2.GetX509AuthorityStateResponse]
+    """Which X.509 authorities there are."""
     PrepareX509Authority: _grpc.UnaryUnaryMultiCallable[_localauthority_pb2.PrepareX509AuthorityRequest, _localauthority_pb2.PrepareX509AuthorityResponse]
+    """Makes the next X.509 authority and publishes it; it signs nothing yet."""
     ActivateX509Authority: _grpc.UnaryUnaryMultiCallable[_localauthority_pb2.ActivateX509AuthorityRequest, _localauthority_pb2.ActivateX509AuthorityResponse]
+    """Lets the prepared X.509 authority sign from now on; the one before becomes old."""
     TaintX509Authority: _grpc.UnaryUnaryMultiCallable[_localauthority_pb2.TaintX509AuthorityRequest, _localauthority_pb2.TaintX509AuthorityResponse]
+    """Marks an old X.509 authority, so that everything that it signed is replaced."""
     TaintX509UpstreamAuthority: _grpc.UnaryUnaryMultiCallable[_localauthority_pb2.TaintX509UpstreamAuthorityRequest, _localauthority_pb2.TaintX509UpstreamAuthorityResponse]
+    """Marks an authority above the server's own, which has signed an intermediate of it."""
     RevokeX509Authority: _grpc.UnaryUnaryMultiCallable[_localauthority_pb2.RevokeX509AuthorityRequest, _localauthority_pb2.RevokeX509AuthorityResponse]
+    """Withdraws a tainted X.509 authority from the bundle."""
     RevokeX509UpstreamAuthority: _grpc.UnaryUnaryMultiCallable[_localauthority_pb2.RevokeX509UpstreamAuthorityRequest, _localauthority_pb2.RevokeX509UpstreamAuthorityResponse]
+    """Withdraws a tainted authority above the server's own."""
     GetWITAuthorityState: _grpc.UnaryUnaryMultiCallable[_localauthority_pb2.GetWITAuthorityStateRequest, _localauthority_pb2.GetWITAuthorityStateResponse]
+    """Which WIT authorities there are."""
     PrepareWITAuthority: _grpc.UnaryUnaryMultiCallable[_localauthority_pb2.PrepareWITAuthorityRequest, _localauthority_pb2.PrepareWITAuthorityResponse]
+    """Makes the next WIT authority and publishes it; it signs nothing yet."""
     ActivateWITAuthority: _grpc.UnaryUnaryMultiCallable[_localauthority_pb2.ActivateWITAuthorityRequest, _localauthority_pb2.ActivateWITAuthorityResponse]
+    """Lets the prepared WIT authority sign from now on; the one before becomes old."""
     TaintWITAuthority: _grpc.UnaryUnaryMultiCallable[_localauthority_pb2.TaintWITAuthorityRequest, _localauthority_pb2.TaintWITAuthorityResponse]
+    """Marks an old WIT authority, so that everything that it signed is replaced."""
     RevokeWITAuthority: _grpc.UnaryUnaryMultiCallable[_localauthority_pb2.RevokeWITAuthorityRequest, _localauthority_pb2.RevokeWITAuthorityResponse]
+    """Withdraws a tainted WIT authority from the bundle."""
 
 @_typing.type_check_only
 class LocalAuthorityAsyncStub(LocalAuthorityStub):
+    """Operators rotate the server's own authorities by hand."""
+
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetJWTAuthorityState: _aio.UnaryUnaryMultiCallable[_localauthority_pb2.GetJWTAuthorityStateRequest, _localauthority_pb2.GetJWTAuthorityStateResponse]  # type: ignore[assignment]
+    """Which JWT authorities there are."""
     PrepareJWTAuthority: _aio.UnaryUnaryMultiCallable[_localauthority_pb2.PrepareJWTAuthorityRequest, _localauthority_pb2.PrepareJWTAuthorityResponse]  # type: ignore[assignment]
+    """Makes the next JWT authority and publishes it; it signs nothing yet."""
     ActivateJWTAuthority: _aio.UnaryUnaryMultiCallable[_localauthority_pb2.ActivateJWTAuthorityRequest, _localauthority_pb2.ActivateJWTAuthorityResponse]  # type: ignore[assignment]
+    """Lets the prepared JWT authority sign from now on; the one before becomes old."""
     TaintJWTAuthority: _aio.UnaryUnaryMultiCallable[_localauthority_pb2.TaintJWTAuthorityRequest, _localauthority_pb2.TaintJWTAuthorityResponse]  # type: ignore[assignment]
+    """Marks an old JWT authority, so that everything that it signed is replaced."""
     RevokeJWTAuthority: _aio.UnaryUnaryMultiCallable[_localauthority_pb2.RevokeJWTAuthorityRequest, _localauthority_pb2.RevokeJWTAuthorityResponse]  # type: ignore[assignment]
+    """Withdraws a tainted JWT authority from the bundle."""
     GetX509AuthorityState: _aio.UnaryUnaryMultiCallable[_localauthority_pb2.GetX509AuthorityStateRequest, _localauthority_pb2.GetX509AuthorityStateResponse]  # type: ignore[assignment]
+    """Which X.509 authorities there are."""
     PrepareX509Authority: _aio.UnaryUnaryMultiCallable[_localauthority_pb2.PrepareX509AuthorityRequest, _localauthority_pb2.PrepareX509AuthorityResponse]  # type: ignore[assignment]
+    """Makes the next X.509 authority and publishes it; it signs nothing yet."""
     ActivateX509Authority: _aio.UnaryUnaryMultiCallable[_localauthority_pb2.ActivateX509AuthorityRequest, _localauthority_pb2.ActivateX509AuthorityResponse]  # type: ignore[assignment]
+    """Lets the prepared X.509 authority sign from now on; the one before becomes old."""
     TaintX509Authority: _aio.UnaryUnaryMultiCallable[_localauthority_pb2.TaintX509AuthorityRequest, _localauthority_pb2.TaintX509AuthorityResponse]  # type: ignore[assignment]
+    """Marks an old X.509 authority, so that everything that it signed is replaced."""
     TaintX509UpstreamAuthority: _aio.UnaryUnaryMultiCallable[_localauthority_pb2.TaintX509UpstreamAuthorityRequest, _localauthority_pb2.TaintX509UpstreamAuthorityResponse]  # type: ignore[assignment]
+    """Marks an authority above the server's own, which has signed an intermediate of it."""
     RevokeX509Authority: _aio.UnaryUnaryMultiCallable[_localauthority_pb2.RevokeX509AuthorityRequest, _localauthority_pb2.RevokeX509AuthorityResponse]  # type: ignore[assignment]
+    """Withdraws a tainted X.509 authority from the bundle."""
     RevokeX509UpstreamAuthority: _aio.UnaryUnaryMultiCallable[_localauthority_pb2.RevokeX509UpstreamAuthorityRequest, _localauthority_pb2.RevokeX509UpstreamAuthorityResponse]  # type: ignore[assignment]
+    """Withdraws a tainted authority above the server's own."""
     GetWITAuthorityState: _aio.UnaryUnaryMultiCallable[_localauthority_pb2.GetWITAuthorityStateRequest, _localauthority_pb2.GetWITAuthorityStateResponse]  # type: ignore[assignment]
+    """Which WIT authorities there are."""
     PrepareWITAuthority: _aio.UnaryUnaryMultiCallable[_localauthority_pb2.PrepareWITAuthorityRequest, _localauthority_pb2.PrepareWITAuthorityResponse]  # type: ignore[assignment]
+    """Makes the next WIT authority and publishes it; it signs nothing yet."""
     ActivateWITAuthority: _aio.UnaryUnaryMultiCallable[_localauthority_pb2.ActivateWITAuthorityRequest, _localauthority_pb2.ActivateWITAuthorityResponse]  # type: ignore[assignment]
+    """Lets the prepared WIT authority sign from now on; the one before becomes old."""
     TaintWITAuthority: _aio.UnaryUnaryMultiCallable[_localauthority_pb2.TaintWITAuthorityRequest, _localauthority_pb2.TaintWITAuthorityResponse]  # type: ignore[assignment]
+    """Marks an old WIT authority, so that everything that it signed is replaced."""
     RevokeWITAuthority: _aio.UnaryUnaryMultiCallable[_localauthority_pb2.RevokeWITAuthorityRequest, _localauthority_pb2.RevokeWITAuthorityResponse]  # type: ignore[assignment]
+    """Withdraws a tainted WIT authority from the bundle."""
 
 class LocalAuthorityServicer(metaclass=_abc_1.ABCMeta):
+    """Operators rotate the server's own authorities by hand."""
+
     @_abc_1.abstractmethod
     def GetJWTAuthorityState(
         self,
         request: _localauthority_pb2.GetJWTAuthorityStateRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_localauthority_pb2.GetJWTAuthorityStateResponse, _abc.Awaitable[_localauthority_pb2.GetJWTAuthorityStateResponse]]: ...
+    ) -> _typing.Union[_localauthority_pb2.GetJWTAuthorityStateResponse, _abc.Awaitable[_localauthority_pb2.GetJWTAuthorityStateResponse]]:
+        """Which JWT authorities there are."""
 
     @_abc_1.abstractmethod
     def PrepareJWTAuthority(
         self,
         request: _localauthority_pb2.PrepareJWTAuthorityRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_localauthority_pb2.PrepareJWTAuthorityResponse, _abc.Awaitable[_localauthority_pb2.PrepareJWTAuthorityResponse]]: ...
+    ) -> _typing.Union[_localauthority_pb2.PrepareJWTAuthorityResponse, _abc.Awaitable[_localauthority_pb2.PrepareJWTAuthorityResponse]]:
+        """Makes the next JWT authority and publishes it; it signs nothing yet."""
 
     @_abc_1.abstractmethod
     def ActivateJWTAuthority(
         self,
         request: _localauthority_pb2.ActivateJWTAuthorityRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_localauthority_pb2.ActivateJWTAuthorityResponse, _abc.Awaitable[_localauthority_pb2.ActivateJWTAuthorityResponse]]: ...
+    ) -> _typing.Union[_localauthority_pb2.ActivateJWTAuthorityResponse, _abc.Awaitable[_localauthority_pb2.ActivateJWTAuthorityResponse]]:
+        """Lets the prepared JWT authority sign from now on; the one before becomes old."""
 
     @_abc_1.abstractmethod
     def TaintJWTAuthority(
         self,
         request: _localauthority_pb2.TaintJWTAuthorityRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_localauthority_pb2.TaintJWTAuthorityResponse, _abc.Awaitable[_localauthority_pb2.TaintJWTAuthorityResponse]]: ...
+    ) -> _typing.Union[_localauthority_pb2.TaintJWTAuthorityResponse, _abc.Awaitable[_localauthority_pb2.TaintJWTAuthorityResponse]]:
+        """Marks an old JWT authority, so that everything that it signed is replaced."""
 
     @_abc_1.abstractmethod
     def RevokeJWTAuthority(
         self,
         request: _localauthority_pb2.RevokeJWTAuthorityRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_localauthority_pb2.RevokeJWTAuthorityResponse, _abc.Awaitable[_localauthority_pb2.RevokeJWTAuthorityResponse]]: ...
+    ) -> _typing.Union[_localauthority_pb2.RevokeJWTAuthorityResponse, _abc.Awaitable[_localauthority_pb2.RevokeJWTAuthorityResponse]]:
+        """Withdraws a tainted JWT authority from the bundle."""
 
     @_abc_1.abstractmethod
     def GetX509AuthorityState(
         self,
         request: _localauthority_pb2.GetX509AuthorityStateRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_localauthority_pb2.GetX509AuthorityStateResponse, _abc.Awaitable[_localauthority_pb2.GetX509AuthorityStateResponse]]: ...
+    ) -> _typing.Union[_localauthority_pb2.GetX509AuthorityStateResponse, _abc.Awaitable[_localauthority_pb2.GetX509AuthorityStateResponse]]:
+        """Which X.509 authorities there are."""
 
     @_abc_1.abstractmethod
     def PrepareX509Authority(
         self,
         request: _localauthority_pb2.PrepareX509AuthorityRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_localauthority_pb2.PrepareX509AuthorityResponse, _abc.Awaitable[_localauthority_pb2.PrepareX509AuthorityResponse]]: ...
+    ) -> _typing.Union[_localauthority_pb2.PrepareX509AuthorityResponse, _abc.Awaitable[_localauthority_pb2.PrepareX509AuthorityResponse]]:
+        """Makes the next X.509 authority and publishes it; it signs nothing yet."""
 
     @_abc_1.abstractmethod
     def ActivateX509Authority(
         self,
         request: _localauthority_pb2.ActivateX509AuthorityRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_localauthority_pb2.ActivateX509AuthorityResponse, _abc.Awaitable[_localauthority_pb2.ActivateX509AuthorityResponse]]: ...
+    ) -> _typing.Union[_localauthority_pb2.ActivateX509AuthorityResponse, _abc.Awaitable[_localauthority_pb2.ActivateX509AuthorityResponse]]:
+        """Lets the prepared X.509 authority sign from now on; the one before becomes old."""
 
     @_abc_1.abstractmethod
     def TaintX509Authority(
         self,
         request: _localauthority_pb2.TaintX509AuthorityRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_localauthority_pb2.TaintX509AuthorityResponse, _abc.Awaitable[_localauthority_pb2.TaintX509AuthorityResponse]]: ...
+    ) -> _typing.Union[_localauthority_pb2.TaintX509AuthorityResponse, _abc.Awaitable[_localauthority_pb2.TaintX509AuthorityResponse]]:
+        """Marks an old X.509 authority, so that everything that it signed is replaced."""
 
     @_abc_1.abstractmethod
     def TaintX509UpstreamAuthority(
         self,
         request: _localauthority_pb2.TaintX509UpstreamAuthorityRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_localauthority_pb2.TaintX509UpstreamAuthorityResponse, _abc.Awaitable[_localauthority_pb2.TaintX509UpstreamAuthorityResponse]]: ...
+    ) -> _typing.Union[_localauthority_pb2.TaintX509UpstreamAuthorityResponse, _abc.Awaitable[_localauthority_pb2.TaintX509UpstreamAuthorityResponse]]:
+        """Marks an authority above the server's own, which has signed an intermediate of it."""
 
     @_abc_1.abstractmethod
     def RevokeX509Authority(
         self,
         request: _localauthority_pb2.RevokeX509AuthorityRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_localauthority_pb2.RevokeX509AuthorityResponse, _abc.Awaitable[_localauthority_pb2.RevokeX509AuthorityResponse]]: ...
+    ) -> _typing.Union[_localauthority_pb2.RevokeX509AuthorityResponse, _abc.Awaitable[_localauthority_pb2.RevokeX509AuthorityResponse]]:
+        """Withdraws a tainted X.509 authority from the bundle."""
 
     @_abc_1.abstractmethod
     def RevokeX509UpstreamAuthority(
         self,
         request: _localauthority_pb2.RevokeX509UpstreamAuthorityRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_localauthority_pb2.RevokeX509UpstreamAuthorityResponse, _abc.Awaitable[_localauthority_pb2.RevokeX509UpstreamAuthorityResponse]]: ...
+    ) -> _typing.Union[_localauthority_pb2.RevokeX509UpstreamAuthorityResponse, _abc.Awaitable[_localauthority_pb2.RevokeX509UpstreamAuthorityResponse]]:
+        """Withdraws a tainted authority above the server's own."""
 
     @_abc_1.abstractmethod
     def GetWITAuthorityState(
         self,
         request: _localauthority_pb2.GetWITAuthorityStateRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_localauthority_pb2.GetWITAuthorityStateResponse, _abc.Awaitable[_localauthority_pb2.GetWITAuthorityStateResponse]]: ...
+    ) -> _typing.Union[_localauthority_pb2.GetWITAuthorityStateResponse, _abc.Awaitable[_localauthority_pb2.GetWITAuthorityStateResponse]]:
+        """Which WIT authorities there are."""
 
     @_abc_1.abstractmethod
     def PrepareWITAuthority(
         self,
         request: _localauthority_pb2.PrepareWITAuthorityRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_localauthority_pb2.PrepareWITAuthorityResponse, _abc.Awaitable[_localauthority_pb2.PrepareWITAuthorityResponse]]: ...
+    ) -> _typing.Union[_localauthority_pb2.PrepareWITAuthorityResponse, _abc.Awaitable[_localauthority_pb2.PrepareWITAuthorityResponse]]:
+        """Makes the next WIT authority and publishes it; it signs nothing yet."""
 
     @_abc_1.abstractmethod
     def ActivateWITAuthority(
         self,
         request: _localauthority_pb2.ActivateWITAuthorityRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_localauthority_pb2.ActivateWITAuthorityResponse, _abc.Awaitable[_localauthority_pb2.ActivateWITAuthorityResponse]]: ...
+    ) -> _typing.Union[_localauthority_pb2.ActivateWITAuthorityResponse, _abc.Awaitable[_localauthority_pb2.ActivateWITAuthorityResponse]]:
+        """Lets the prepared WIT authority sign from now on; the one before becomes old."""
 
     @_abc_1.abstractmethod
     def TaintWITAuthority(
         self,
         request: _localauthority_pb2.TaintWITAuthorityRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_localauthority_pb2.TaintWITAuthorityResponse, _abc.Awaitable[_localauthority_pb2.TaintWITAuthorityResponse]]: ...
+    ) -> _typing.Union[_localauthority_pb2.TaintWITAuthorityResponse, _abc.Awaitable[_localauthority_pb2.TaintWITAuthorityResponse]]:
+        """Marks an old WIT authority, so that everything that it signed is replaced."""
 
     @_abc_1.abstractmethod
     def RevokeWITAuthority(
         self,
         request: _localauthority_pb2.RevokeWITAuthorityRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_localauthority_pb2.RevokeWITAuthorityResponse, _abc.Awaitable[_localauthority_pb2.RevokeWITAuthorityResponse]]: ...
+    ) -> _typing.Union[_localauthority_pb2.RevokeWITAuthorityResponse, _abc.Awaitable[_localauthority_pb2.RevokeWITAuthorityResponse]]:
+        """Withdraws a tainted WIT authority from the bundle."""
 
 def add_LocalAuthorityServicer_to_server(servicer: LocalAuthorityServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

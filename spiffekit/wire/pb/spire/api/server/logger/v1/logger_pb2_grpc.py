@@ -27,7 +27,8 @@ if _version_not_supported:
 
 
 class LoggerStub:
-    """Missing associated documentation comment in .proto file."""
+    """How much the server logs, for operators on its own host.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -53,22 +54,26 @@ class LoggerStub:
 
 
 class LoggerServicer:
-    """Missing associated documentation comment in .proto file."""
+    """How much the server logs, for operators on its own host.
+    """
 
     def GetLogger(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """The level now, and the configured one.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SetLogLevel(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Changes the level until the next start.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ResetLogLevel(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Goes back to the configured level.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -100,7 +105,8 @@ def add_LoggerServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Logger:
-    """Missing associated documentation comment in .proto file."""
+    """How much the server logs, for operators on its own host.
+    """
 
     @staticmethod
     def GetLogger(request,

@@ -28,41 +28,56 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class LoggerStub:
+    """How much the server logs, for operators on its own host."""
+
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> LoggerAsyncStub: ...
     GetLogger: _grpc.UnaryUnaryMultiCallable[_logger_pb2.GetLoggerRequest, _types_pb2.Logger]
+    """The level now, and the configured one."""
     SetLogLevel: _grpc.UnaryUnaryMultiCallable[_logger_pb2.SetLogLevelRequest, _types_pb2.Logger]
+    """Changes the level until the next start."""
     ResetLogLevel: _grpc.UnaryUnaryMultiCallable[_logger_pb2.ResetLogLevelRequest, _types_pb2.Logger]
+    """Goes back to the configured level."""
 
 @_typing.type_check_only
 class LoggerAsyncStub(LoggerStub):
+    """How much the server logs, for operators on its own host."""
+
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetLogger: _aio.UnaryUnaryMultiCallable[_logger_pb2.GetLoggerRequest, _types_pb2.Logger]  # type: ignore[assignment]
+    """The level now, and the configured one."""
     SetLogLevel: _aio.UnaryUnaryMultiCallable[_logger_pb2.SetLogLevelRequest, _types_pb2.Logger]  # type: ignore[assignment]
+    """Changes the level until the next start."""
     ResetLogLevel: _aio.UnaryUnaryMultiCallable[_logger_pb2.ResetLogLevelRequest, _types_pb2.Logger]  # type: ignore[assignment]
+    """Goes back to the configured level."""
 
 class LoggerServicer(metaclass=_abc_1.ABCMeta):
+    """How much the server logs, for operators on its own host."""
+
     @_abc_1.abstractmethod
     def GetLogger(
         self,
         request: _logger_pb2.GetLoggerRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_types_pb2.Logger, _abc.Awaitable[_types_pb2.Logger]]: ...
+    ) -> _typing.Union[_types_pb2.Logger, _abc.Awaitable[_types_pb2.Logger]]:
+        """The level now, and the configured one."""
 
     @_abc_1.abstractmethod
     def SetLogLevel(
         self,
         request: _logger_pb2.SetLogLevelRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_types_pb2.Logger, _abc.Awaitable[_types_pb2.Logger]]: ...
+    ) -> _typing.Union[_types_pb2.Logger, _abc.Awaitable[_types_pb2.Logger]]:
+        """Changes the level until the next start."""
 
     @_abc_1.abstractmethod
     def ResetLogLevel(
         self,
         request: _logger_pb2.ResetLogLevelRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_types_pb2.Logger, _abc.Awaitable[_types_pb2.Logger]]: ...
+    ) -> _typing.Union[_types_pb2.Logger, _abc.Awaitable[_types_pb2.Logger]]:
+        """Goes back to the configured level."""
 
 def add_LoggerServicer_to_server(servicer: LoggerServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class SVIDStub:
-    """Missing associated documentation comment in .proto file."""
+    """Signs SVIDs: for nodes what their entries say, for operators what they ask for.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -72,46 +73,54 @@ class SVIDStub:
 
 
 class SVIDServicer:
-    """Missing associated documentation comment in .proto file."""
+    """Signs SVIDs: for nodes what their entries say, for operators what they ask for.
+    """
 
     def MintX509SVID(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """An X.509-SVID with the names of the request. For operators.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def MintJWTSVID(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """A JWT-SVID for any workload of the trust domain. For operators.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def MintWITSVID(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """A WIT-SVID for any workload of the trust domain. For operators.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchNewX509SVID(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """X.509-SVIDs for entries that the calling node may serve. For nodes.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def NewJWTSVID(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """A JWT-SVID for an entry that the calling node may serve. For nodes.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchNewWITSVID(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """WIT-SVIDs for entries that the calling node may serve. For nodes.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def NewDownstreamX509CA(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """An intermediate authority for a server below this one. For downstream servers.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -163,7 +172,8 @@ def add_SVIDServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class SVID:
-    """Missing associated documentation comment in .proto file."""
+    """Signs SVIDs: for nodes what their entries say, for operators what they ask for.
+    """
 
     @staticmethod
     def MintX509SVID(request,

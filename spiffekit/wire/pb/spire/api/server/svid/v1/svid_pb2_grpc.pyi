@@ -27,77 +27,104 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class SVIDStub:
+    """Signs SVIDs: for nodes what their entries say, for operators what they ask for."""
+
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> SVIDAsyncStub: ...
     MintX509SVID: _grpc.UnaryUnaryMultiCallable[_svid_pb2.MintX509SVIDRequest, _svid_pb2.MintX509SVIDResponse]
+    """An X.509-SVID with the names of the request. For operators."""
     MintJWTSVID: _grpc.UnaryUnaryMultiCallable[_svid_pb2.MintJWTSVIDRequest, _svid_pb2.MintJWTSVIDResponse]
+    """A JWT-SVID for any workload of the trust domain. For operators."""
     MintWITSVID: _grpc.UnaryUnaryMultiCallable[_svid_pb2.MintWITSVIDRequest, _svid_pb2.MintWITSVIDResponse]
+    """A WIT-SVID for any workload of the trust domain. For operators."""
     BatchNewX509SVID: _grpc.UnaryUnaryMultiCallable[_svid_pb2.BatchNewX509SVIDRequest, _svid_pb2.BatchNewX509SVIDResponse]
+    """X.509-SVIDs for entries that the calling node may serve. For nodes."""
     NewJWTSVID: _grpc.UnaryUnaryMultiCallable[_svid_pb2.NewJWTSVIDRequest, _svid_pb2.NewJWTSVIDResponse]
+    """A JWT-SVID for an entry that the calling node may serve. For nodes."""
     BatchNewWITSVID: _grpc.UnaryUnaryMultiCallable[_svid_pb2.BatchNewWITSVIDRequest, _svid_pb2.BatchNewWITSVIDResponse]
+    """WIT-SVIDs for entries that the calling node may serve. For nodes."""
     NewDownstreamX509CA: _grpc.UnaryUnaryMultiCallable[_svid_pb2.NewDownstreamX509CARequest, _svid_pb2.NewDownstreamX509CAResponse]
+    """An intermediate authority for a server below this one. For downstream servers."""
 
 @_typing.type_check_only
 class SVIDAsyncStub(SVIDStub):
+    """Signs SVIDs: for nodes what their entries say, for operators what they ask for."""
+
     def __init__(self, channel: _aio.Channel) -> None: ...
     MintX509SVID: _aio.UnaryUnaryMultiCallable[_svid_pb2.MintX509SVIDRequest, _svid_pb2.MintX509SVIDResponse]  # type: ignore[assignment]
+    """An X.509-SVID with the names of the request. For operators."""
     MintJWTSVID: _aio.UnaryUnaryMultiCallable[_svid_pb2.MintJWTSVIDRequest, _svid_pb2.MintJWTSVIDResponse]  # type: ignore[assignment]
+    """A JWT-SVID for any workload of the trust domain. For operators."""
     MintWITSVID: _aio.UnaryUnaryMultiCallable[_svid_pb2.MintWITSVIDRequest, _svid_pb2.MintWITSVIDResponse]  # type: ignore[assignment]
+    """A WIT-SVID for any workload of the trust domain. For operators."""
     BatchNewX509SVID: _aio.UnaryUnaryMultiCallable[_svid_pb2.BatchNewX509SVIDRequest, _svid_pb2.BatchNewX509SVIDResponse]  # type: ignore[assignment]
+    """X.509-SVIDs for entries that the calling node may serve. For nodes."""
     NewJWTSVID: _aio.UnaryUnaryMultiCallable[_svid_pb2.NewJWTSVIDRequest, _svid_pb2.NewJWTSVIDResponse]  # type: ignore[assignment]
+    """A JWT-SVID for an entry that the calling node may serve. For nodes."""
     BatchNewWITSVID: _aio.UnaryUnaryMultiCallable[_svid_pb2.BatchNewWITSVIDRequest, _svid_pb2.BatchNewWITSVIDResponse]  # type: ignore[assignment]
+    """WIT-SVIDs for entries that the calling node may serve. For nodes."""
     NewDownstreamX509CA: _aio.UnaryUnaryMultiCallable[_svid_pb2.NewDownstreamX509CARequest, _svid_pb2.NewDownstreamX509CAResponse]  # type: ignore[assignment]
+    """An intermediate authority for a server below this one. For downstream servers."""
 
 class SVIDServicer(metaclass=_abc_1.ABCMeta):
+    """Signs SVIDs: for nodes what their entries say, for operators what they ask for."""
+
     @_abc_1.abstractmethod
     def MintX509SVID(
         self,
         request: _svid_pb2.MintX509SVIDRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_svid_pb2.MintX509SVIDResponse, _abc.Awaitable[_svid_pb2.MintX509SVIDResponse]]: ...
+    ) -> _typing.Union[_svid_pb2.MintX509SVIDResponse, _abc.Awaitable[_svid_pb2.MintX509SVIDResponse]]:
+        """An X.509-SVID with the names of the request. For operators."""
 
     @_abc_1.abstractmethod
     def MintJWTSVID(
         self,
         request: _svid_pb2.MintJWTSVIDRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_svid_pb2.MintJWTSVIDResponse, _abc.Awaitable[_svid_pb2.MintJWTSVIDResponse]]: ...
+    ) -> _typing.Union[_svid_pb2.MintJWTSVIDResponse, _abc.Awaitable[_svid_pb2.MintJWTSVIDResponse]]:
+        """A JWT-SVID for any workload of the trust domain. For operators."""
 
     @_abc_1.abstractmethod
     def MintWITSVID(
         self,
         request: _svid_pb2.MintWITSVIDRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_svid_pb2.MintWITSVIDResponse, _abc.Awaitable[_svid_pb2.MintWITSVIDResponse]]: ...
+    ) -> _typing.Union[_svid_pb2.MintWITSVIDResponse, _abc.Awaitable[_svid_pb2.MintWITSVIDResponse]]:
+        """A WIT-SVID for any workload of the trust domain. For operators."""
 
     @_abc_1.abstractmethod
     def BatchNewX509SVID(
         self,
         request: _svid_pb2.BatchNewX509SVIDRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_svid_pb2.BatchNewX509SVIDResponse, _abc.Awaitable[_svid_pb2.BatchNewX509SVIDResponse]]: ...
+    ) -> _typing.Union[_svid_pb2.BatchNewX509SVIDResponse, _abc.Awaitable[_svid_pb2.BatchNewX509SVIDResponse]]:
+        """X.509-SVIDs for entries that the calling node may serve. For nodes."""
 
     @_abc_1.abstractmethod
     def NewJWTSVID(
         self,
         request: _svid_pb2.NewJWTSVIDRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_svid_pb2.NewJWTSVIDResponse, _abc.Awaitable[_svid_pb2.NewJWTSVIDResponse]]: ...
+    ) -> _typing.Union[_svid_pb2.NewJWTSVIDResponse, _abc.Awaitable[_svid_pb2.NewJWTSVIDResponse]]:
+        """A JWT-SVID for an entry that the calling node may serve. For nodes."""
 
     @_abc_1.abstractmethod
     def BatchNewWITSVID(
         self,
         request: _svid_pb2.BatchNewWITSVIDRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_svid_pb2.BatchNewWITSVIDResponse, _abc.Awaitable[_svid_pb2.BatchNewWITSVIDResponse]]: ...
+    ) -> _typing.Union[_svid_pb2.BatchNewWITSVIDResponse, _abc.Awaitable[_svid_pb2.BatchNewWITSVIDResponse]]:
+        """WIT-SVIDs for entries that the calling node may serve. For nodes."""
 
     @_abc_1.abstractmethod
     def NewDownstreamX509CA(
         self,
         request: _svid_pb2.NewDownstreamX509CARequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_svid_pb2.NewDownstreamX509CAResponse, _abc.Awaitable[_svid_pb2.NewDownstreamX509CAResponse]]: ...
+    ) -> _typing.Union[_svid_pb2.NewDownstreamX509CAResponse, _abc.Awaitable[_svid_pb2.NewDownstreamX509CAResponse]]:
+        """An intermediate authority for a server below this one. For downstream servers."""
 
 def add_SVIDServicer_to_server(servicer: SVIDServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -28,7 +28,8 @@ if _version_not_supported:
 
 
 class TrustDomainStub:
-    """Missing associated documentation comment in .proto file."""
+    """Where the bundles of federated trust domains are fetched from. For operators.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -69,40 +70,47 @@ class TrustDomainStub:
 
 
 class TrustDomainServicer:
-    """Missing associated documentation comment in .proto file."""
+    """Where the bundles of federated trust domains are fetched from. For operators.
+    """
 
     def ListFederationRelationships(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """All relationships, by trust domain, a page at a time.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetFederationRelationship(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """One relationship.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchCreateFederationRelationship(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Adds relationships; those that are there are refused.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchUpdateFederationRelationship(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Replaces relationships, or parts of them.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchDeleteFederationRelationship(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Removes relationships; the bundles stay.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RefreshBundle(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Fetches a bundle now.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -149,7 +157,8 @@ def add_TrustDomainServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class TrustDomain:
-    """Missing associated documentation comment in .proto file."""
+    """Where the bundles of federated trust domains are fetched from. For operators.
+    """
 
     @staticmethod
     def ListFederationRelationships(request,

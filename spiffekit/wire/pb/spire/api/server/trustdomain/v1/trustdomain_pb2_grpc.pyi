@@ -29,68 +29,92 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class TrustDomainStub:
+    """Where the bundles of federated trust domains are fetched from. For operators."""
+
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> TrustDomainAsyncStub: ...
     ListFederationRelationships: _grpc.UnaryUnaryMultiCallable[_trustdomain_pb2.ListFederationRelationshipsRequest, _trustdomain_pb2.ListFederationRelationshipsResponse]
+    """All relationships, by trust domain, a page at a time."""
     GetFederationRelationship: _grpc.UnaryUnaryMultiCallable[_trustdomain_pb2.GetFederationRelationshipRequest, _types_pb2.FederationRelationship]
+    """One relationship."""
     BatchCreateFederationRelationship: _grpc.UnaryUnaryMultiCallable[_trustdomain_pb2.BatchCreateFederationRelationshipRequest, _trustdomain_pb2.BatchCreateFederationRelationshipResponse]
+    """Adds relationships; those that are there are refused."""
     BatchUpdateFederationRelationship: _grpc.UnaryUnaryMultiCallable[_trustdomain_pb2.BatchUpdateFederationRelationshipRequest, _trustdomain_pb2.BatchUpdateFederationRelationshipResponse]
+    """Replaces relationships, or parts of them."""
     BatchDeleteFederationRelationship: _grpc.UnaryUnaryMultiCallable[_trustdomain_pb2.BatchDeleteFederationRelationshipRequest, _trustdomain_pb2.BatchDeleteFederationRelationshipResponse]
+    """Removes relationships; the bundles stay."""
     RefreshBundle: _grpc.UnaryUnaryMultiCallable[_trustdomain_pb2.RefreshBundleRequest, _empty_pb2.Empty]
+    """Fetches a bundle now."""
 
 @_typing.type_check_only
 class TrustDomainAsyncStub(TrustDomainStub):
+    """Where the bundles of federated trust domains are fetched from. For operators."""
+
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListFederationRelationships: _aio.UnaryUnaryMultiCallable[_trustdomain_pb2.ListFederationRelationshipsRequest, _trustdomain_pb2.ListFederationRelationshipsResponse]  # type: ignore[assignment]
+    """All relationships, by trust domain, a page at a time."""
     GetFederationRelationship: _aio.UnaryUnaryMultiCallable[_trustdomain_pb2.GetFederationRelationshipRequest, _types_pb2.FederationRelationship]  # type: ignore[assignment]
+    """One relationship."""
     BatchCreateFederationRelationship: _aio.UnaryUnaryMultiCallable[_trustdomain_pb2.BatchCreateFederationRelationshipRequest, _trustdomain_pb2.BatchCreateFederationRelationshipResponse]  # type: ignore[assignment]
+    """Adds relationships; those that are there are refused."""
     BatchUpdateFederationRelationship: _aio.UnaryUnaryMultiCallable[_trustdomain_pb2.BatchUpdateFederationRelationshipRequest, _trustdomain_pb2.BatchUpdateFederationRelationshipResponse]  # type: ignore[assignment]
+    """Replaces relationships, or parts of them."""
     BatchDeleteFederationRelationship: _aio.UnaryUnaryMultiCallable[_trustdomain_pb2.BatchDeleteFederationRelationshipRequest, _trustdomain_pb2.BatchDeleteFederationRelationshipResponse]  # type: ignore[assignment]
+    """Removes relationships; the bundles stay."""
     RefreshBundle: _aio.UnaryUnaryMultiCallable[_trustdomain_pb2.RefreshBundleRequest, _empty_pb2.Empty]  # type: ignore[assignment]
+    """Fetches a bundle now."""
 
 class TrustDomainServicer(metaclass=_abc_1.ABCMeta):
+    """Where the bundles of federated trust domains are fetched from. For operators."""
+
     @_abc_1.abstractmethod
     def ListFederationRelationships(
         self,
         request: _trustdomain_pb2.ListFederationRelationshipsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_trustdomain_pb2.ListFederationRelationshipsResponse, _abc.Awaitable[_trustdomain_pb2.ListFederationRelationshipsResponse]]: ...
+    ) -> _typing.Union[_trustdomain_pb2.ListFederationRelationshipsResponse, _abc.Awaitable[_trustdomain_pb2.ListFederationRelationshipsResponse]]:
+        """All relationships, by trust domain, a page at a time."""
 
     @_abc_1.abstractmethod
     def GetFederationRelationship(
         self,
         request: _trustdomain_pb2.GetFederationRelationshipRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_types_pb2.FederationRelationship, _abc.Awaitable[_types_pb2.FederationRelationship]]: ...
+    ) -> _typing.Union[_types_pb2.FederationRelationship, _abc.Awaitable[_types_pb2.FederationRelationship]]:
+        """One relationship."""
 
     @_abc_1.abstractmethod
     def BatchCreateFederationRelationship(
         self,
         request: _trustdomain_pb2.BatchCreateFederationRelationshipRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_trustdomain_pb2.BatchCreateFederationRelationshipResponse, _abc.Awaitable[_trustdomain_pb2.BatchCreateFederationRelationshipResponse]]: ...
+    ) -> _typing.Union[_trustdomain_pb2.BatchCreateFederationRelationshipResponse, _abc.Awaitable[_trustdomain_pb2.BatchCreateFederationRelationshipResponse]]:
+        """Adds relationships; those that are there are refused."""
 
     @_abc_1.abstractmethod
     def BatchUpdateFederationRelationship(
         self,
         request: _trustdomain_pb2.BatchUpdateFederationRelationshipRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_trustdomain_pb2.BatchUpdateFederationRelationshipResponse, _abc.Awaitable[_trustdomain_pb2.BatchUpdateFederationRelationshipResponse]]: ...
+    ) -> _typing.Union[_trustdomain_pb2.BatchUpdateFederationRelationshipResponse, _abc.Awaitable[_trustdomain_pb2.BatchUpdateFederationRelationshipResponse]]:
+        """Replaces relationships, or parts of them."""
 
     @_abc_1.abstractmethod
     def BatchDeleteFederationRelationship(
         self,
         request: _trustdomain_pb2.BatchDeleteFederationRelationshipRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_trustdomain_pb2.BatchDeleteFederationRelationshipResponse, _abc.Awaitable[_trustdomain_pb2.BatchDeleteFederationRelationshipResponse]]: ...
+    ) -> _typing.Union[_trustdomain_pb2.BatchDeleteFederationRelationshipResponse, _abc.Awaitable[_trustdomain_pb2.BatchDeleteFederationRelationshipResponse]]:
+        """Removes relationships; the bundles stay."""
 
     @_abc_1.abstractmethod
     def RefreshBundle(
         self,
         request: _trustdomain_pb2.RefreshBundleRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]: ...
+    ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
+        """Fetches a bundle now."""
 
 def add_TrustDomainServicer_to_server(servicer: TrustDomainServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
