@@ -6,6 +6,7 @@ passed on or inherited, so a user of this has to ask `alive()` after whatever it
 only then was it this process that it learnt about.
 """
 
+import errno
 import os
 import select
 import socket
@@ -14,9 +15,7 @@ from dataclasses import dataclass
 from typing import Final, Self
 
 SO_PEERPIDFD: Final = 77  # Linux >= 6.5, asm-generic/socket.h
-SO_PEERGROUPS: Final = 59
 OVERFLOW_ID: Final = 65534  # what the kernel says for an id that our user namespace cannot name
-MAX_GROUPS: Final = 65536  # NGROUPS_MAX
 
 
 class PeerUnknownError(Exception):
@@ -30,7 +29,6 @@ class PeerProcess:
     pid: int
     uid: int
     gid: int
-    groups: tuple[int, ...]
     pidfd: int
 
     @classmethod
@@ -46,7 +44,7 @@ class PeerProcess:
             pidfd = _peer_pidfd(connection, pid)
         except OSError as error:
             raise PeerUnknownError(f"the kernel names no peer: {error.strerror}") from error
-        peer = cls(pid, uid, gid, _groups(connection), pidfd)
+        peer = cls(pid, uid, gid, pidfd)
         if pid <= 0 or OVERFLOW_ID in (uid, gid):
             peer.close()
             raise PeerUnknownError("the peer is in a PID or user namespace that we cannot see")
@@ -70,7 +68,7 @@ class PeerProcess:
         except OSError as error:
             os.close(pidfd)
             raise PeerUnknownError("no such process") from error
-        return cls(pid, info.st_uid, info.st_gid, (), pidfd)
+        return cls(pid, info.st_uid, info.st_gid, pidfd)
 
     def alive(self) -> bool:
         """Tell whether the process still runs; a pidfd becomes readable when it has exited."""
@@ -86,15 +84,10 @@ class PeerProcess:
 def _peer_pidfd(connection: socket.socket, pid: int) -> int:
     try:
         (pidfd,) = struct.unpack("i", connection.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD, 4))
-    except OSError:
-        # Before Linux 6.5: by number, so the caller's start time has to be compared as well.
+    except OSError as error:
+        if error.errno != errno.ENOPROTOOPT:
+            raise  # it has exited, and its number may be another's by now
+        # Before Linux 6.5 there is only the number. One that was given up between connect and accept, and
+        # is another's already, cannot be told from the caller's.
         return os.pidfd_open(pid)
     return int(pidfd)
-
-
-def _groups(connection: socket.socket) -> tuple[int, ...]:
-    try:
-        raw = connection.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, 4 * 1024)
-    except OSError:
-        raw = b""
-    return struct.unpack(f"{len(raw) // 4}I", raw[: len(raw) // 4 * 4])
