@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The issuer's configuration file: its tables, their options and defaults."""
 
+import math
 from collections.abc import Iterator
 from datetime import timedelta
 from ipaddress import ip_address
@@ -9,14 +10,18 @@ from typing import Any, Final
 
 import msgspec
 
-from spiffekit.daemon.config import Span
+from spiffekit.daemon import plugins
+from spiffekit.daemon.config import ConfigError, Span
 from spiffekit.daemon.logging import Format, Level
 from spiffekit.errors import SpiffeIdError
 from spiffekit.id import SpiffeId, TrustDomain
 from spiffekit.keys import KeyType
 
 MIN_TTL: Final = timedelta(seconds=1)
+MAX_TTL: Final = timedelta(days=36525)  # beyond, instants leave the calendar
 MAX_PORT: Final = 65535
+_EVERY_ADDRESS: Final = {"0.0.0.0", "::"}  # noqa: S104 - compared, not bound
+_ENTRY_POINTS: Final = {"key_manager": "issuer.keys", "node_attestor": "issuer.node"}
 
 
 class IssuerTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -77,13 +82,18 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     def problems(self) -> list[str]:
         """Return what is wrong across fields, each as ``key: rule``."""
         table = self.issuer
-        found = [*_bad_ids(table), *_bad_numbers(table)]
+        found = [*_bad_ids(table), *_bad_spans(table), *_bad_numbers(table)]
         if len(self.key_manager) != 1:
             found.append(f"key_manager: exactly one is needed, not {len(self.key_manager)}")
-        if table.health_address == table.bind_address and table.health_port == table.bind_port:
+        if _overlap(table):
             found.append("issuer.health_port: is already the port of bind_port")
         if len(bytes(table.admin_socket)) > 100:
             found.append("issuer.admin_socket: longer than 100 bytes, the kernel allows 107 for a socket")
+        for group, tables in (("key_manager", self.key_manager), ("node_attestor", self.node_attestor)):
+            try:
+                plugins.load(_ENTRY_POINTS[group], tables, prefix=f"{group}.")
+            except ConfigError as error:
+                found += error.errors
         return found
 
 
@@ -99,17 +109,31 @@ def _bad_ids(table: IssuerTable) -> Iterator[str]:
             yield f"issuer.admin_ids: {error}"
 
 
-def _bad_numbers(table: IssuerTable) -> Iterator[str]:
+def _overlap(table: IssuerTable) -> bool:
+    if table.health_address is None or table.health_port != table.bind_port or not table.bind_port:
+        return False
+    addresses = {table.health_address, table.bind_address}
+    return len(addresses) == 1 or bool(addresses & _EVERY_ADDRESS)
+
+
+def _bad_spans(table: IssuerTable) -> Iterator[str]:
     for name in ("ca_ttl", "default_x509_svid_ttl", "default_jwt_svid_ttl", "node_svid_ttl"):
         ttl = getattr(table, name)
         if ttl is not None and ttl < MIN_TTL:
             yield f"issuer.{name}: shorter than a second"
+        if ttl is not None and ttl > MAX_TTL:
+            yield f"issuer.{name}: longer than 100 years"
+    if table.prune_nodes_expired_for is not None and table.prune_nodes_expired_for > MAX_TTL:
+        yield "issuer.prune_nodes_expired_for: longer than 100 years"
+
+
+def _bad_numbers(table: IssuerTable) -> Iterator[str]:
     for name in ("bind_port", "health_port"):
         if not 0 <= getattr(table, name) <= MAX_PORT:
             yield f"issuer.{name}: not a port"
     for name in ("attestations_per_second", "signatures_per_second"):
-        if getattr(table, name) <= 0:
-            yield f"issuer.{name}: has to be positive"
+        if not 0 < getattr(table, name) < math.inf:
+            yield f"issuer.{name}: has to be a positive number"
     for name in ("bind_address", "health_address"):
         if (address := getattr(table, name)) is not None and not _is_address(address):
             yield f"issuer.{name}: {address!r} is not an IP address"

@@ -23,12 +23,16 @@ class Pruning:
 
     Args:
         nodes_expired_for: How long a node's SVID has to have been expired; None keeps nodes for ever.
+        batch: Entries, and nodes, removed in one transaction.
     """
 
-    def __init__(self, database: Database, clock: Clock, *, nodes_expired_for: timedelta | None) -> None:
+    def __init__(
+        self, database: Database, clock: Clock, *, nodes_expired_for: timedelta | None, batch: int = BATCH
+    ) -> None:
         self._database = database
         self._clock = clock
         self._nodes_expired_for = nodes_expired_for
+        self._batch = batch
 
     async def run(self, ready: Callable[[], None]) -> NoReturn:
         """Prune again and again; a failure is logged and tried again."""
@@ -36,7 +40,8 @@ class Pruning:
         while True:
             await self._clock.sleep(EVERY)
             try:
-                await self.prune()
+                while await self.prune() >= self._batch:
+                    pass  # there is more; in between, others get a turn
             except IssuerError:
                 logger.exception("pruning failed, trying again")
 
@@ -45,9 +50,11 @@ class Pruning:
         return await self._database.write(self._act)
 
     def _act(self, tx: Transaction) -> int:
-        gone = [str(tx.entries.delete(entry.id).spiffe_id) for entry in tx.entries.expired(tx.now, BATCH)]
+        gone = [
+            str(tx.entries.delete(entry.id).spiffe_id) for entry in tx.entries.expired(tx.now, self._batch)
+        ]
         if self._nodes_expired_for is not None:
-            nodes = tx.nodes.expired_before(tx.now - self._nodes_expired_for, BATCH)
+            nodes = tx.nodes.expired_before(tx.now - self._nodes_expired_for, self._batch)
             gone += [str(tx.nodes.delete(node.id).id) for node in nodes]
         for subject in gone:
             tx.audit.append(

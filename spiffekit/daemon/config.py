@@ -40,7 +40,10 @@ def parse_duration(text: str) -> timedelta:
     """
     if not _DURATION.fullmatch(text):
         raise ValueError(f"{text!r} is not a time span such as 30s, 5m or 1h30m")
-    return timedelta(seconds=sum(int(n) * _UNITS[u] for n, u in re.findall(r"(\d+)(ms|[smhd])", text)))
+    try:
+        return timedelta(seconds=sum(int(n) * _UNITS[u] for n, u in re.findall(r"(\d+)(ms|[smhd])", text)))
+    except (OverflowError, ValueError) as error:  # of so many digits that no number holds them
+        raise ValueError(f"{text[:40]!r} is too long a time span") from error
 
 
 def load(path: Path, kind: type[T], *, expand_env: bool = False) -> T:
