@@ -105,6 +105,7 @@ def test_a_descriptor_says_what_the_field_knows(ours, part, name):
     assert ours[part].get(name) == FACTS[part][name]
 
 
+@pytest.mark.requirement("WEP-25", "WLAPI-04")
 @pytest.mark.parametrize("part", ["services", "messages", "enums"])
 def test_there_is_nothing_that_the_field_does_not_know(ours, part):
     assert sorted(ours[part].keys() - FACTS[part].keys()) == []

@@ -184,6 +184,12 @@ def test_a_signing_certificate_of_the_profile_is_accepted(changes):
     assert load_authority(der).public_key() == KEY
 
 
+@pytest.mark.requirement("X509-14")
+def test_a_leaf_is_no_authority():
+    with pytest.raises(X509SvidError, match="signing certificate has cA false"):
+        load_authority(leaf().public_bytes(Encoding.DER))
+
+
 @pytest.mark.parametrize(
     ("key", "message"),
     [

@@ -17,7 +17,8 @@ from spiffekit import errors
 from spiffekit.bundle import Bundle, BundleSet, JwtAuthority
 from spiffekit.errors import AudienceError, ExpiredError, JwtSvidError, UntrustedError
 from spiffekit.id import TrustDomain
-from spiffekit.jwtsvid import ALGORITHMS, MAX_TOKEN_BYTES, JwtSvid, verify
+from spiffekit.jwk import MAX_KEY_ID
+from spiffekit.jwtsvid import ALGORITHMS, MAX_AUDIENCES, MAX_TOKEN_BYTES, JwtSvid, verify
 from spiffekit.keys import public_key_to_der
 from spiffekit.testing import TestCA
 from tests.vectors import keys, load
@@ -226,6 +227,22 @@ def test_the_leeway_is_the_callers(leeway):
 def test_a_token_that_is_too_long_is_not_even_split():
     with pytest.raises(JwtSvidError, match="token is longer than 65536 bytes"):
         judge("." * (MAX_TOKEN_BYTES + 1))
+
+
+def test_the_limits_themselves_are_within_bounds():
+    svid = judge(CA.jwt(WEB, ["test", *map(str, range(99))]), CA.bundle)
+    assert len(svid.audience) == MAX_AUDIENCES
+    key_id = "k" * MAX_KEY_ID
+    bundle = Bundle(CA.trust_domain, (), (JwtAuthority(key_id, CA.bundle.jwt_authorities[0].public_key_der),))
+    assert judge(CA.jwt(WEB, header={"kid": key_id}), bundle)
+    room = MAX_TOKEN_BYTES - len(CA.jwt(WEB, claims={"x": ""}))
+    token = next(
+        token
+        for pad in range(room * 3 // 4 - 8, room)
+        if len(token := CA.jwt(WEB, claims={"x": "x" * pad})) >= MAX_TOKEN_BYTES - 1
+    )
+    assert len(token) <= MAX_TOKEN_BYTES
+    assert judge(token, CA.bundle)
 
 
 def test_a_token_from_a_trusted_source_is_parsed_without_a_key():
