@@ -8,10 +8,12 @@ the node's selectors earn, or the SPIFFE ID of an entry that is already in.
 
 import bisect
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from itertools import combinations
+from typing import Final
 
 from issuer.model import Change, ChangeKind, Node, RegistrationEntry
 from issuer.store.nodes import ID_SELECTOR, SERVER_PATH
@@ -22,13 +24,32 @@ from spiffekit.selector import Selector
 Key = tuple[Selector, ...]
 
 
-@dataclass(frozen=True, slots=True)
+MAX_REMEMBERED: Final = 1_000_000  # entries in the answers of `authorized` that are kept for the next call
+
+
+@dataclass(frozen=True)
 class Authorized:
     """What a node may be given, and what the walk to it passed: a change elsewhere cannot matter to it."""
 
     entries: tuple[RegistrationEntry, ...]
     parents: frozenset[SpiffeId]
     aliases: frozenset[str] = frozenset()  # IDs of the entries that make the node's aliases
+    node_id: SpiffeId | None = None
+    since: datetime | None = None  # the instant that it was asked for; the clock may go back
+    until: datetime | None = None  # when the first entry or alias ends by itself
+
+    def holds(self, now: datetime) -> bool:
+        """Tell whether it still says the truth at `now`, if nothing was changed."""
+        return (self.since is None or self.since <= now) and (self.until is None or now < self.until)
+
+    @cached_property
+    def by_id(self) -> Mapping[str, RegistrationEntry]:
+        """The entries by their ID."""
+        return {entry.id: entry for entry in self.entries}
+
+    def holds_at(self, now: datetime) -> bool:
+        """Tell whether time alone has not changed it; a clock that was set back may have."""
+        return self.since is not None and self.since <= now and (self.until is None or now < self.until)
 
 
 class SubsetIndex:
@@ -79,6 +100,8 @@ class Registrations:
         self._admins: Counter[SpiffeId] = Counter()
         self._nodes: dict[SpiffeId, Node] = {}
         self._bundles: dict[TrustDomain, Bundle] = {}
+        self._remembered: dict[SpiffeId, Authorized] = {}  # what `authorized` said, until something changes
+        self._remembered_entries = 0
 
     def load(
         self, entries: Iterable[RegistrationEntry], nodes: Iterable[Node], bundles: Iterable[Bundle] = ()
@@ -93,6 +116,7 @@ class Registrations:
     def apply(self, changes: Sequence[Change]) -> None:
         """Follow what was committed."""
         for change in changes:
+            self._forget_what(change)
             match change:
                 case Change(kind=ChangeKind.ENTRY, value=RegistrationEntry() as entry):
                     self._remove(entry.id)
@@ -110,6 +134,18 @@ class Registrations:
                     self._bundles.pop(TrustDomain(change.key), None)
                 case _:
                     pass
+
+    def _forget_what(self, change: Change) -> None:
+        """Forget the answers that a change can alter."""
+        match change:
+            case Change(kind=ChangeKind.ENTRY):
+                for node_id in [n for n, known in self._remembered.items() if self.concerns(known, change)]:
+                    self._remembered_entries -= len(self._remembered.pop(node_id).entries)
+            case Change(kind=ChangeKind.NODE):
+                known = self._remembered.pop(SpiffeId.parse(change.key), None)
+                self._remembered_entries -= len(known.entries) if known is not None else 0
+            case _:
+                pass
 
     def _link(self, entry: RegistrationEntry) -> None:
         self._entries[entry.id] = entry
@@ -172,28 +208,53 @@ class Registrations:
 
     def authorized(self, node_id: SpiffeId, now: datetime) -> Authorized:
         """Return what a node may be given at `now`; nothing for a node that is not known or is banned."""
+        known = self._remembered.get(node_id)
+        if known is not None and known.holds(now):
+            return known
         node = self._nodes.get(node_id)
         if node is None or node.banned:
             return Authorized((), frozenset())
+        answer = self._walk(node, now)
+        self._remembered_entries += len(answer.entries) - (len(known.entries) if known is not None else 0)
+        if self._remembered_entries > MAX_REMEMBERED:
+            self._remembered.clear()
+            self._remembered_entries = len(answer.entries)
+        self._remembered[node_id] = answer
+        return answer
+
+    def _walk(self, node: Node, now: datetime) -> Authorized:
         found: dict[str, RegistrationEntry] = {}
-        passed = {node_id}
-        waiting = [node_id]
-        selectors = node.selectors | {Selector(ID_SELECTOR, str(node_id))}
-        aliases = [alias for alias in self._aliases.matching(selectors) if _counts(alias, now)]
-        for alias in aliases:
+        passed = {node.id}
+        waiting = [node.id]
+        aliases = []
+        ends = []
+        for alias in self._aliases.matching(node.selectors | {Selector(ID_SELECTOR, str(node.id))}):
+            if not _counts(alias, now):
+                continue
+            aliases.append(alias.id)
+            if alias.expires_at is not None:
+                ends.append(alias.expires_at)
             if alias.spiffe_id not in passed:
                 passed.add(alias.spiffe_id)
                 waiting.append(alias.spiffe_id)
         while waiting:
             for entry in self._by_parent.get(waiting.pop(), {}).values():
-                if not _counts(entry, now) or not entry.spiffe_id.is_member_of(node_id.trust_domain):
+                if not _counts(entry, now) or not entry.spiffe_id.is_member_of(node.id.trust_domain):
                     continue
                 found[entry.id] = entry
+                if entry.expires_at is not None:
+                    ends.append(entry.expires_at)
                 if entry.spiffe_id not in passed:  # a cycle ends here
                     passed.add(entry.spiffe_id)
                     waiting.append(entry.spiffe_id)
-        entries = tuple(found[entry_id] for entry_id in sorted(found))
-        return Authorized(entries, frozenset(passed), frozenset(alias.id for alias in aliases))
+        return Authorized(
+            tuple(found[entry_id] for entry_id in sorted(found)),
+            frozenset(passed),
+            frozenset(aliases),
+            node.id,
+            now,
+            min(ends, default=None),
+        )
 
     def concerns(self, authorized: Authorized, change: Change) -> bool:
         """Tell whether a change can alter what `authorized` says."""
@@ -202,11 +263,13 @@ class Registrations:
                 return (
                     entry.parent_id in authorized.parents
                     or entry.parent_id == self._server
+                    or entry.id in authorized.by_id
                     or entry.id in authorized.aliases
-                    or any(known.id == entry.id for known in authorized.entries)
                 )
-            case Change(kind=ChangeKind.ENTRY | ChangeKind.NODE):
-                return True
+            case Change(kind=ChangeKind.ENTRY):
+                return change.key in authorized.by_id or change.key in authorized.aliases
+            case Change(kind=ChangeKind.NODE):
+                return authorized.node_id is None or change.key == str(authorized.node_id)
             case _:
                 return False
 

@@ -2,6 +2,7 @@
 """spire.api.server.svid.v1: nodes get SVIDs for their entries, operators mint them by hand."""
 
 import asyncio
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Final
 
@@ -57,8 +58,7 @@ class SvidService:
         if len(request.params) > MAX_BATCH:
             raise InvalidRequestError(f"params: more than {MAX_BATCH}")
         self._limit.spend(call.caller.source, len(request.params))
-        authorized = self._registrations.authorized(call.caller.node_id, call.now).entries
-        entries = {entry.id: entry for entry in authorized}
+        entries = self._registrations.authorized(call.caller.node_id, call.now).by_id
         response = svid_pb2.BatchNewX509SVIDResponse()
         issued = []
         for index, params in enumerate(request.params):
@@ -92,8 +92,8 @@ class SvidService:
     ) -> svid_pb2.NewJWTSVIDResponse:
         """Sign a JWT-SVID for an entry that the calling node is authorised for."""
         self._limit.spend(call.caller.source)
-        authorized = self._registrations.authorized(call.caller.node_id, call.now).entries
-        entry = _authorized({entry.id: entry for entry in authorized}, request.entry_id)
+        entries = self._registrations.authorized(call.caller.node_id, call.now).by_id
+        entry = _authorized(entries, request.entry_id)
         svid = await self._authorities.jwt.sign(
             entry.spiffe_id,
             tuple(request.audience),
@@ -156,7 +156,7 @@ class SvidService:
             await self._database.write(lambda tx: tx.audit.append(record))
 
 
-def _authorized(entries: dict[str, RegistrationEntry], entry_id: str) -> RegistrationEntry:
+def _authorized(entries: Mapping[str, RegistrationEntry], entry_id: str) -> RegistrationEntry:
     entry = entries.get(entry_id)
     if entry is None:
         raise NotFoundError("entry not found or not authorized")

@@ -13,12 +13,12 @@ from functools import lru_cache
 from typing import Final
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from issuer.ca import der
 from spiffekit.id import SpiffeId
-from spiffekit.keys import PublicKey, public_key_to_der, subject_key_id
+from spiffekit.keys import PublicKey, public_key_to_der, subject_key_id, subject_key_id_of
 
 BACKDATE: Final = timedelta(seconds=10)  # for verifiers whose clock is a little behind
 MAX_COMMON_NAME: Final = 64  # characters, RFC 5280 appendix A.1
@@ -124,23 +124,39 @@ _AKI: Final = der.oid("2.5.29.35")
 _SAN: Final = der.oid("2.5.29.17")
 
 
+# Written once: the extensions that never vary, and all of a subject key identifier but the identifier.
+_FIXED: Final = b"".join((_USAGE, _PURPOSES, _NOT_CA))
+_FIXED_RSA: Final = b"".join((_USAGE_RSA, _PURPOSES, _NOT_CA))
+_SKI_PREFIX: Final = der.sequence(_SKI, der.octet_string(der.octet_string(bytes(20))))[:-20]
+
+
 @lru_cache(maxsize=1024)
 def _subject_der(name: str) -> bytes:
     return subject(name).public_bytes()
 
 
+@lru_cache(maxsize=256)
+def _validity_der(not_before: datetime, not_after: datetime) -> bytes:
+    """The same for a whole batch, so it is remembered."""
+    return der.sequence(der.time(not_before), der.time(not_after))
+
+
+@lru_cache(maxsize=16)
+def _authority_key_id_der(key_id: bytes) -> bytes:
+    return der.sequence(_AKI, der.octet_string(der.sequence(der.tlv(0x80, key_id))))
+
+
 def leaf_tbs(leaf: Leaf, issuer: Issuer) -> bytes:
     """Return the TBSCertificate of a leaf (RFC 5280 §4.1.2), DER."""
     key_der = public_key_to_der(leaf.public_key)
-    key_id = subject_key_id(leaf.public_key)
     names = der.tlv(0x86, str(leaf.spiffe_id).encode("ascii"))
-    names += b"".join(der.tlv(0x82, name.encode("ascii")) for name in leaf.dns_names)
+    if leaf.dns_names:
+        names += b"".join(der.tlv(0x82, name.encode("ascii")) for name in leaf.dns_names)
     extensions = der.sequence(
-        _USAGE_RSA if isinstance(leaf.public_key, rsa.RSAPublicKey) else _USAGE,
-        _PURPOSES,
-        _NOT_CA,
-        der.sequence(_SKI, der.octet_string(der.octet_string(key_id))),
-        der.sequence(_AKI, der.octet_string(der.sequence(der.tlv(0x80, issuer.key_id)))),
+        _FIXED if isinstance(leaf.public_key, ec.EllipticCurvePublicKey) else _fixed(leaf.public_key),
+        _SKI_PREFIX,
+        subject_key_id_of(leaf.public_key, key_der),
+        _authority_key_id_der(issuer.key_id),
         der.sequence(_SAN, der.octet_string(der.sequence(names))),
     )
     return der.sequence(
@@ -148,8 +164,12 @@ def leaf_tbs(leaf: Leaf, issuer: Issuer) -> bytes:
         der.integer(leaf.serial),
         issuer.signature_algorithm_der,
         issuer.name_der,
-        der.sequence(der.time(leaf.not_before), der.time(leaf.not_after)),
+        _validity_der(leaf.not_before, leaf.not_after),
         _subject_der(common_name(leaf)),
         key_der,
         der.tlv(0xA3, extensions),
     )
+
+
+def _fixed(key: PublicKey) -> bytes:
+    return _FIXED_RSA if isinstance(key, rsa.RSAPublicKey) else _FIXED

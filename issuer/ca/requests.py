@@ -29,7 +29,9 @@ _MALFORMED: Final = (
     x509.InvalidVersion,
     x509.UnsupportedGeneralNameType,
 )
-_HASHES: Final = ("sha256", "sha384", "sha512")
+_ECDSA: Final = {
+    digest.name: ec.ECDSA(digest) for digest in (hashes.SHA256(), hashes.SHA384(), hashes.SHA512())
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +89,10 @@ def _verify(key: PublicKey, csr: x509.CertificateSigningRequest, digest: hashes.
     if isinstance(key, ed25519.Ed25519PublicKey):
         key.verify(csr.signature, csr.tbs_certrequest_bytes)
         return
-    if digest is None or digest.name not in _HASHES:
+    if digest is None or (ecdsa := _ECDSA.get(digest.name)) is None:
         raise InvalidRequestError("csr: signed with a hash that is not accepted")
     if isinstance(key, ec.EllipticCurvePublicKey):
-        key.verify(csr.signature, csr.tbs_certrequest_bytes, ec.ECDSA(digest))
+        key.verify(csr.signature, csr.tbs_certrequest_bytes, ecdsa)
         return
     if not isinstance(csr.signature_algorithm_parameters, padding.PKCS1v15):
         raise InvalidRequestError("csr: RSA signatures have to be PKCS#1 v1.5")

@@ -59,14 +59,14 @@ class LocalKey:
         self.id = key_id
         self._private_key = private_key
         self.public_key: PublicKey = private_key.public_key()
+        p384 = isinstance(private_key, ec.EllipticCurvePrivateKey) and private_key.key_size == 384
+        self._ecdsa = ec.ECDSA(hashes.SHA384() if p384 else hashes.SHA256())
 
     async def sign(self, data: bytes) -> bytes:
         """Sign; see `Key.sign`."""
         match self._private_key:
             case ec.EllipticCurvePrivateKey() as key:
-                return key.sign(
-                    data, ec.ECDSA(hashes.SHA384() if key.curve.key_size == 384 else hashes.SHA256())
-                )
+                return key.sign(data, self._ecdsa)
             case rsa.RSAPrivateKey() as key:
                 return key.sign(data, padding.PKCS1v15(), hashes.SHA256())
             case ed25519.Ed25519PrivateKey():

@@ -359,5 +359,7 @@ async def test_a_certificate_that_came_out_wrong_never_leaves(ec_authorities):
         {"dns_names": ("b.example.org",)},
         {"public_key": ec.generate_private_key(ec.SECP256R1()).public_key()},
     ):
+        made, differing = x509.load_der_x509_certificate(certificate), replace(leaf, **wrong)
         with pytest.raises(AssertionError, match="differs from its profile"):
-            signer._check(certificate, replace(leaf, **wrong))
+            signer._check(certificate, differing)
+            signer._check_whole(made, differing)  # of the first of a signer, and of a sample
