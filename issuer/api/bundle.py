@@ -64,6 +64,8 @@ class BundleService:
         self, request: bundle_pb2.AppendBundleRequest, call: Call
     ) -> types_pb2.Bundle:
         """Add authorities to our own bundle."""
+        if request.wit_authorities:
+            raise InvalidRequestError("wit_authorities: are not supported")
         x509_authorities = tuple(
             x509_authority_from_proto(i, a) for i, a in enumerate(request.x509_authorities)
         )

@@ -10,7 +10,7 @@ from cryptography import x509
 from issuer.errors import DenialReason, NodeDeniedError, NotAuthorizedError
 from issuer.model import Node
 from issuer.registration import Registrations
-from issuer.store import Database
+from issuer.store import Database, Transaction
 from spiffekit.bundle import BundleSource
 from spiffekit.certificates import load_certificate
 from spiffekit.daemon.clock import Clock
@@ -139,26 +139,33 @@ class Callers:
         return Caller(kind, str(spiffe_id), connection.address)
 
     async def _node(self, node_id: SpiffeId, serial: str) -> Node:
-        node = self.standing(node_id, serial)
-        if serial == node.new_serial and node.new_expires_at is not None:
+        node = _standing(self._registrations.node(node_id), serial)
+        if serial != node.new_serial:
+            return node
+
+        def promote(tx: Transaction) -> Node:
+            # Judged again by what the database says: a ban since then must not be undone.
+            current = _standing(tx.nodes.get(node_id), serial)
+            if serial != current.new_serial:
+                return current
             # The renewed SVID is in use: from now on it is the only one that counts.
-            promoted = replace(
-                node, serial=serial, expires_at=node.new_expires_at, new_serial="", new_expires_at=None
-            )
-            return await self._database.write(lambda tx: tx.nodes.put(promoted))
-        return node
+            expires_at = current.new_expires_at or current.expires_at
+            used = replace(current, serial=serial, expires_at=expires_at, new_serial="", new_expires_at=None)
+            return tx.nodes.put(used)
 
-    def standing(self, node_id: SpiffeId, serial: str) -> Node:
-        """Return the node if it may call with the SVID of that serial number.
+        return await self._database.write(promote)
 
-        Raises:
-            NodeDeniedError: It may not.
-        """
-        node = self._registrations.node(node_id)
-        if node is None:
-            raise NodeDeniedError("node is not attested", DenialReason.NOT_ATTESTED)
-        if node.banned:
-            raise NodeDeniedError("node is banned", DenialReason.BANNED)
-        if serial not in (node.serial, node.new_serial):
-            raise NodeDeniedError("node SVID is no longer active", DenialReason.NOT_ACTIVE)
-        return node
+
+def _standing(node: Node | None, serial: str) -> Node:
+    """Return the node if it may call with the SVID of that serial number.
+
+    Raises:
+        NodeDeniedError: It may not.
+    """
+    if node is None:
+        raise NodeDeniedError("node is not attested", DenialReason.NOT_ATTESTED)
+    if node.banned:
+        raise NodeDeniedError("node is banned", DenialReason.BANNED)
+    if serial not in (node.serial, node.new_serial):
+        raise NodeDeniedError("node SVID is no longer active", DenialReason.NOT_ACTIVE)
+    return node

@@ -251,16 +251,18 @@ async def over_tls(world):
 
 
 @pytest.mark.parametrize("connect", [over_unix, over_tls])
-@pytest.mark.parametrize("trick", TRICKS)
-async def test_a_twisted_path_reaches_no_method(world, connect, trick):
+async def test_a_twisted_path_reaches_no_method(world, connect):
     """GHSA-p77j-4mvh-x3m3: a `:path` that is not exactly a method's must not slip past the table."""
     body = agent_pb2.CreateJoinTokenRequest(ttl=60, token="twisted").SerializeToString()
-    reader, writer = await connect(world)
-    try:
-        status = await call_raw(reader, writer, TRICKS[trick](TOKEN), body)
-    finally:
-        writer.close()
-    assert status in (None, grpc.StatusCode.UNIMPLEMENTED.value[0])
+    ends = {}
+    for name, twist in TRICKS.items():
+        reader, writer = await connect(world)
+        try:
+            ends[name] = await call_raw(reader, writer, twist(TOKEN), body)
+        finally:
+            writer.close()
+    unimplemented = grpc.StatusCode.UNIMPLEMENTED.value[0]
+    assert {name: end for name, end in ends.items() if end not in (None, unimplemented)} == {}
     assert await world.tokens() == []
 
 

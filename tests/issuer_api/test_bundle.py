@@ -143,6 +143,12 @@ async def test_a_bad_authority_is_not_appended(stub, fields, text):
     assert await own(stub) == before
 
 
+async def test_what_cannot_be_kept_is_refused_and_not_dropped(stub):
+    request = bundle_pb2.AppendBundleRequest(wit_authorities=[types_pb2.WITKey(key_id="a")])
+    with refused(Code.INVALID_ARGUMENT, "wit_authorities: are not supported"):
+        await stub.AppendBundle(request)
+
+
 async def test_a_leaf_is_no_authority(stub, partner):
     leaf = partner.issue("spiffe://partner.org/web").chain_der[0]
     with refused(Code.INVALID_ARGUMENT, "x509_authorities[0]: signing certificate has cA false"):

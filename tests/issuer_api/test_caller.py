@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who is let in by TLS, and what becomes of a caller when its standing changes under an open connection."""
 
+import asyncio
 import logging
 from datetime import timedelta
 
@@ -200,6 +201,37 @@ async def test_the_first_use_of_a_renewed_svid_retires_the_old_one(world):
     await get_entries(renewed)
     node = world.registrations.node(old.spiffe_id)
     assert (node.new_serial, node.new_expires_at) == ("", None)
+
+
+async def ban_unheard(world, svid):
+    node = world.node_of(svid, serial="")
+    await world.database.write(lambda tx: tx.nodes.put(node))
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [(ban_unheard, "node is banned"), (never_attested, "node is not attested")],
+)
+async def test_the_first_use_of_a_renewed_svid_undoes_nothing(world, change, text):
+    """A ban in the same moment: the registry in memory has not heard of it yet, the transaction sees it."""
+    old = await world.node("n1")
+    renewed = await world.renewed(old)
+    channel = await world.dial(renewed)
+    world.database.on_commit.clear()
+    await change(world, old)
+    before = await world.database.read(lambda tx: tx.nodes.get(old.spiffe_id))
+    with refused(Code.PERMISSION_DENIED, text):
+        await get_entries(channel)
+    assert await world.database.read(lambda tx: tx.nodes.get(old.spiffe_id)) == before
+
+
+async def test_a_renewed_svid_that_is_used_twice_at_once_is_promoted_once(world):
+    old = await world.node("n1")
+    renewed = await world.renewed(old)
+    channels = [await world.dial(renewed) for _ in range(5)]
+    revision = world.log.revision
+    await asyncio.gather(*map(get_entries, channels))
+    assert world.log.revision == revision + 1
 
 
 def test_only_a_node_has_a_node_id():

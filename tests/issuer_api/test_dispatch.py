@@ -7,7 +7,7 @@ import logging
 import grpc
 import pytest
 
-from issuer.api.dispatch import STATUS
+from issuer.api.dispatch import STATUS, item_status
 from issuer.errors import DenialReason, IssuerError
 from issuer.model import Outcome
 from spiffekit.wire.pb.issuer.v1 import updates_pb2_grpc
@@ -34,6 +34,13 @@ def test_every_error_of_the_issuer_has_a_code():
     made = [k("x", DenialReason.BANNED) if "Denied" in k.__name__ else k("x") for k in family(IssuerError)]
     nameless = {type(e).__name__ for e in made if STATUS.status_of(e).code is Code.INTERNAL}
     assert nameless == {"IssuerError"}
+
+
+def test_an_error_without_a_code_never_becomes_the_status_of_an_item():
+    error = IssuerError("unforeseen")
+    with pytest.raises(IssuerError) as caught:
+        item_status(error)
+    assert caught.value is error
 
 
 @pytest.mark.parametrize("reason", list(DenialReason))
