@@ -38,10 +38,6 @@ class Authorized:
     since: datetime | None = None  # the instant that it was asked for; the clock may go back
     until: datetime | None = None  # when the first entry or alias ends by itself
 
-    def holds(self, now: datetime) -> bool:
-        """Tell whether it still says the truth at `now`, if nothing was changed."""
-        return (self.since is None or self.since <= now) and (self.until is None or now < self.until)
-
     @cached_property
     def by_id(self) -> Mapping[str, RegistrationEntry]:
         """The entries by their ID."""
@@ -91,7 +87,8 @@ class SubsetIndex:
 class Registrations:
     """Every entry and node of one trust domain. Used from one event loop."""
 
-    def __init__(self, trust_domain: TrustDomain) -> None:
+    def __init__(self, trust_domain: TrustDomain, *, remembered: int = MAX_REMEMBERED) -> None:
+        self._max_remembered = remembered
         self._server = SpiffeId(trust_domain, SERVER_PATH)
         self._entries: dict[str, RegistrationEntry] = {}
         self._sorted_ids: list[str] = []
@@ -209,14 +206,14 @@ class Registrations:
     def authorized(self, node_id: SpiffeId, now: datetime) -> Authorized:
         """Return what a node may be given at `now`; nothing for a node that is not known or is banned."""
         known = self._remembered.get(node_id)
-        if known is not None and known.holds(now):
+        if known is not None and known.holds_at(now):
             return known
         node = self._nodes.get(node_id)
         if node is None or node.banned:
             return Authorized((), frozenset())
         answer = self._walk(node, now)
         self._remembered_entries += len(answer.entries) - (len(known.entries) if known is not None else 0)
-        if self._remembered_entries > MAX_REMEMBERED:
+        if self._remembered_entries > self._max_remembered:
             self._remembered.clear()
             self._remembered_entries = len(answer.entries)
         self._remembered[node_id] = answer

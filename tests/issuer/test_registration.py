@@ -64,7 +64,8 @@ def change(kind, key, value):
 class RegistrationMachine(RuleBasedStateMachine):
     @initialize()
     def start(self):
-        self.index, self.entries, self.nodes = Registrations(OURS), {}, {}
+        # So few are remembered that every example forgets some.
+        self.index, self.entries, self.nodes = Registrations(OURS, remembered=4), {}, {}
 
     def apply(self, *changes):
         """Follow changes; whoever a change matters to is told that it does."""
@@ -110,7 +111,7 @@ class RegistrationMachine(RuleBasedStateMachine):
 
     @rule()
     def restart(self):
-        self.index = Registrations(OURS)
+        self.index = Registrations(OURS, remembered=4)
         self.index.load(self.entries.values(), self.nodes.values())
 
     @invariant()
@@ -144,7 +145,7 @@ class RegistrationMachine(RuleBasedStateMachine):
 
 
 TestRegistrationMachine = RegistrationMachine.TestCase
-TestRegistrationMachine.settings = settings(max_examples=50, stateful_step_count=25, deadline=None)
+TestRegistrationMachine.settings = settings(max_examples=30, stateful_step_count=20, deadline=None)
 
 
 def registry(*all_entries, nodes=()):
@@ -243,9 +244,38 @@ def test_bundles_are_followed_and_listed_by_trust_domain():
     assert index.bundle(TrustDomain("a.org")) is None
 
 
+def test_what_is_remembered_is_bounded():
+    """A thousand nodes that share a hundred thousand entries must not cost a hundred million places."""
+    names = [f"n{number}" for number in range(50)]
+    alias = an_entry("alias", parent_id=SERVER, selectors=selectors("a:b"))
+    shared = [an_entry(f"e{number}", parent_id=alias.spiffe_id) for number in range(10)]
+    index = Registrations(OURS, remembered=100)
+    index.load([alias, *shared], [a_node(name, selectors=selectors("a:b")) for name in names])
+    for _ in range(3):
+        for name in names:
+            assert len(index.authorized(a_node(name).id, NOW).entries) == 10
+            kept = sum(len(known.entries) for known in index._remembered.values())
+            assert kept == index._remembered_entries <= 100
+    for number in range(10):
+        index.apply([change(ChangeKind.ENTRY, f"e{number}", None)])
+    for name in names:
+        index.apply([change(ChangeKind.NODE, str(a_node(name).id), None)])
+    assert index._remembered_entries == 0
+    assert not index._remembered
+
+
+def test_what_is_asked_twice_is_worked_out_once():
+    index = registry(an_entry(parent_id=a_node().id, expires_at=NOW + SECOND))
+    first = index.authorized(a_node().id, NOW)
+    assert index.authorized(a_node().id, NOW + SECOND / 2) is first
+    assert index.authorized(a_node().id, NOW + SECOND).entries == ()
+    assert index.authorized(a_node().id, NOW).entries == first.entries, "the clock went back"
+
+
 many = st.lists(st.builds(Selector, st.sampled_from("ab"), st.sampled_from("123456")), min_size=1, max_size=5)
 
 
+@settings(max_examples=60)
 @given(
     sets_of_entries=st.lists(many.map(frozenset), max_size=15),
     removed=st.sets(st.integers(0, 14)),
