@@ -131,7 +131,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*("" if cell is None else str(cell) for cell in row))
+        table.add_row(*("" if cell is None else _shown(cell) for cell in row))
     Console(markup=False, highlight=False, emoji=False).print(table)
 
 
@@ -141,15 +141,23 @@ def print_record(fields: Mapping[str, object]) -> None:
     for name, value in fields.items():
         for item in value if isinstance(value, list | tuple) else [value]:
             if item not in ("", None):
-                click.echo(f"{name:<{width}} : {item}")
+                click.echo(f"{name:<{width}} : {_shown(item)}")
     click.echo()
+
+
+def _shown(value: object) -> str:
+    """Return a value as text in which nothing moves the cursor or forges a line."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(value))
 
 
 def instant(epoch_seconds: int) -> str:
     """Return a point in time for people, e.g. "2026-01-31 12:00:00 UTC"; "" for 0."""
     if not epoch_seconds:
         return ""
-    return datetime.fromtimestamp(epoch_seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    try:
+        return datetime.fromtimestamp(epoch_seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    except (ValueError, OverflowError, OSError):  # beyond the calendar
+        return f"{epoch_seconds} s after 1970"
 
 
 def remaining(epoch_seconds: int, now: datetime) -> str:
