@@ -21,7 +21,7 @@ from issuer.ca import der
 from issuer.ca.profile import BACKDATE, new_serial
 from issuer.ca.signing import JwtSigner, X509Signer, signature_algorithm
 from issuer.ca.slots import Slots, is_premature
-from issuer.errors import AuthorityNotReadyError, StoreError
+from issuer.errors import AuthorityNotReadyError, IssuerError
 from issuer.keys import Key, KeyManager, KeyManagerError, KeyNotFoundError
 from issuer.model import AuthorityKind, AuthorityRecord, AuthorityState
 from issuer.store import Database, Transaction
@@ -136,24 +136,13 @@ class Authorities:
         """Make the next authority and publish it; it signs nothing yet. Another prepared one gives way."""
         now = self._clock.now().replace(microsecond=0)
         key_id = f"{kind}-{secrets.token_hex(8)}"
-        if kind is AuthorityKind.X509:
-            key = await self._keys.generate(key_id, self._policy.ca_key_type)
-            record = await self._self_signed(key, now)
-        else:
-            key = await self._keys.generate(key_id, self._policy.jwt_key_type)
-            record = AuthorityRecord(
-                id=secrets.token_urlsafe(24),
-                kind=kind,
-                state=AuthorityState.PREPARED,
-                key_id=key.id,
-                issued_at=now,
-                not_after=now + self._policy.ca_ttl,
-                public_key_der=public_key_to_der(key.public_key),
-            )
+        key_type = self._policy.ca_key_type if kind is AuthorityKind.X509 else self._policy.jwt_key_type
         try:
+            key = await self._keys.generate(key_id, key_type)
+            record = await self._record(kind, key, now)
             await self._change(kind, lambda slots: slots.with_prepared(record))
-        except StoreError:
-            await self._forget(record)  # else each attempt on a full disk would leave a key behind
+        except IssuerError:
+            await self._forget(key_id)  # else each attempt on a full disk would leave a key behind
             raise
         logger.info(
             "authority prepared", extra={"kind": kind, "id": record.id, "not_after": record.not_after}
@@ -186,12 +175,12 @@ class Authorities:
         for kind in AuthorityKind:
             await self._change(kind, lambda slots: slots.without_expired(now, grace))
 
-    async def _forget(self, record: AuthorityRecord) -> None:
-        """Delete the key of an authority that is no longer in the journal."""
+    async def _forget(self, key_id: str) -> None:
+        """Delete the key of an authority that is not in the journal, or no longer."""
         try:
-            await self._keys.delete(record.key_id)
+            await self._keys.delete(key_id)
         except KeyManagerError as error:
-            logger.warning("key stays behind", extra={"key": record.key_id, "error": str(error)})
+            logger.warning("key stays behind", extra={"key": key_id, "error": str(error)})
 
     async def _change(self, kind: AuthorityKind, step: Callable[[Slots], Slots]) -> Slots:
         """Take a step, keep and publish what comes of it, and forget the keys of what is gone."""
@@ -206,7 +195,7 @@ class Authorities:
         for record in before.records:
             if record.id not in kept:
                 logger.info("authority withdrawn", extra={"kind": kind, "id": record.id})
-                await self._forget(record)
+                await self._forget(record.key_id)
         return after
 
     def _save(self, tx: Transaction, kind: AuthorityKind, slots: dict[AuthorityKind, Slots]) -> None:
@@ -250,6 +239,19 @@ class Authorities:
         else:
             issuer = self._policy.jwt_issuer
             self._jwt = JwtSigner(record, key, trust_domain=self._trust_domain, issuer=issuer)
+
+    async def _record(self, kind: AuthorityKind, key: Key, now: datetime) -> AuthorityRecord:
+        if kind is AuthorityKind.X509:
+            return await self._self_signed(key, now)
+        return AuthorityRecord(
+            id=secrets.token_urlsafe(24),
+            kind=kind,
+            state=AuthorityState.PREPARED,
+            key_id=key.id,
+            issued_at=now,
+            not_after=now + self._policy.ca_ttl,
+            public_key_der=public_key_to_der(key.public_key),
+        )
 
     async def _self_signed(self, key: Key, now: datetime) -> AuthorityRecord:
         """Return the record of a new self-signed authority (X509-SVID §3.2)."""

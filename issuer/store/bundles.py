@@ -14,7 +14,7 @@ from issuer.store.entries import EntryStore
 from issuer.store.schema import bundles
 from spiffekit.bundle import MAX_SEQUENCE, Bundle
 from spiffekit.id import TrustDomain
-from spiffekit.wire.convert import bundle_from_proto, bundle_to_proto
+from spiffekit.wire.convert import MAX_AUTHORITIES, bundle_from_proto, bundle_to_proto
 from spiffekit.wire.pb.spire.api import types_pb2
 
 
@@ -52,7 +52,15 @@ class BundleStore:
         return bundle
 
     def put(self, bundle: Bundle) -> Bundle:
-        """Add or replace a bundle; the sequence number counts up when the content changes, and only then."""
+        """Add or replace a bundle; the sequence number counts up when the content changes, and only then.
+
+        Raises:
+            FailedPreconditionError: It has more authorities than a bundle can be read with.
+        """
+        if len(bundle.x509_authorities) + len(bundle.jwt_authorities) > MAX_AUTHORITIES:
+            raise FailedPreconditionError(
+                f"bundle of {bundle.trust_domain}: more than {MAX_AUTHORITIES} authorities"
+            )
         before = self.find(bundle.trust_domain)
         if before is not None and before.same_content(bundle):
             return before

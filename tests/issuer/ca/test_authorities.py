@@ -338,6 +338,7 @@ async def test_a_key_manager_that_signs_with_another_key_is_found_out(tmp_path):
     world = World(tmp_path, keys=LyingKeys())
     with pytest.raises(KeyManagerError, match=r"^key 'x509-[0-9a-f]{16}': its signature does not fit"):
         await world.start()
+    assert await world.keys.list() == [], "and leaves nothing behind"
     world.close()
 
 

@@ -10,9 +10,11 @@ import pytest
 from issuer.errors import AlreadyExistsError, FailedPreconditionError, NotFoundError
 from issuer.model import ChangeKind
 from issuer.store.bundles import DeleteMode
-from spiffekit.bundle import Bundle
+from spiffekit.bundle import Bundle, JwtAuthority
 from spiffekit.id import TrustDomain
+from spiffekit.keys import KeyType, generate_private_key, public_key_to_der
 from spiffekit.testing import TestCA
+from spiffekit.wire.convert import MAX_AUTHORITIES
 from tests.issuer.strategies import NOW, OURS, SERVER, a_node, an_entry, an_id, selectors
 
 OTHER = TrustDomain("other.org")
@@ -177,6 +179,16 @@ async def test_a_sequence_number_at_the_end_of_64_bits_stays_there(database):
     after = await database.write(lambda tx: tx.bundles.put(Bundle(OTHER, sequence=most)))
     assert after.sequence == most
     assert await database.read(lambda tx: tx.bundles.get(OTHER)) == after
+
+
+async def test_a_bundle_that_could_not_be_read_again_is_refused(database):
+    """Else appending to our own bundle could make the issuer unable to start."""
+    der = generate_private_key(KeyType.EC_P256).public_key()
+    many = tuple(JwtAuthority(f"k{n}", public_key_to_der(der)) for n in range(MAX_AUTHORITIES + 1))
+    with refused(FailedPreconditionError, "bundle of other.org: more than 1000 authorities"):
+        await database.write(lambda tx: tx.bundles.put(Bundle(OTHER, (), many)))
+    await database.write(lambda tx: tx.bundles.put(Bundle(OTHER, (), many[1:])))
+    assert len((await database.read(lambda tx: tx.bundles.get(OTHER))).jwt_authorities) == MAX_AUTHORITIES
 
 
 async def test_bundles_are_listed_by_trust_domain(database):
