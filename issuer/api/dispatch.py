@@ -202,7 +202,7 @@ class Dispatcher:
         outcome = Outcome.DENIED if status.code is Code.PERMISSION_DENIED else Outcome.FAILED
         record = call.record("", outcome, code=status.code.name, message=status.message)
         try:
-            await self._database.write(lambda tx: tx.audit.append(record))
+            await self._database.record(record)
         except errors.StoreError:
             logger.exception("refusal could not be recorded", extra={"call": call.id})
 

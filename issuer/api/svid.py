@@ -72,7 +72,7 @@ class SvidService:
                 result.status.CopyFrom(item_status(error))
                 continue
             result.status.message = "OK"
-            result.svid.CopyFrom(_x509(svid, entry.hint))
+            _fill(result.svid, svid, entry.hint)
             issued.append({"entry": entry.id, "id": str(entry.spiffe_id), "serial": str(svid.serial)})
         await self._record(call, issued)
         return response
@@ -153,7 +153,7 @@ class SvidService:
         if issued:
             subject = issued[0]["id"] if len(issued) == 1 else ""
             record = call.record(subject, Outcome.OK, issued=issued)
-            await self._database.write(lambda tx: tx.audit.append(record))
+            await self._database.record(record)
 
 
 def _authorized(entries: Mapping[str, RegistrationEntry], entry_id: str) -> RegistrationEntry:
@@ -169,13 +169,18 @@ def _ttl(asked: int, default: timedelta) -> timedelta:
     return timedelta(seconds=asked) if asked else default
 
 
-def _x509(svid: IssuedX509Svid, hint: str = "") -> types_pb2.X509SVID:
-    return types_pb2.X509SVID(
-        cert_chain=svid.chain_der,
-        id=spiffe_id_to_proto(svid.spiffe_id),
-        expires_at=seconds(svid.expires_at),
-        hint=hint,
-    )
+def _x509(svid: IssuedX509Svid) -> types_pb2.X509SVID:
+    message = types_pb2.X509SVID()
+    _fill(message, svid)
+    return message
+
+
+def _fill(message: types_pb2.X509SVID, svid: IssuedX509Svid, hint: str = "") -> None:
+    message.cert_chain.extend(svid.chain_der)
+    message.id.trust_domain = svid.spiffe_id.trust_domain.name
+    message.id.path = svid.spiffe_id.path
+    message.expires_at = seconds(svid.expires_at)
+    message.hint = hint
 
 
 def _jwt(svid: IssuedJwtSvid, hint: str = "") -> types_pb2.JWTSVID:

@@ -86,14 +86,15 @@ def parse_csr(csr_der: bytes) -> Request:
 
 
 def _verify(key: PublicKey, csr: x509.CertificateSigningRequest, digest: hashes.HashAlgorithm | None) -> None:
+    ecdsa = _ECDSA.get(digest.name) if digest is not None else None
+    if isinstance(key, ec.EllipticCurvePublicKey) and ecdsa is not None:
+        key.verify(csr.signature, csr.tbs_certrequest_bytes, ecdsa)
+        return
     if isinstance(key, ed25519.Ed25519PublicKey):
         key.verify(csr.signature, csr.tbs_certrequest_bytes)
         return
-    if digest is None or (ecdsa := _ECDSA.get(digest.name)) is None:
+    if digest is None or ecdsa is None:
         raise InvalidRequestError("csr: signed with a hash that is not accepted")
-    if isinstance(key, ec.EllipticCurvePublicKey):
-        key.verify(csr.signature, csr.tbs_certrequest_bytes, ecdsa)
-        return
     if not isinstance(csr.signature_algorithm_parameters, padding.PKCS1v15):
         raise InvalidRequestError("csr: RSA signatures have to be PKCS#1 v1.5")
     assert isinstance(key, rsa.RSAPublicKey)  # noqa: S101 - the last kind that check_public_key lets through

@@ -2,11 +2,15 @@
 """The audit trail: rows are added and never changed; the database itself refuses anything else."""
 
 import json
+from typing import Final
 
 import sqlalchemy as sa
 
 from issuer.model import AuditRecord, Outcome
 from issuer.store.schema import audit, stamp, unstamp
+
+_LAST: Final = sa.select(sa.func.max(audit.c.sequence))
+_ADD: Final = audit.insert()
 
 
 class AuditStore:
@@ -17,17 +21,18 @@ class AuditStore:
 
     def append(self, record: AuditRecord) -> int:
         """Add a record and return its sequence number."""
-        last = self._connection.execute(sa.select(sa.func.max(audit.c.sequence))).scalar() or 0
+        last = self._connection.execute(_LAST).scalar() or 0
         self._connection.execute(
-            audit.insert().values(
-                sequence=last + 1,
-                at=stamp(record.at),
-                actor=record.actor,
-                act=record.act,
-                subject=record.subject,
-                outcome=record.outcome,
-                detail=json.dumps(dict(record.detail), separators=(",", ":")),
-            )
+            _ADD,
+            {
+                "sequence": last + 1,
+                "at": stamp(record.at),
+                "actor": record.actor,
+                "act": record.act,
+                "subject": record.subject,
+                "outcome": record.outcome,
+                "detail": json.dumps(dict(record.detail), separators=(",", ":")),
+            },
         )
         return int(last) + 1
 

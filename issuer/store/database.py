@@ -17,7 +17,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from issuer.errors import IssuerError, StoreError
-from issuer.model import Change
+from issuer.model import AuditRecord, Change
 from issuer.store import schema
 from issuer.store.audit import AuditStore
 from issuer.store.authorities import AuthorityStore
@@ -84,6 +84,9 @@ class Database:
         self._clock = clock
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="store")
         self.epoch = epoch
+        self._recording: tuple[list[AuditRecord], asyncio.Future[None]] | None = None
+        self._flushing: set[asyncio.Task[None]] = set()
+        self._one_flush = asyncio.Lock()
         self.on_commit: list[OnCommit] = []
 
     @classmethod
@@ -125,6 +128,35 @@ class Database:
         loop = asyncio.get_running_loop()
         # Shielded: a caller that is cancelled must not keep others from hearing of what was committed.
         return await asyncio.shield(loop.create_task(self._write(act)))
+
+    async def record(self, record: AuditRecord) -> None:
+        """Add an audit record that goes with no other change; records of the same moment share a commit.
+
+        When this returns, the record is committed.
+
+        Raises:
+            StoreError: The database failed; none of them was added.
+        """
+        if self._recording is None:
+            self._recording = ([], asyncio.get_running_loop().create_future())
+            task = asyncio.get_running_loop().create_task(self._flush())
+            self._flushing.add(task)
+            task.add_done_callback(self._flushing.discard)
+        records, done = self._recording
+        records.append(record)
+        await asyncio.shield(done)
+
+    async def _flush(self) -> None:
+        async with self._one_flush:  # what comes while one is committed waits for the next
+            assert self._recording is not None  # noqa: S101 - made by whoever made this task
+            (records, done), self._recording = self._recording, None
+            try:
+                await self.write(lambda tx: [tx.audit.append(record) for record in records])
+            except StoreError as error:
+                done.set_exception(error)
+                done.exception()  # seen, even if every caller has gone meanwhile
+            else:
+                done.set_result(None)
 
     async def _write(self, act: Callable[[Transaction], T]) -> T:
         result, changes = await asyncio.get_running_loop().run_in_executor(self._writer, self._commit, act)
