@@ -14,7 +14,6 @@ splice is one to one and never reads HTTP/2 beyond frame headers, so callers can
 
 import asyncio
 import contextlib
-import errno
 import logging
 import os
 import resource
@@ -40,7 +39,7 @@ P = TypeVar("P")
 
 FD_PER_CONNECTION: Final = 4  # outer, inner client, inner server, pidfd
 FD_RESERVE: Final = 256
-ACCEPT_PAUSE: Final = 0.1  # seconds to wait when there are no descriptors left
+ACCEPT_PAUSE: Final = 0.1  # seconds to wait when a connection cannot be accepted
 # Calls and connections of one source, at once and a second; faster ones wait. What one process may ask for
 # must not keep the others waiting. Stops floods of resets and hang-ups over ever new connections.
 CALL_BURST: Final = 200.0
@@ -48,7 +47,6 @@ CALL_RATE: Final = 500.0
 GROUP_FACTOR: Final = 4.0  # what all processes of a user may do together, compared with one of them
 WARNING_BURST: Final = 10.0  # lines, and lines a second, that hostile clients can make us log
 WARNING_RATE: Final = 0.2
-_NO_DESCRIPTORS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 def server_options(max_message: int) -> list[tuple[str, int]]:
@@ -152,9 +150,8 @@ class Front(Generic[P]):
             try:
                 connection, address = await loop.sock_accept(listening)
             except OSError as error:
-                if error.errno not in _NO_DESCRIPTORS:
-                    raise
-                self._warn("no descriptors left, waiting", connections=self.connections)
+                # No descriptors are left, or that one connection failed: others will come.
+                self._warn("connection not accepted", reason=error.strerror, connections=self.connections)
                 await asyncio.sleep(ACCEPT_PAUSE)
                 continue
             connection.setblocking(False)
