@@ -291,6 +291,17 @@ def test_concatenated_der_is_split_where_it_was_joined():
     assert split_der(b"".join(ders)) == tuple(ders)
     small = (b"\x30\x00", b"\x30\x01\x05", b"\x30\x81\x80" + bytes(128))
     assert split_der(b"".join(small)) == small
+    assert split_der(small[0]) == small[:1]
+
+
+def test_the_limits_themselves_are_within_bounds():
+    """What stands at the limit is refused for what it is, not for its size."""
+    with pytest.raises(X509SvidError, match="not well-formed DER"):
+        load_certificate(bytes(MAX_CERTIFICATE_BYTES))
+    with pytest.raises(X509SvidError, match="no certificate in the PEM text"):
+        certificates_from_pem(bytes(2 * MAX_CHAIN_BYTES))
+    largest = b"\x30\x83" + (MAX_CHAIN_BYTES - 5).to_bytes(3) + bytes(MAX_CHAIN_BYTES - 5)
+    assert split_der(largest) == (largest,)
 
 
 @pytest.mark.parametrize(

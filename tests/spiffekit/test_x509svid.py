@@ -16,7 +16,7 @@ from spiffekit.errors import ExpiredError, UntrustedError, X509SvidError
 from spiffekit.id import TrustDomain
 from spiffekit.keys import private_key_from_der
 from spiffekit.testing import CA_USAGE, TestCA
-from spiffekit.x509svid import X509Svid, verify
+from spiffekit.x509svid import MAX_CHAIN, X509Svid, verify
 from tests.vectors import load
 
 VECTORS = load("x509_svids")
@@ -104,6 +104,18 @@ def test_a_bad_chain_is_refused(vector):
     with pytest.raises(errors.SpiffeError) as refusal:
         verify(chain(vector), BUNDLES, now=NOW)
     assert type(refusal.value).__name__ == vector["error"]
+
+
+def test_a_chain_of_eight_is_not_too_long():
+    links = [TestCA(now=NOW)]
+    for number in range(MAX_CHAIN - 1):
+        links.append(TestCA(now=NOW))
+        key = links[-1].key.public_key()
+        wanted = {"uris": ["spiffe://example.org"], "common_name": f"{number}", "ca": True, "usage": CA_USAGE}
+        links[-1].certificate = links[-2].certify(key, purposes=(), **wanted)
+    whole = [*links[-1].issue(WEB).chain_der, *(der(link.certificate) for link in reversed(links[1:]))]
+    assert len(whole) == MAX_CHAIN
+    assert str(verify(whole, links[0].bundle, now=NOW)) == WEB
 
 
 def test_a_refusal_says_who_and_when():
