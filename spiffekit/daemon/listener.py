@@ -23,7 +23,7 @@ import ssl
 import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final, Generic, Protocol, TypeVar
@@ -40,10 +40,6 @@ P = TypeVar("P")
 FD_PER_CONNECTION: Final = 4  # outer, inner client, inner server, pidfd
 FD_RESERVE: Final = 256
 ACCEPT_PAUSE: Final = 0.1  # seconds to wait when a connection cannot be accepted
-# Calls and connections of one source, at once and a second; faster ones wait. What one process may ask for
-# must not keep the others waiting. Stops floods of resets and hang-ups over ever new connections.
-CALL_BURST: Final = 200.0
-CALL_RATE: Final = 500.0
 GROUP_FACTOR: Final = 4.0  # what all processes of a user may do together, compared with one of them
 WARNING_BURST: Final = 10.0  # lines, and lines a second, that hostile clients can make us log
 WARNING_RATE: Final = 0.2
@@ -70,12 +66,21 @@ class UnknownPeerError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What one listener allows. A source is a uid, or an address."""
+    """What one listener allows. A source is a uid, or an address.
+
+    Connections and calls of one process or address beyond `calls_at_once` wait for `calls_per_second`: what
+    one asks for must not keep others waiting. It stops resets and hang-ups over ever new connections.
+    """
 
     max_connections: int = 4096
     max_connections_per_source: int = 1536
     first_byte_within: timedelta = timedelta(seconds=3)
     handshake_within: timedelta = timedelta(seconds=5)
+    calls_at_once: float = 200
+    calls_per_second: float = 500
+
+
+MANY_NODES: Final = Limits(calls_at_once=2000, calls_per_second=2000)  # many nodes may share an address
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +109,9 @@ class Front(Generic[P]):
         self._inner = ""
         self._warnings = Allowance(WARNING_BURST, WARNING_RATE)
         self._buffer = memoryview(bytearray(CHUNK))
-        self._calls = Allowances(CALL_BURST, CALL_RATE)
-        self._calls_together = Allowances(CALL_BURST * GROUP_FACTOR, CALL_RATE * GROUP_FACTOR)
+        burst, rate = limits.calls_at_once, limits.calls_per_second
+        self._calls = Allowances(burst, rate)
+        self._calls_together = Allowances(burst * GROUP_FACTOR, rate * GROUP_FACTOR)
 
     def peer_of(self, context: Context) -> P:
         """Return who calls.
@@ -310,7 +316,7 @@ class TlsFront(Front[P]):
         identify: Callable[[TlsPeer], P],
         limits: Limits | None = None,
     ) -> None:
-        super().__init__(_bounded_by_descriptors(limits or Limits()))
+        super().__init__(_bounded_by_descriptors(limits or MANY_NODES))
         self._host = host
         self.port = port
         self._context = context
@@ -353,12 +359,8 @@ def _bounded_by_descriptors(limits: Limits) -> Limits:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     carried = max((soft - FD_RESERVE) // FD_PER_CONNECTION, 1)
     most = min(limits.max_connections, carried)
-    return Limits(
-        max_connections=most,
-        max_connections_per_source=min(limits.max_connections_per_source, max(most // 2, 1)),
-        first_byte_within=limits.first_byte_within,
-        handshake_within=limits.handshake_within,
-    )
+    share = min(limits.max_connections_per_source, max(most // 2, 1))
+    return replace(limits, max_connections=most, max_connections_per_source=share)
 
 
 def _remove_stale(path: Path) -> None:
