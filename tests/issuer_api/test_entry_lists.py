@@ -93,13 +93,13 @@ BAD_FILTERS = {
 }
 
 
-@pytest.mark.parametrize("text", BAD_FILTERS)
-async def test_a_bad_filter_is_refused_and_never_widened(stub, text):
-    with refused(Code.INVALID_ARGUMENT, text):
-        await stub.ListEntries(entry_pb2.ListEntriesRequest(filter=Filter(**BAD_FILTERS[text])))
-    wider = entry_pb2.CountEntriesRequest.Filter(**BAD_FILTERS[text])
-    with refused(Code.INVALID_ARGUMENT, text):
-        await stub.CountEntries(entry_pb2.CountEntriesRequest(filter=wider))
+async def test_a_bad_filter_is_refused_and_never_widened(stub):
+    for text, fields in BAD_FILTERS.items():
+        with refused(Code.INVALID_ARGUMENT, text):
+            await stub.ListEntries(entry_pb2.ListEntriesRequest(filter=Filter(**fields)))
+        with refused(Code.INVALID_ARGUMENT, text):
+            count = entry_pb2.CountEntriesRequest.Filter(**fields)
+            await stub.CountEntries(entry_pb2.CountEntriesRequest(filter=count))
 
 
 async def page(stub, **fields):
