@@ -54,6 +54,7 @@ async def test_an_id_is_never_decoded_or_normalised(stub, field):
     assert dict(zip(PATHS, texts, strict=True)) == PATHS
 
 
+@pytest.mark.requirement("ID-18")
 async def test_an_id_of_full_length_is_good(stub):
     await create_one(stub, LONG)
 

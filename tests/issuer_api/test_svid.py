@@ -205,6 +205,18 @@ async def test_a_node_gets_no_token_for_what_it_may_not_serve(world, node, entry
         await new_jwt(node, entry_id, "db")
 
 
+@pytest.mark.requirement("ID-18")
+async def test_an_id_of_full_length_is_issued(world, node, operator):
+    path = "/" + "a" * (2048 - len("spiffe://example.org/"))
+    await world.entry(path, id="long")
+    (result,) = await batch(node, ("long", csr()))
+    assert names_of(result.svid) == [uri(f"spiffe://example.org{path}")]
+    assert (await new_jwt(node, "long", "db")).id == id_message(path)
+    assert (await mint(operator, request(uri(f"spiffe://example.org{path}")))).id == id_message(path)
+    with refused(Code.INVALID_ARGUMENT, "csr: SPIFFE ID is longer than 2048 bytes"):
+        await mint(operator, request(uri(f"spiffe://example.org{path}a")))
+
+
 # Minting by operators.
 
 
