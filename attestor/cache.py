@@ -98,7 +98,7 @@ class Cache:
                 self.bundles = self.bundles.with_bundle(bundle)
             for trust_domain in removed_bundles:
                 self.bundles = self.bundles.without(trust_domain)
-        self.tainted = frozenset(tainted)
+        self.tainted = frozenset(tainted) | (frozenset() if snapshot else self.tainted)
         self.notify()
 
     def _unlink(self, entry_id: str) -> None:

@@ -3,17 +3,16 @@
 
 import asyncio
 import logging
-import random
 from collections.abc import Callable, Coroutine
 from datetime import timedelta
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn
 
 from cryptography import x509
 
 from attestor.cache import Cache, Entry
 from attestor.errors import AttestorError, NodeBannedError
 from attestor.issuer_client import IssuerClient, make_csr, new_key
-from attestor.session import RETRY
+from attestor.session import RETRY, in_force, renewal_in
 from spiffekit.daemon.backoff import Backoff
 from spiffekit.daemon.clock import Clock
 from spiffekit.errors import SpiffeError
@@ -25,6 +24,15 @@ logger = logging.getLogger(__name__)
 BATCH: Final = 500  # SVIDs of one call
 CHUNK: Final = 32  # keys made before others get a turn
 CHECK_EVERY: Final = timedelta(seconds=1)
+REFUSED_FOR: Final = timedelta(seconds=10)  # until a refused entry is asked for again
+
+
+class _Plan(NamedTuple):
+    """When to replace an SVID."""
+
+    serial: int
+    due: float  # on the monotonic clock
+    agreed: bool  # our clock and the SVID's, when we got it
 
 
 class Rotation:
@@ -34,7 +42,8 @@ class Rotation:
         self._client = client
         self._cache = cache
         self._clock = clock
-        self._due: dict[str, tuple[int, float]] = {}  # entry: serial number, and when on the monotonic clock
+        self._plans: dict[str, _Plan] = {}  # by entry
+        self._refused: dict[str, tuple[int, float]] = {}  # entry: its revision, and when to ask again
         self._batch = BATCH
 
     async def run(self, ready: Callable[[], None]) -> NoReturn:
@@ -61,22 +70,24 @@ class Rotation:
     async def rotate(self) -> None:
         """Fetch an SVID for each entry that needs one now."""
         needed = [entry for entry in self._cache.entries.values() if self._needs(entry)]
-        for gone in self._due.keys() - self._cache.entries.keys():
-            del self._due[gone]
+        for remembered in (self._plans, self._refused):
+            for gone in remembered.keys() - self._cache.entries.keys():
+                del remembered[gone]
         for start in range(0, len(needed), self._batch):
             await self._fetch(needed[start : start + self._batch])
 
     def _needs(self, entry: Entry) -> bool:
-        svid = self._cache.svid(entry)
-        if svid is None:
+        revision, again = self._refused.get(entry.id, (-1, 0.0))
+        if revision == entry.revision and self._clock.monotonic() < again:
+            return False
+        svid, plan = self._cache.svid(entry), self._plans.get(entry.id)
+        if svid is None or plan is None or plan.serial != svid.serial_number:
             return True
         if self._cache.tainted and _authority(svid) in self._cache.tainted:
             return True
-        now = self._clock.now()
-        if not svid.not_before <= now < svid.expires_at:  # expired, or the clock was set back
+        if plan.agreed and not in_force(svid, self._clock.now()):  # the clock was set, or the issuer was away
             return True
-        serial, due = self._due.get(entry.id, (0, 0.0))
-        return serial != svid.serial_number or self._clock.monotonic() >= due
+        return self._clock.monotonic() >= plan.due
 
     async def _fetch(self, entries: list[Entry]) -> None:
         keys = {}
@@ -90,20 +101,30 @@ class Rotation:
         fresh = {}
         for entry in entries:
             if entry.id not in chains:
-                logger.warning("issuer refused an SVID", extra={"entry": entry.id})
+                self._put_off(entry, "issuer refused an SVID")
                 continue
             try:
                 der = private_key_to_der(keys[entry.id])
                 svid = X509Svid.parse(b"".join(chains[entry.id]), der, hint=entry.hint)
             except SpiffeError as error:
-                logger.warning("SVID cannot be used", extra={"entry": entry.id, "reason": str(error)})
+                self._put_off(entry, f"issuer's SVID cannot be used: {error}")
                 continue
-            left = (svid.expires_at - self._clock.now()).total_seconds()
-            jitter = 0.9 + 0.2 * random.random()  # noqa: S311 - spreads load, protects nothing
-            self._due[entry.id] = (svid.serial_number, self._clock.monotonic() + left / 2 * jitter)
+            now, monotonic = self._clock.now(), self._clock.monotonic()
+            due = monotonic + renewal_in(svid, now)
+            self._plans[entry.id] = _Plan(svid.serial_number, due, in_force(svid, now))
+            if _authority(svid) in self._cache.tainted:
+                self._put_off(entry, "issuer still signs with a tainted authority")
+            else:
+                self._refused.pop(entry.id, None)
             fresh[entry.id] = svid
         if fresh:
             self._cache.put_svids(fresh)
+
+    def _put_off(self, entry: Entry, reason: str) -> None:
+        """Ask again later, or when the entry has changed."""
+        logger.warning("no SVID for an entry", extra={"entry": entry.id, "reason": reason})
+        again = self._clock.monotonic() + REFUSED_FOR.total_seconds()
+        self._refused[entry.id] = (entry.revision, again)
 
 
 async def _first_of(*waits: Coroutine[Any, Any, None]) -> None:

@@ -34,6 +34,22 @@ SOONEST: Final = timedelta(milliseconds=50)
 RETRY: Final = (timedelta(milliseconds=200), timedelta(seconds=30))
 
 
+def in_force(svid: X509Svid, now: datetime) -> bool:
+    """Tell whether `now` is within an SVID's validity."""
+    return svid.not_before <= now < svid.expires_at
+
+
+def renewal_in(svid: X509Svid, now: datetime) -> float:
+    """Return in how many seconds to replace an SVID: half of what is left, a tenth sooner or later.
+
+    Where our clock and the issuer's disagree, what is left cannot be told; then it is half of the whole, so
+    that a node whose clock is wrong goes on and does not ask without end.
+    """
+    left = svid.expires_at - (now if in_force(svid, now) else svid.not_before)
+    jitter = 0.9 + 0.2 * random.random()  # noqa: S311 - spreads load, protects nothing
+    return left.total_seconds() / 2 * jitter
+
+
 class NodeKeys(Protocol):
     """Where the node's private key lives."""
 
@@ -67,6 +83,7 @@ class NodeSession:
         self._clock = clock
         self._reattestable = False
         self._renew_at = 0.0
+        self._agreed = True  # our clock and the SVID's, when we got it
         self._lock = asyncio.Lock()
 
     @property
@@ -130,10 +147,9 @@ class NodeSession:
         self._plan(svid)
 
     def _plan(self, svid: X509Svid) -> None:
-        """Renew at half of what is left, a tenth sooner or later."""
-        left = (svid.expires_at - self._clock.now()).total_seconds()
-        jitter = 0.9 + 0.2 * random.random()  # noqa: S311 - spreads load, protects nothing
-        self._renew_at = self._clock.monotonic() + max(left, 0) / 2 * jitter
+        now = self._clock.now()
+        self._agreed = in_force(svid, now)
+        self._renew_at = self._clock.monotonic() + renewal_in(svid, now)
 
     def adopt_bundle(self, bundle: Bundle) -> None:
         """Trust what the issuer publishes now, from the next connection on and over a restart."""
@@ -168,7 +184,7 @@ class NodeSession:
 
     def _due(self, now: datetime) -> bool:
         svid = self.svid
-        stepped = svid is not None and not svid.not_before <= now < svid.expires_at
+        stepped = svid is not None and self._agreed and not in_force(svid, now)
         return stepped or self._clock.monotonic() >= self._renew_at
 
     async def run(self, ready: Callable[[], None]) -> NoReturn:
