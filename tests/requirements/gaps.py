@@ -46,8 +46,6 @@ GAPS = {
     "WLAPI-11": "a permission that we do not use",
     "WLAPI-15": NO_TEST_YET,
     "WLAPI-21": NO_TEST_YET,
-    "WLAPI-22": NO_TEST_YET,
-    "WLAPI-23": NO_TEST_YET,
     "WLAPI-25": NO_TEST_YET,
     "WLAPI-29": NO_TEST_YET,
     "WLAPI-30": NO_TEST_YET,
@@ -55,7 +53,6 @@ GAPS = {
     "WLAPI-34": NO_TEST_YET,
     "WLAPI-35": NO_TEST_YET,
     "WLAPI-36": NO_TEST_YET,
-    "WLAPI-37": NO_TEST_YET,
     "WLAPI-39": NO_TEST_YET,
     "WLAPI-41": NO_TEST_YET,
     "WLAPI-43": NO_TEST_YET,
@@ -78,6 +75,5 @@ GAPS = {
     "WLAPI-64": "the profile of WIT-SVID comes later",
     "WLAPI-65": "the profile of WIT-SVID comes later",
     "WLAPI-66": "the profile of WIT-SVID comes later",
-    "WLAPI-67": NO_TEST_YET,
     "WLAPI-68": NO_TEST_YET,
 }

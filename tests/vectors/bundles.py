@@ -18,6 +18,7 @@ CA = TestCA("example.com", now=keys.NOW, seed=b"bundles")
 OTHER = TestCA("example.com", now=keys.NOW, seed=b"bundles, another")
 RSA = keys.rsa_key()
 P256 = keys.elliptic_key(ec.SECP256R1(), "P-256")
+ZERO = keys.elliptic_key(ec.SECP256R1(), "P-256 427")  # its x begins with a byte of zero
 P384 = keys.elliptic_key(ec.SECP384R1(), "P-384")
 P521 = keys.elliptic_key(ec.SECP521R1(), "P-521")
 ED25519 = keys.edwards_key("Ed25519")
@@ -118,10 +119,14 @@ def rows():
         yield "kid", of(token_key(kid=kid), token_key(kid="k2")), 0, ["k2"], None, None
     yield "kid", of(token_key(kid="K1"), token_key(kid="k1")), 0, ["K1", "k1"], None, None
     kinds = [token_key(key, kid=f"k{key.key_size}") for key in (P256, P384, P521)]
-    kinds += [token_key(RSA, "RSA", kid="rsa"), token_key(ED25519, "OKP", kid="ed")]
-    yield "kinds of keys", of(*kinds), 0, ["k256", "k384", "k521", "rsa", "ed"], None, None
+    kinds += [
+        token_key(ZERO, kid="zero"),
+        token_key(RSA, "RSA", kid="rsa"),
+        token_key(ED25519, "OKP", kid="ed"),
+    ]
+    yield "kinds of keys", of(*kinds), 0, ["k256", "k384", "k521", "zero", "rsa", "ed"], None, None
     flawed = [
-        short_x(token_key()),
+        short_x(token_key(ZERO)),
         token_key(x="AAAA"),
         token_key(x=token_key()["x"] + "="),
         token_key(y=token_key()["x"]),
