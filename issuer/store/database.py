@@ -152,7 +152,7 @@ class Database:
             (records, done), self._recording = self._recording, None
             try:
                 await self.write(lambda tx: [tx.audit.append(record) for record in records])
-            except StoreError as error:
+            except Exception as error:  # noqa: BLE001 - whoever waits would wait for ever
                 done.set_exception(error)
                 done.exception()  # seen, even if every caller has gone meanwhile
             else:

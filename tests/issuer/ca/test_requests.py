@@ -118,6 +118,18 @@ def test_a_huge_key_is_refused_before_its_signature_is_looked_at():
         parse_csr(raw_csr(spki(huge)))
 
 
+def padded(size):
+    padding_bytes = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"x" * size)
+    return csr(RSA_KEY, extensions=[padding_bytes])
+
+
+def test_a_request_of_exactly_the_largest_size_is_looked_at():
+    around = len(padded(10_000)) - 10_000
+    sent = padded(MAX_CSR_BYTES - around)
+    assert len(sent) == MAX_CSR_BYTES
+    assert parse_csr(sent).public_key == RSA_KEY.public_key()
+
+
 POINT = spki(EC_KEY.public_key())
 OFF_THE_CURVE = POINT[:-1] + bytes((POINT[-1] ^ 1,))
 
@@ -349,6 +361,7 @@ def test_dns_names_that_may_stand_in_a_certificate(names):
         (("w*.a.b",), "dns_names: 'w*.a.b' is not a DNS name"),
         (("spiffe://a/b",), "dns_names: 'spiffe://a/b' is not a DNS name"),
         ((LABEL + "x",), f"dns_names: '{LABEL}x' is not a DNS name"),
+        ((".".join([LABEL, LABEL, LABEL, "x" * 62]),), f"dns_names: '{LABEL}.{'x' * 16}' is not a DNS name"),
         ((".".join([LABEL] * 4),), f"dns_names: '{LABEL}.{'x' * 16}' is not a DNS name"),
         (("a.b", "A.B"), "dns_names: a name stands twice"),
         (tuple(f"n{number}" for number in range(MAX_DNS_NAMES + 1)), "dns_names: more than 64"),

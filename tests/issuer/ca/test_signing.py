@@ -315,6 +315,11 @@ async def test_an_audience_of_nothing_or_too_much_gets_no_token(ec_authorities, 
         await ec_authorities.jwt.sign(AGENT, audience, ttl=HOUR, now=NOW)
 
 
+@pytest.mark.parametrize("audience", [("x" * MAX_AUDIENCE_BYTES,), tuple("ab" * (MAX_AUDIENCES // 2))])
+def test_the_largest_audiences_are_accepted(audience):
+    assert check_audience(audience) == audience
+
+
 @given(st.lists(st.text(max_size=10), max_size=10).map(tuple).filter(any))
 def test_an_audience_keeps_its_names_and_their_order(audience):
     assert check_audience(audience) == tuple(name for name in audience if name)

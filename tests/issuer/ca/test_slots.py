@@ -160,6 +160,16 @@ def test_the_next_one_is_prepared_at_half_and_takes_over_at_five_sixths(life, pr
     assert should_activate(active, NOW + 2 * life)
 
 
+@pytest.mark.parametrize(("early", "due"), [(timedelta(seconds=10), False), (timedelta(seconds=11), True)])
+def test_a_certificate_made_while_the_clock_was_ahead_is_replaced_soon(early, due):
+    """The authority of a machine whose clock was corrected is not valid yet, for anybody; a key always is."""
+    key = record(state=ACTIVE)
+    certificate = replace(key, kind=AuthorityKind.X509)
+    for decide in (should_prepare, should_activate):
+        assert decide(certificate, NOW - early) is due
+        assert not decide(key, NOW - early)
+
+
 @pytest.mark.parametrize(
     ("act", "target", "error", "message"),
     [
