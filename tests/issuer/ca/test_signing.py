@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from hypothesis import given
 from hypothesis import strategies as st
@@ -368,3 +369,13 @@ async def test_a_certificate_that_came_out_wrong_never_leaves(ec_authorities):
         with pytest.raises(AssertionError, match="differs from its profile"):
             signer._check(certificate, differing)
             signer._check_whole(made, differing)  # of the first of a signer, and of a sample
+
+
+async def test_a_signature_by_another_key_is_found_out_at_once(ec_authorities):
+    """The first certificate of a signer is verified whole, and one of so many after it."""
+    record = ec_authorities.slots(AuthorityKind.X509).active
+    liar = X509Signer(record, LocalKey("k", generate_private_key(KeyType.EC_P256)))
+    with pytest.raises(InvalidSignature):
+        await liar.sign(AGENT, KEY, ttl=HOUR, now=NOW)
+    with pytest.raises(InvalidSignature):
+        await liar.sign(AGENT, KEY, ttl=HOUR, now=NOW)

@@ -204,6 +204,18 @@ async def test_a_chain_has_at_most_four_intermediates():
         await chain_of(MAX_INTERMEDIATES + 1).prove()
 
 
+async def test_a_root_at_the_end_of_the_chain_is_tolerated():
+    intermediate = Intermediate(ROOT)
+    node = Node(intermediate, chain=[intermediate.certificate, ROOT.certificate])
+    assert await node.prove()
+
+
+async def test_intermediates_come_in_any_order():
+    first = Intermediate(ROOT, "first")
+    second = Intermediate(first, "second")
+    assert await Node(second, chain=[first.certificate, second.certificate]).prove()
+
+
 async def test_a_huge_key_is_refused_before_anything_is_verified():
     """GHSA of SPIRE 1.13.4 and 1.14.2: verifying with a huge RSA key costs the issuer seconds."""
     huge = rsa.RSAPublicNumbers(65537, (1 << 16383) + 1).public_key()
