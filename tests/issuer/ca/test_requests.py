@@ -169,7 +169,12 @@ OFF_THE_CURVE = POINT[:-1] + bytes((POINT[-1] ^ 1,))
         (csr(name=[x509.NameAttribute(NameOID.COMMON_NAME, "x" * 64)] * 250), "csr: larger than 16384 bytes"),
         (b"\x30" * (MAX_CSR_BYTES + 1), "csr: larger than 16384 bytes"),
     ],
-)
+    ids=[
+        "nothing", "one byte", "zeros", "a length without end", "PEM", "a byte more", "a byte less", "a key",
+        "version 2", "off the curve", "no key", "X25519", "unknown algorithm", "ECDSA of RSA", "SHA-224",
+        "SHA-3", "PSS", "a huge name", "too much",
+    ],
+)  # fmt: skip
 def test_what_is_no_request_of_ours_is_refused(sent, message):
     with refused(message):
         parse_csr(sent)

@@ -53,7 +53,12 @@ NONCE = text(b"n" * 32)
         ),
         (b" " * (MAX_PAYLOAD + 1), "challenge response is too large"),
     ],
-)
+    ids=[
+        "nothing", "deep", "a list", "an empty object", "another kind", "a number", "a nonce of a number",
+        "a nonce not in base64", "no signature", "s is a number", "a short nonce", "an empty nonce",
+        "empty r and s", "zero r and s", "a huge r", "too much",
+    ],
+)  # fmt: skip
 async def test_a_response_of_another_form_proves_nothing(response, message):
     node = Node()
     answer = response if isinstance(response, bytes) else json.dumps({"ecdsa_signature": response}).encode()
@@ -87,7 +92,12 @@ GOOD = Node().certificate.public_bytes(Encoding.DER)
         (payload(GOOD, b""), "payload is malformed"),
         (b" " * (MAX_PAYLOAD + 1), "payload is too large"),
     ],
-)
+    ids=[
+        "nothing", "not UTF-8", "deep", "an object", "a list", "null", "an empty list", "a string",
+        "a number", "not base64", "an empty sequence", "a byte more", "a byte less", "an empty second",
+        "too much",
+    ],
+)  # fmt: skip
 async def test_a_payload_of_another_form_proves_nothing(sent, message):
     with refused(message):
         await X509PopVerifier([ROOT.certificate]).verify(sent, never, Context())
