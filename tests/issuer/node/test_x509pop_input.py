@@ -103,6 +103,16 @@ async def test_a_payload_of_another_form_proves_nothing(sent, message):
         await X509PopVerifier([ROOT.certificate]).verify(sent, never, Context())
 
 
+async def test_what_has_exactly_the_largest_size_is_looked_at():
+    node = Node()
+
+    async def respond(challenge):
+        return (await node.respond(challenge)).ljust(MAX_PAYLOAD)
+
+    sent = node.payload().ljust(MAX_PAYLOAD)
+    assert await X509PopVerifier([ROOT.certificate]).verify(sent, respond, Context())
+
+
 async def never(_):
     raise AssertionError("nothing to challenge")
 
