@@ -3,12 +3,13 @@
 
 import re
 import uuid
+from dataclasses import fields
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from issuer.model import new_entry_id
-from tests.issuer.strategies import a_node
+from tests.issuer.strategies import a_node, an_entry
 
 INSTANTS = st.integers(0, 2**48 * 1_000_000 - 1)  # nanoseconds, until the year 10889
 
@@ -34,6 +35,14 @@ def test_what_was_made_later_sorts_later(first, second):
 
 def test_ids_of_one_instant_differ():
     assert len({new_entry_id(1) for _ in range(1000)}) == 1000
+
+
+def test_what_was_not_asked_for_is_not_granted():
+    entry = an_entry()
+    granted = [field.name for field in fields(entry) if getattr(entry, field.name) is True]
+    assert granted == []
+    assert (entry.federates_with, entry.dns_names, entry.hint, entry.expires_at) == ((), (), "", None)
+    assert not a_node().can_reattest
 
 
 def test_a_node_without_a_serial_number_is_banned():

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The file of the database: whose it is, what happens when it is full, old, new, foreign or read-only."""
 
+import contextlib
 import os
 import re
 import signal
@@ -65,6 +66,37 @@ async def test_everything_is_there_after_a_restart(tmp_path):
     assert (await database.write(lambda tx: tx.entries.create(an_entry("f")))).id == "f"
     assert await database.read(lambda tx: tx.changes.last()) == 2
     database.close()
+
+
+def open_files(folder):
+    found = []
+    for descriptor in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            found.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+    return [name for name in found if name.startswith(str(folder))]
+
+
+async def test_a_closed_database_leaves_no_file_open_and_no_log_behind(tmp_path):
+    database = Database.open(tmp_path / "issuer.db", clock=FakeClock())
+    await database.write(lambda tx: tx.entries.create(an_entry()))
+    assert open_files(tmp_path)
+    database.close()
+    assert open_files(tmp_path) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["issuer.db"]
+
+
+@pytest.mark.parametrize("what", ["no database", "newer"])
+def test_a_database_that_is_refused_leaves_no_file_open(tmp_path, what):
+    path = tmp_path / "issuer.db"
+    if what == "newer":
+        reopened(path)
+        with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+            connection.execute("UPDATE alembic_version SET version_num = '0999'")
+    else:
+        path.write_bytes(b"x" * 5000)
+    with pytest.raises(StoreError):
+        Database.open(path, clock=FakeClock())
+    assert open_files(tmp_path) == []
 
 
 def test_each_database_has_an_epoch_of_its_own(tmp_path):
