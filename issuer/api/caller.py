@@ -41,6 +41,7 @@ class Connection:
     spiffe_id: SpiffeId | None = None
     serial: str = ""
     expires_at: datetime | None = None
+    authorities: frozenset[str] = frozenset()  # subject key identifiers that the chain says it rests on
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +76,28 @@ def tls_connection(peer: TlsPeer, bundles: BundleSource, clock: Clock) -> Connec
         return Connection(peer.address)
     try:
         spiffe_id = verify(peer.chain_der, bundles, now=clock.now())
-        leaf = load_certificate(peer.chain_der[0])
+        chain = [load_certificate(der) for der in peer.chain_der]
     except SpiffeError as error:
         raise PeerUnknownError(f"client certificate refused: {error}") from error
+    leaf = chain[0]
     if not _says_what_for(leaf):
         raise PeerUnknownError("client certificate refused: it has no extended key usage")
     return Connection(
-        peer.address, None, spiffe_id, serial=str(leaf.serial_number), expires_at=leaf.not_valid_after_utc
+        peer.address,
+        None,
+        spiffe_id,
+        serial=str(leaf.serial_number),
+        expires_at=leaf.not_valid_after_utc,
+        authorities=frozenset(filter(None, map(_authority_of, chain))),
     )
+
+
+def _authority_of(certificate: x509.Certificate) -> str:
+    """Return the subject key identifier of what signed a certificate, or "" if it does not say."""
+    for extension in certificate.extensions:
+        if isinstance(extension.value, x509.AuthorityKeyIdentifier):
+            return (extension.value.key_identifier or b"").hex()
+    return ""
 
 
 def _says_what_for(leaf: x509.Certificate) -> bool:
@@ -129,6 +144,10 @@ class Callers:
             if is_node:
                 raise NodeDeniedError("node SVID has expired", DenialReason.EXPIRED)
             raise NotAuthorizedError("client certificate has expired")
+        if not self._rests(connection, spiffe_id.trust_domain):
+            if is_node:
+                raise NodeDeniedError("authority of the node SVID is withdrawn", DenialReason.NOT_ACTIVE)
+            raise NotAuthorizedError("authority of the client certificate is withdrawn")
         if is_node:
             node = await self._node(spiffe_id, connection.serial)
             return Caller(Kind.NODE, str(spiffe_id), connection.address, node)
@@ -137,6 +156,15 @@ class Callers:
         )
         kind = Kind.ADMIN if admin else Kind.ANONYMOUS
         return Caller(kind, str(spiffe_id), connection.address)
+
+    def _rests(self, connection: Connection, trust_domain: TrustDomain) -> bool:
+        """Tell whether what vouched for a connection when it was made is still in the bundle."""
+        bundle = self._registrations.bundle(trust_domain)
+        if bundle is None:
+            return False
+        if not connection.authorities:  # a foreign certificate that does not say; its end will do
+            return True
+        return any(a.subject_key_id in connection.authorities for a in bundle.x509_authorities)
 
     async def _node(self, node_id: SpiffeId, serial: str) -> Node:
         node = _standing(self._registrations.node(node_id), serial)

@@ -3,15 +3,20 @@
 
 import asyncio
 import logging
+from dataclasses import replace
 from datetime import timedelta
 
 import grpc
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from issuer.api.caller import Caller, Kind
 from issuer.errors import NotAuthorizedError
 from issuer.model import AuthorityKind
+from issuer.store.bundles import DeleteMode
 from spiffekit.testing import TestCA
 from spiffekit.wire.pb.spire.api.server.agent.v1 import agent_pb2, agent_pb2_grpc
 from spiffekit.wire.pb.spire.api.server.bundle.v1 import bundle_pb2, bundle_pb2_grpc
@@ -118,6 +123,64 @@ async def test_a_client_certificate_that_expires_ends_the_standing_of_an_open_co
     clock.step(HOUR)
     await count_entries(channel)  # the last second counts
     clock.step(timedelta(seconds=1))
+    with refused(Code.PERMISSION_DENIED, "client certificate has expired"):
+        await get_bundle(channel)
+
+
+async def test_an_open_connection_falls_with_the_bundle_that_vouched_for_it(world):
+    partner = TestCA("partner.org", now=world.clock.now())
+    await world.database.write(lambda tx: tx.bundles.put(partner.bundle))
+    channel = await world.dial(partner.issue("spiffe://partner.org/web"))
+    await get_bundle(channel)
+    await world.database.write(lambda tx: tx.bundles.delete(partner.trust_domain, DeleteMode.RESTRICT))
+    with refused(Code.PERMISSION_DENIED, "authority of the client certificate is withdrawn"):
+        await get_bundle(channel)
+
+
+async def test_an_open_connection_falls_with_the_authority_that_vouched_for_it(world):
+    """An authority is revoked in an emergency: what it signed has no standing from then on."""
+    old = await world.dial(await world.node("old"))
+    await world.entry("/admin", admin=True)
+    admin = await world.dial(await world.sign("/admin"))
+    await count_entries(admin)
+    first = world.authorities.slots(AuthorityKind.X509).active
+    prepared = await world.authorities.prepare(AuthorityKind.X509)
+    await world.authorities.activate(AuthorityKind.X509, prepared.id)
+    await world.identity.refresh()
+    new = await world.dial(await world.node("new"))
+    await world.authorities.taint(AuthorityKind.X509, first.id)
+    await get_entries(old)
+    await world.authorities.revoke(AuthorityKind.X509, first.id)
+    with refused(Code.PERMISSION_DENIED, "authority of the node SVID is withdrawn") as caught:
+        await get_entries(old)
+    assert denial_reason(caught.value) == "AGENT_NOT_ACTIVE"
+    with refused(Code.PERMISSION_DENIED, "authority of the client certificate is withdrawn"):
+        await count_entries(admin)
+    await get_entries(new)
+
+
+def without_authority_key_id(ca, svid):
+    """The same certificate as another authority would make it."""
+    given = svid.leaf
+    builder = x509.CertificateBuilder(
+        issuer_name=given.issuer,
+        subject_name=given.subject,
+        public_key=given.public_key(),
+        serial_number=given.serial_number,
+        not_valid_before=given.not_valid_before_utc,
+        not_valid_after=given.not_valid_after_utc,
+        extensions=[e for e in given.extensions if not isinstance(e.value, x509.AuthorityKeyIdentifier)],
+    )
+    return replace(svid, chain_der=(builder.sign(ca.key, hashes.SHA256()).public_bytes(Encoding.DER),))
+
+
+async def test_a_certificate_that_does_not_name_its_authority_counts_until_its_end(world, clock):
+    partner = TestCA("partner.org", now=world.clock.now())
+    await world.database.write(lambda tx: tx.bundles.put(partner.bundle))
+    svid = without_authority_key_id(partner, partner.issue("spiffe://partner.org/web"))
+    channel = await world.dial(svid)
+    await get_bundle(channel)
+    clock.step(HOUR)
     with refused(Code.PERMISSION_DENIED, "client certificate has expired"):
         await get_bundle(channel)
 
