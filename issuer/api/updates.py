@@ -2,7 +2,7 @@
 """issuer.v1.Updates: push what a node may see, as it changes.
 
 Each stream remembers what it has sent, and the service keeps that for a while after the stream has ended:
-a node that comes back with the revision it has reached gets only what changed since. A change that cannot
+a node that comes back with the revision it has reached gets only what it missed. A change that cannot
 concern the node costs a set look-up; any other one costs a walk of its entries and a comparison. Nothing
 is polled, and nothing piles up for a node that reads slowly: what it gets next is computed when it reads.
 """
@@ -73,7 +73,6 @@ class UpdatesService:
             authorized = self._registrations.authorized(node_id, call.now)
             for message in sent.bring(authorized, self._bundles(authorized), revision) or [_heartbeat()]:
                 yield self._stamped(message, revision)
-            sent.arrived(revision)
             while await self._is_more(revision, reading):
                 await self._callers.judge(call.connection)  # banned, evicted or expired: ends here
                 if self._log.revision == revision:
@@ -88,7 +87,8 @@ class UpdatesService:
                     authorized = self._registrations.authorized(node_id, self._clock.now())
                     for message in sent.bring(authorized, self._bundles(authorized), revision):
                         yield self._stamped(message, revision)
-                sent.arrived(revision)
+                else:
+                    sent.reached(revision)
         except NodeDeniedError:
             self._sent.pop(node_id, None)
             raise
@@ -96,12 +96,13 @@ class UpdatesService:
             reading.cancel()
 
     def _take_up(self, node_id: SpiffeId, request: updates_pb2.WatchRequest) -> Sent:
-        """Return what the node has: what was sent to it if it is where that stream ended, or nothing."""
+        """Return what the node has: what it was sent up to the revision that it has reached, or nothing."""
         before = self._sent.pop(node_id, None)
-        if before is not None and request.epoch == self._epoch and before.stands_at(request.revision):
-            sent = before.copy()  # the old stream may not have noticed yet that it is dead
-        else:
+        if before is None or request.epoch != self._epoch:
             sent = Sent()
+        else:
+            # A copy of its own: the old stream may not have noticed yet that it is dead.
+            sent = before.resumed(request.revision) or Sent()
         self._sent[node_id] = sent
         if len(self._sent) > self._remembered:
             self._sent.popitem(last=False)

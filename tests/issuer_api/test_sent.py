@@ -7,7 +7,7 @@ import pytest
 
 from issuer.api.caller import Caller, Connection, Kind
 from issuer.api.dispatch import Call
-from issuer.api.sent import CHUNK, CHUNK_BYTES, Sent
+from issuer.api.sent import CHUNK, CHUNK_BYTES, MAX_JOURNAL, Sent
 from issuer.model import RegistrationEntry
 from issuer.registration import Authorized
 from spiffekit.bundle import Bundle
@@ -75,30 +75,92 @@ def test_what_is_gone_comes_in_chunks_too():
     )
 
 
-def test_a_place_is_known_from_the_last_message_to_the_last_quiet_revision():
+def said(messages):
+    return [([e.id for e in m.entries], list(m.removed_entry_ids), len(m.bundles)) for m in messages]
+
+
+def sent_over_time():
+    """A snapshot of entry 1 at revision 5; entry 2 comes at 7, entry 1 goes at 9; quiet until 11."""
+    sent, first, second = Sent(), entry(1), entry(2)
+    sent.bring(authorized(first), [OWN], 5)
+    sent.bring(authorized(first, second), [OWN], 7)
+    sent.bring(authorized(second), [OWN], 9)
+    sent.reached(11)
+    return sent, authorized(second)
+
+
+@pytest.mark.parametrize(
+    ("revision", "missed"),
+    [
+        (5, [(["e2"], ["e1"], 0)]),
+        (6, [(["e2"], ["e1"], 0)]),
+        (7, [([], ["e1"], 0)]),
+        (8, [([], ["e1"], 0)]),
+        (9, []),
+        (11, []),
+    ],
+)
+def test_who_comes_back_gets_what_it_missed(revision, missed):
+    """Whatever was sent after that revision may have been lost on the way."""
+    sent, now = sent_over_time()
+    assert said(sent.resumed(revision).bring(now, [OWN], 11)) == missed
+
+
+@pytest.mark.parametrize("revision", [-1, 0, 4, 12, 2**63])
+def test_a_revision_before_the_snapshot_or_beyond_what_was_told_is_not_known(revision):
+    sent, _ = sent_over_time()
+    assert sent.resumed(revision) is None
+
+
+@pytest.mark.parametrize("revision", [-1, 0, 1])
+def test_what_was_never_sent_cannot_be_resumed(revision):
+    assert Sent().resumed(revision) is None
+
+
+def test_who_comes_back_again_and_again_misses_nothing():
+    sent, now = sent_over_time()
+    for _ in range(3):
+        sent = sent.resumed(5)
+        assert said(sent.bring(now, [OWN], 11)) == [(["e2"], ["e1"], 0)]
+    assert said(sent.resumed(11).bring(authorized(), [], 12)) == [([], ["e1", "e2"], 0)]
+
+
+def test_what_time_takes_away_is_said_again_to_who_may_not_have_heard():
+    """An entry ended by time: the revision before and after the message is the same."""
     sent = Sent()
-    assert not any(sent.stands_at(revision) for revision in (-1, 0, 1))
-    sent.bring(authorized(), [OWN], 5)
-    assert not sent.stands_at(5), "messages are under way"
-    sent.arrived(5)
-    sent.arrived(8)
-    assert [revision for revision in range(12) if sent.stands_at(revision)] == [5, 6, 7, 8]
-    sent.bring(authorized(entry(1)), [OWN], 9)
-    assert not any(sent.stands_at(revision) for revision in range(12))
-    sent.arrived(9)
-    assert [revision for revision in range(12) if sent.stands_at(revision)] == [9]
+    sent.bring(authorized(entry(1)), [OWN], 5)
+    assert said(sent.bring(authorized(), [OWN], 5)) == [([], ["e1"], 0)]
+    assert said(sent.resumed(5).bring(authorized(), [OWN], 5)) == [([], ["e1"], 0)]
 
 
-def test_a_copy_goes_its_own_way():
-    first = Sent()
-    first.bring(authorized(entry(1)), [OWN], 1)
-    first.arrived(1)
-    second = first.copy()
-    second.bring(authorized(entry(1), entry(2)), [OWN], 2)
-    assert first.stands_at(1)
-    assert not second.stands_at(1)
-    (message,) = first.bring(authorized(entry(2)), [OWN], 3)
-    assert ([e.id for e in message.entries], list(message.removed_entry_ids)) == (["e2"], ["e1"])
+def test_a_bundle_that_was_missed_is_sent_again():
+    sent, other = Sent(), Bundle(TrustDomain("other.org"))
+    sent.bring(authorized(), [OWN], 1)
+    sent.bring(authorized(), [OWN, other], 2)
+    (message,) = sent.resumed(1).bring(authorized(), [OWN, other], 2)
+    assert [bundle.trust_domain for bundle in message.bundles] == ["other.org"]
+    sent.bring(authorized(), [OWN], 3)
+    (message,) = sent.resumed(1).bring(authorized(), [OWN], 3)
+    assert list(message.removed_bundles) == ["other.org"]
+
+
+def test_the_journal_is_bounded():
+    sent = Sent()
+    sent.bring(authorized(), [OWN], 1)
+    for revision in range(2, MAX_JOURNAL + 4):
+        sent.bring(authorized(entry(revision % 2)), [OWN], revision)
+    assert sum(map(len, sent._journal)) <= MAX_JOURNAL
+    assert sent.resumed(2) is None
+    assert sent.resumed(MAX_JOURNAL) is not None
+
+
+def test_the_old_stream_and_the_new_one_go_their_own_ways():
+    old, now = sent_over_time()
+    new = old.resumed(11)
+    new.bring(authorized(), [OWN], 12)
+    assert old.resumed(12) is None
+    assert said(old.bring(authorized(entry(3)), [OWN], 13)) == [(["e3"], ["e2"], 0)]
+    assert said(new.bring(now, [OWN], 13)) == [(["e2"], [], 0)]
 
 
 async def test_a_slow_reader_gets_one_message_for_all_that_it_missed(world):

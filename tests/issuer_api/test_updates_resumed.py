@@ -80,7 +80,7 @@ async def test_a_heartbeat_is_a_place_to_resume_from(beating):
 
 
 @pytest.mark.parametrize(
-    ("revision", "epoch"), [(0, ""), (-1, ""), (1, ""), (0, "another"), (0, "database")], ids=repr
+    ("revision", "epoch"), [(0, ""), (-2, ""), (1, ""), (0, "another"), (0, "database")], ids=repr
 )
 async def test_from_a_place_that_is_not_known_there_is_a_snapshot(world, channel, revision, epoch):
     await world.entry("/web")
@@ -128,3 +128,13 @@ async def test_an_old_stream_that_lingers_does_not_disturb_the_new_one(world, ch
         await world.entry("/web")
         assert says(await new.next(), entries=["web"])
         assert says(await old.next(), entries=["web"])
+
+
+async def test_what_was_pushed_into_a_dead_connection_is_sent_again(world, channel):
+    """The issuer has not noticed yet: to it, the old stream goes on."""
+    async with opened(channel) as old:
+        place = old.snapshot.revision, old.snapshot.epoch
+        await world.entry("/web")
+        assert says(await old.next(), entries=["web"])  # the issuer's part of it is over; say this got lost
+        await world.entry("/web2")
+        assert says(await resumed(channel, *place), entries=["web", "web2"])
