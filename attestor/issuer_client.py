@@ -72,7 +72,8 @@ class IssuerClient:
             ("grpc.max_receive_message_length", MAX_MESSAGE),
             ("grpc.use_local_subchannel_pool", 1),
             ("grpc.initial_reconnect_backoff_ms", 100),
-            ("grpc.min_reconnect_backoff_ms", 100),
+            # In truth how long an attempt may take: TCP and TLS to the issuer lie behind the tunnel.
+            ("grpc.min_reconnect_backoff_ms", int(tls.CONNECT_WITHIN.total_seconds() * 1000)),
             ("grpc.max_reconnect_backoff_ms", 2000),
             ("grpc.default_authority", "issuer"),
         ]

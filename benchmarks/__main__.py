@@ -4,6 +4,7 @@
 import argparse
 import asyncio
 import json
+import os
 import platform
 import shutil
 import tempfile
@@ -14,6 +15,9 @@ from pathlib import Path
 from benchmarks.measure import table
 
 NAMES = ["issue", "first_svid", "propagate", "registry", "streams", "attest"]
+
+
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 
 def main():

@@ -29,6 +29,9 @@ MAX_BATCH: Final = 1000
 SYNC_PAGE: Final = 500  # entries of one message of SyncAuthorizedEntries
 
 
+Act = Callable[[Transaction], RegistrationEntry]
+
+
 class EntryService:
     """See the module."""
 
@@ -46,21 +49,18 @@ class EntryService:
         _bounded(request.entries)
         mask = request.output_mask if request.HasField("output_mask") else None
 
-        async def create(message: types_pb2.Entry) -> RegistrationEntry:
-            entry = entry_from_proto(
-                message, self._trust_domain, entry_id=message.id or new_entry_id(time.time_ns()), now=call.now
-            )
-
+        def create(message: types_pb2.Entry) -> Act:
             def act(tx: Transaction) -> RegistrationEntry:
+                entry_id = message.id or new_entry_id(time.time_ns())
+                entry = entry_from_proto(message, self._trust_domain, entry_id=entry_id, now=call.now)
                 tx.audit.append(call.record(str(entry.spiffe_id), entry=entry.id, admin=entry.admin))
                 return tx.entries.create(entry)
 
-            return await self._database.write(act)
+            return act
 
+        outcomes = await self._database.write_each([create(message) for message in request.entries])
         kind = entry_pb2.BatchCreateEntryResponse.Result
-        return entry_pb2.BatchCreateEntryResponse(
-            results=[await _item(kind, create, message, mask) for message in request.entries]
-        )
+        return entry_pb2.BatchCreateEntryResponse(results=[_result(kind, one, mask) for one in outcomes])
 
     async def BatchUpdateEntry(  # noqa: N802 - the method's name on the wire
         self, request: entry_pb2.BatchUpdateEntryRequest, call: Call
@@ -70,7 +70,7 @@ class EntryService:
         input_mask = request.input_mask if request.HasField("input_mask") else None
         mask = request.output_mask if request.HasField("output_mask") else None
 
-        async def update(message: types_pb2.Entry) -> RegistrationEntry:
+        def update(message: types_pb2.Entry) -> Act:
             def act(tx: Transaction) -> RegistrationEntry:
                 before = tx.entries.get(message.id)
                 merged = _merged(entry_to_proto(before), message, input_mask)
@@ -78,34 +78,34 @@ class EntryService:
                 tx.audit.append(call.record(str(entry.spiffe_id), entry=entry.id, admin=entry.admin))
                 return tx.entries.update(entry)
 
-            return await self._database.write(act)
+            return act
 
+        outcomes = await self._database.write_each([update(message) for message in request.entries])
         kind = entry_pb2.BatchUpdateEntryResponse.Result
-        return entry_pb2.BatchUpdateEntryResponse(
-            results=[await _item(kind, update, message, mask) for message in request.entries]
-        )
+        return entry_pb2.BatchUpdateEntryResponse(results=[_result(kind, one, mask) for one in outcomes])
 
     async def BatchDeleteEntry(  # noqa: N802 - the method's name on the wire
         self, request: entry_pb2.BatchDeleteEntryRequest, call: Call
     ) -> entry_pb2.BatchDeleteEntryResponse:
         """Delete entries; each has a status of its own."""
         _bounded(request.ids)
-        results = []
-        for entry_id in request.ids:
-            result = entry_pb2.BatchDeleteEntryResponse.Result(
-                id=entry_id, status=types_pb2.Status(message="OK")
-            )
 
-            def act(tx: Transaction, entry_id: str = entry_id) -> None:
+        def delete(entry_id: str) -> Act:
+            def act(tx: Transaction) -> RegistrationEntry:
                 entry = tx.entries.delete(entry_id)
                 tx.audit.append(call.record(str(entry.spiffe_id), entry=entry.id))
+                return entry
 
-            try:
-                await self._database.write(act)
-            except IssuerError as error:
-                result.status.CopyFrom(item_status(error))
-            results.append(result)
-        return entry_pb2.BatchDeleteEntryResponse(results=results)
+            return act
+
+        outcomes = await self._database.write_each([delete(entry_id) for entry_id in request.ids])
+        kind = entry_pb2.BatchDeleteEntryResponse.Result
+        return entry_pb2.BatchDeleteEntryResponse(
+            results=[
+                kind(id=entry_id, status=_status(one))
+                for entry_id, one in zip(request.ids, outcomes, strict=True)
+            ]
+        )
 
     async def GetEntry(self, request: entry_pb2.GetEntryRequest, call: Call) -> types_pb2.Entry:  # noqa: N802 - the method's name on the wire
         """Return one entry."""
@@ -213,17 +213,17 @@ def _revision(entry: RegistrationEntry) -> entry_pb2.EntryRevision:
     )
 
 
-async def _item(kind: Any, act: Any, message: types_pb2.Entry, mask: Any) -> Any:
-    try:
-        entry = await act(message)
-    except AlreadyExistsError as error:
-        result = kind(status=item_status(error))
-        if isinstance(error.existing, RegistrationEntry):
-            result.entry.CopyFrom(masked(entry_to_proto(error.existing), mask))
-        return result
-    except IssuerError as error:
-        return kind(status=item_status(error))
-    return kind(status=types_pb2.Status(message="OK"), entry=masked(entry_to_proto(entry), mask))
+def _status(outcome: RegistrationEntry | IssuerError) -> types_pb2.Status:
+    return item_status(outcome) if isinstance(outcome, IssuerError) else types_pb2.Status(message="OK")
+
+
+def _result(kind: Any, outcome: RegistrationEntry | IssuerError, mask: Any) -> Any:
+    """Return what came of one entry: as it is now, or the one that exists already, or neither."""
+    entry = outcome.existing if isinstance(outcome, AlreadyExistsError) else outcome
+    result = kind(status=_status(outcome))
+    if isinstance(entry, RegistrationEntry):
+        result.entry.CopyFrom(masked(entry_to_proto(entry), mask))
+    return result
 
 
 def _merged(

@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The change log: revision n + 1 follows n, because revisions are given under the writer's lock."""
 
+from typing import Final
+
 import sqlalchemy as sa
 
 from issuer.model import Change, ChangeKind
 from issuer.store.schema import changes
+
+_ADD: Final = changes.insert()
 
 
 class ChangeStore:
@@ -21,9 +25,18 @@ class ChangeStore:
             self._last = self.last()
         self._last += 1
         change = Change(revision=self._last, kind=kind, key=key, value=value)
-        self._connection.execute(changes.insert().values(revision=self._last, kind=kind, key=key))
+        self._connection.execute(_ADD, {"revision": self._last, "kind": kind, "key": key})
         self.recorded.append(change)
         return change
+
+    def mark(self) -> int:
+        """Return how many changes are recorded by now; see `back_to`."""
+        return len(self.recorded)
+
+    def back_to(self, mark: int) -> None:
+        """Forget what was recorded since `mark`: its rows were undone, and its revisions are free again."""
+        del self.recorded[mark:]
+        self._last = None
 
     def last(self) -> int:
         """Return the newest revision; 0 if there is none."""

@@ -6,7 +6,7 @@ import logging
 import secrets
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+PER_COMMIT: Final = 100  # acts of a batch; more would keep other writers waiting
 BUSY_TIMEOUT: Final = 5000  # milliseconds that another process may hold the database
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
 OnCommit = Callable[[Sequence[Change]], None]
@@ -44,6 +45,19 @@ class Transaction:
         self._connection = connection
         self.now = clock.now()
         self.changes = ChangeStore(connection)
+
+    def attempt(self, act: Callable[["Transaction"], T]) -> T | IssuerError:
+        """Run a part of the transaction; when it refuses, only the part is undone and its error returned.
+
+        What the database itself refuses is raised on: then nothing of the transaction stays.
+        """
+        changes = self.changes.mark()
+        try:
+            with self._connection.begin_nested():
+                return act(self)
+        except IssuerError as error:
+            self.changes.back_to(changes)
+            return error
 
     @cached_property
     def entries(self) -> EntryStore:
@@ -129,6 +143,17 @@ class Database:
         # Shielded: a caller that is cancelled must not keep others from hearing of what was committed.
         return await asyncio.shield(loop.create_task(self._write(act)))
 
+    async def write_each(self, acts: Sequence[Callable[[Transaction], T]]) -> list[T | IssuerError]:
+        """Run acts that stand for themselves, `PER_COMMIT` to a commit: for each what it returns or raises.
+
+        Raises:
+            StoreError: The database failed; acts of earlier commits stay done.
+        """
+        results: list[T | IssuerError] = []
+        for start in range(0, len(acts), PER_COMMIT):
+            results += await self.write(partial(_attempt_all, acts[start : start + PER_COMMIT]))
+        return results
+
     async def record(self, record: AuditRecord) -> None:
         """Add an audit record that goes with no other change; records of the same moment share a commit.
 
@@ -193,6 +218,10 @@ class Database:
         """Finish what is being written and close the file."""
         self._writer.shutdown(wait=True)
         self._engine.dispose()
+
+
+def _attempt_all(acts: Sequence[Callable[[Transaction], T]], tx: Transaction) -> list[T | IssuerError]:
+    return [tx.attempt(act) for act in acts]
 
 
 def _prepare(connection: Any, _record: object) -> None:

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 
@@ -17,6 +17,24 @@ from issuer.store.selectors import decode_selectors, encode_selectors
 from spiffekit.id import SpiffeId, TrustDomain
 
 _FLAGS = ("admin", "downstream", "store_svid", "disable_x509_svid_prefetch", "jwt_svid_include_jti")
+
+
+# Made once: to make a statement costs more than to run it.
+_ADD: Final = entries.insert()
+_TWIN: Final = (
+    sa.select(entries)
+    .where(
+        sa.or_(
+            entries.c.id == sa.bindparam("asked_id"),
+            sa.and_(
+                entries.c.spiffe_id == sa.bindparam("asked_spiffe_id"),
+                entries.c.parent_id == sa.bindparam("asked_parent_id"),
+                entries.c.selectors == sa.bindparam("asked_selectors"),
+            ),
+        )
+    )
+    .limit(1)
+)
 
 
 class EntryStore:
@@ -35,19 +53,19 @@ class EntryStore:
         """
         if (existing := self._twin(entry)) is not None:
             raise AlreadyExistsError("similar entry already exists", existing)
-        self._connection.execute(entries.insert().values(**_row(entry)))
+        self._connection.execute(_ADD, _row(entry))
         self._federate(entry)
         self._changes.record(ChangeKind.ENTRY, entry.id, entry)
         return entry
 
     def _twin(self, entry: RegistrationEntry) -> RegistrationEntry | None:
-        same = sa.and_(
-            entries.c.spiffe_id == str(entry.spiffe_id),
-            entries.c.parent_id == str(entry.parent_id),
-            entries.c.selectors == encode_selectors(entry.selectors),
-        )
-        query = sa.select(entries).where(sa.or_(entries.c.id == entry.id, same)).limit(1)
-        row = self._connection.execute(query).first()
+        asked = {
+            "asked_id": entry.id,
+            "asked_spiffe_id": str(entry.spiffe_id),
+            "asked_parent_id": str(entry.parent_id),
+            "asked_selectors": encode_selectors(entry.selectors),
+        }
+        row = self._connection.execute(_TWIN, asked).first()
         return None if row is None else _entry(row)
 
     def _federate(self, entry: RegistrationEntry) -> None:

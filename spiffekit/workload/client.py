@@ -76,7 +76,7 @@ class WorkloadApi:
             ("grpc.use_local_subchannel_pool", 1),
             # The endpoint may be restarted under us: look again soon.
             ("grpc.initial_reconnect_backoff_ms", 100),
-            ("grpc.min_reconnect_backoff_ms", 100),
+            ("grpc.min_reconnect_backoff_ms", 5000),  # in truth how long an attempt may take
             ("grpc.max_reconnect_backoff_ms", 1000),
             ("grpc.enable_http_proxy", 0),
         ]

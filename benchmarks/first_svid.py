@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A workload connects and has its SVID: attested there and then, the SVID ready before it asked."""
+
+import asyncio
+import os
+import time
+
+import grpc
+
+from benchmarks.measure import Row, quantiles
+from deploy.local import Local
+from spiffekit.wire.workload_api import SECURITY_HEADER, method
+
+ALONE = 300
+AT_ONCE = 200
+SPEC = method("FetchX509SVID")
+
+
+async def run(folder, *, full):
+    with Local(folder) as local:
+        local.start_issuer()
+        attestor = local.start_attestor()
+        local.register("/bench", attestor.node_id, f"unix:uid:{os.getuid()}")
+        await fetch(str(attestor.socket))
+        alone = [await fetch(str(attestor.socket)) for _ in range(ALONE)]
+        began = time.perf_counter()
+        many = await asyncio.gather(*(fetch(str(attestor.socket)) for _ in range(AT_ONCE)))
+        whole = time.perf_counter() - began
+    bare = await bare_server(folder)
+    rows = quantiles(alone, "connect to SVID, one at a time", ("< 5 ms", "< 20 ms"))
+    rows += quantiles(many, f"connect to SVID, {AT_ONCE} at once, from one client process")
+    rows.append(Row(f"{AT_ONCE} at once, until the last has it", whole * 1000, "ms"))
+    rows += quantiles(bare, "reference: bare grpc.aio server, constant answer")
+    return rows
+
+
+async def fetch(path):
+    """Return the seconds from a new connection to the first answer."""
+    began = time.perf_counter()
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    async with grpc.aio.insecure_channel(f"unix:{path}", options=options) as channel:
+        stream = channel.unary_stream(SPEC.path, SPEC.request.SerializeToString, lambda data: data)(
+            SPEC.request(), metadata=(SECURITY_HEADER,), timeout=30
+        )
+        async for answer in stream:
+            assert answer
+            break
+        took = time.perf_counter() - began
+        stream.cancel()
+    return took
+
+
+async def bare_server(folder):
+    async def handle(_request, _context):
+        yield b"x" * 1500
+
+    server = grpc.aio.server()
+    service, name = SPEC.path[1:].split("/")
+    handler = grpc.unary_stream_rpc_method_handler(handle, lambda data: data, lambda data: data)
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {name: handler}),))
+    server.add_insecure_port(f"unix:{folder}/bare.sock")
+    await server.start()
+    try:
+        return [await fetch(f"{folder}/bare.sock") for _ in range(ALONE)]
+    finally:
+        await server.stop(0)
