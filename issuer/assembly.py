@@ -3,9 +3,10 @@
 
 import asyncio
 import contextlib
+import fcntl
 import logging
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -33,6 +34,7 @@ from spiffekit.daemon import health as health_server
 from spiffekit.daemon import logging as logs
 from spiffekit.daemon import plugins, systemd
 from spiffekit.daemon.clock import SystemClock
+from spiffekit.daemon.config import ConfigError
 from spiffekit.daemon.health import Health
 from spiffekit.daemon.key_files import private_folder
 from spiffekit.daemon.lifecycle import run_until_signalled
@@ -63,11 +65,27 @@ async def run(config: Config) -> None:
         StoreError: The database cannot be opened.
     """
     logs.configure(config.issuer.log_level, config.issuer.log_format)
-    issuer = await Issuer.create(config)
-    try:
-        await run_until_signalled(**issuer.services())
-    finally:
-        issuer.database.close()
+    with _alone(private_folder(config.issuer.data_dir)):
+        issuer = await Issuer.create(config)
+        try:
+            await run_until_signalled(**issuer.services())
+        finally:
+            issuer.database.close()
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold a folder for this process: two issuers over one database would not hear of each other's changes.
+
+    Raises:
+        ConfigError: Another issuer holds it.
+    """
+    with (folder / "issuer.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ConfigError(f"issuer.data_dir: another issuer runs on {folder}") from error
+        yield
 
 
 class Issuer:

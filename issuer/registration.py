@@ -94,7 +94,7 @@ class Registrations:
         self._sorted_ids: list[str] = []
         self._by_parent: dict[SpiffeId, dict[str, RegistrationEntry]] = {}
         self._aliases = SubsetIndex()
-        self._admins: Counter[SpiffeId] = Counter()
+        self._admins: dict[SpiffeId, dict[str, RegistrationEntry]] = {}
         self._nodes: dict[SpiffeId, Node] = {}
         self._bundles: dict[TrustDomain, Bundle] = {}
         self._remembered: dict[SpiffeId, Authorized] = {}  # what `authorized` said, until something changes
@@ -150,7 +150,7 @@ class Registrations:
         if entry.parent_id == self._server:
             self._aliases.add(entry)
         if entry.admin:
-            self._admins[entry.spiffe_id] += 1
+            self._admins.setdefault(entry.spiffe_id, {})[entry.id] = entry
 
     def _remove(self, entry_id: str) -> None:
         entry = self._entries.pop(entry_id, None)
@@ -164,7 +164,7 @@ class Registrations:
         if entry.parent_id == self._server:
             self._aliases.remove(entry)
         if entry.admin:
-            self._admins[entry.spiffe_id] -= 1
+            del self._admins[entry.spiffe_id][entry.id]
 
     def node(self, node_id: SpiffeId) -> Node | None:
         """Return a node, or None."""
@@ -182,9 +182,9 @@ class Registrations:
         """Return every bundle, our own included, by trust domain."""
         return [self._bundles[trust_domain] for trust_domain in sorted(self._bundles)]
 
-    def is_admin(self, spiffe_id: SpiffeId) -> bool:
-        """Tell whether an entry makes this ID an administrator."""
-        return self._admins[spiffe_id] > 0
+    def is_admin(self, spiffe_id: SpiffeId, now: datetime) -> bool:
+        """Tell whether an entry makes this ID an administrator at `now`."""
+        return any(_counts(entry, now) for entry in self._admins.get(spiffe_id, {}).values())
 
     def entries(self) -> Iterator[RegistrationEntry]:
         """Return every entry, by ID."""

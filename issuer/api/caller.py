@@ -152,7 +152,8 @@ class Callers:
             node = await self._node(spiffe_id, connection.serial)
             return Caller(Kind.NODE, str(spiffe_id), connection.address, node)
         admin = spiffe_id in self._admin_ids or (
-            spiffe_id.is_member_of(self._trust_domain) and self._registrations.is_admin(spiffe_id)
+            spiffe_id.is_member_of(self._trust_domain)
+            and self._registrations.is_admin(spiffe_id, self._clock.now())
         )
         kind = Kind.ADMIN if admin else Kind.ANONYMOUS
         return Caller(kind, str(spiffe_id), connection.address)

@@ -136,8 +136,13 @@ class RegistrationMachine(RuleBasedStateMachine):
     @invariant()
     def single_things(self):
         for spiffe_id in IDS:
-            admins = [e for e in self.entries.values() if e.admin and e.spiffe_id == spiffe_id]
-            assert self.index.is_admin(spiffe_id) is bool(admins)
+            for now in INSTANTS:
+                admins = [
+                    e
+                    for e in self.entries.values()
+                    if e.admin and e.spiffe_id == spiffe_id and (e.expires_at is None or now < e.expires_at)
+                ]
+                assert self.index.is_admin(spiffe_id, now) is bool(admins)
         for entry_id in ("e0", "e1", "unknown"):
             assert self.index.entry(entry_id) == self.entries.get(entry_id)
         for node_id in NODES:

@@ -155,14 +155,20 @@ def test_shells_complete_commands(program, shell):
     assert answer.stdout == "plain,validate\n"
 
 
+def test_a_second_issuer_on_the_same_data_does_not_start(local):
+    command = [sys.executable, "-m", "issuer", "run", "--config", str(local.issuer_config)]
+    second = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    assert second.returncode == 2
+    assert second.stderr == f"error: issuer.data_dir: another issuer runs on {local.folder}/issuer\n"
+
+
 def test_a_daemon_that_cannot_start_ends_with_one_line(local, tmp_path):
-    second = subprocess.run(
-        [sys.executable, "-m", "issuer", "run", "--config", str(local.issuer_config)],
-        capture_output=True,
-        text=True,
-        timeout=20,
-    )
+    config = tmp_path / "issuer.toml"  # another folder, the same port
+    config.write_text(local.issuer_config.read_text().replace(f"{local.folder}/issuer", f"{tmp_path}/issuer"))
+    command = [sys.executable, "-m", "issuer", "run", "--config", str(config)]
+    second = subprocess.run(command, capture_output=True, text=True, timeout=20)
     assert second.returncode == 1
     errors = [line for line in second.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
+    assert "Address already in use" in errors[0]
     assert "Traceback" not in second.stderr
