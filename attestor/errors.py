@@ -11,6 +11,7 @@
     ├── NoIdentityError              no entry matches the caller
     ├── IssuerUnavailableError       the issuer cannot be reached or cannot answer now
     ├── IssuerUntrustedError         whoever answers there is not our issuer
+    ├── StateError                   what has to outlive a restart cannot be written
     └── PeerGoneError                the caller has exited, or cannot be identified
 """
 
@@ -45,6 +46,10 @@ class IssuerUnavailableError(AttestorError):
 
 class IssuerUntrustedError(AttestorError):
     """Whoever answers at the issuer's address is not our issuer."""
+
+
+class StateError(AttestorError):
+    """What has to outlive a restart cannot be written; try again."""
 
 
 class PeerGoneError(AttestorError):

@@ -12,7 +12,7 @@ from cryptography import x509
 from attestor.cache import Cache, Entry
 from attestor.errors import AttestorError, NodeBannedError
 from attestor.issuer_client import IssuerClient, make_csr, new_key
-from attestor.session import RETRY, in_force, renewal_in
+from attestor.session import RETRY, agrees, in_force, renewal_in
 from spiffekit.daemon.backoff import Backoff
 from spiffekit.daemon.clock import Clock
 from spiffekit.errors import SpiffeError
@@ -111,7 +111,7 @@ class Rotation:
                 continue
             now, monotonic = self._clock.now(), self._clock.monotonic()
             due = monotonic + renewal_in(svid, now)
-            self._plans[entry.id] = _Plan(svid.serial_number, due, in_force(svid, now))
+            self._plans[entry.id] = _Plan(svid.serial_number, due, agrees(svid, now))
             if _authority(svid) in self._cache.tainted:
                 self._put_off(entry, "issuer still signs with a tainted authority")
             else:

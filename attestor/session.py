@@ -16,6 +16,7 @@ from attestor.errors import (
     MustReattestError,
     NodeAttestationError,
     NodeBannedError,
+    StateError,
 )
 from attestor.issuer_client import IssuerClient, make_csr, new_key
 from attestor.node import NodeAttestor
@@ -30,6 +31,7 @@ from spiffekit.x509svid import X509Svid
 logger = logging.getLogger(__name__)
 
 CHECK_EVERY: Final = timedelta(seconds=5)
+BACKDATE: Final = timedelta(seconds=10)
 SOONEST: Final = timedelta(milliseconds=50)
 RETRY: Final = (timedelta(milliseconds=200), timedelta(seconds=30))
 
@@ -39,25 +41,42 @@ def in_force(svid: X509Svid, now: datetime) -> bool:
     return svid.not_before <= now < svid.expires_at
 
 
+def agrees(svid: X509Svid, now: datetime) -> bool:
+    """Tell whether our clock agrees with the issuer's about an SVID that has just been issued."""
+    return svid.not_before <= now < svid.expires_at - _life(svid) / 2
+
+
 def renewal_in(svid: X509Svid, now: datetime) -> float:
-    """Return in how many seconds to replace an SVID: half of what is left, a tenth sooner or later.
+    """Return in how many seconds to replace a new SVID: half of what is left, a tenth sooner or later.
 
     Where our clock and the issuer's disagree, what is left cannot be told; then it is half of the whole, so
     that a node whose clock is wrong goes on and does not ask without end.
     """
-    left = svid.expires_at - (now if in_force(svid, now) else svid.not_before)
-    jitter = 0.9 + 0.2 * random.random()  # noqa: S311 - spreads load, protects nothing
-    return left.total_seconds() / 2 * jitter
+    left = svid.expires_at - now if agrees(svid, now) else _life(svid)
+    return left.total_seconds() / 2 * _jitter()
+
+
+def _life(svid: X509Svid) -> timedelta:
+    """Return how long an SVID lives from when it is issued: issuers of the field backdate it."""
+    whole = svid.expires_at - svid.not_before
+    return whole - BACKDATE if whole > BACKDATE else whole
+
+
+def _jitter() -> float:
+    return 0.9 + 0.2 * random.random()  # noqa: S311 - spreads load, protects nothing
 
 
 class NodeKeys(Protocol):
-    """Where the node's private key lives."""
+    """Where the node's private key lives; two of them while one is replaced."""
 
-    def load(self) -> PrivateKey | None:
-        """Return the key, or None."""
+    def load(self) -> list[PrivateKey]:
+        """Return the keys."""
 
-    def save(self, key: PrivateKey) -> None:
-        """Keep the key in place of another."""
+    def add(self, key: PrivateKey) -> None:
+        """Keep a key beside the others."""
+
+    def keep_only(self, key: PrivateKey) -> None:
+        """Remove all other keys."""
 
 
 class NodeSession:
@@ -103,7 +122,8 @@ class NodeSession:
             credentials = self._client.credentials
             credentials.svid, credentials.bundle = remembered.svid, remembered.bundle
             self._reattestable = remembered.reattestable
-            self._plan(remembered.svid)
+            left = (remembered.svid.expires_at - self._clock.now()).total_seconds()
+            self._renew_at = self._clock.monotonic() + left / 2 * _jitter()
             logger.info("node identity taken up", extra={"id": str(remembered.svid.spiffe_id)})
             return
         self._client.credentials.bundle = self._bootstrap
@@ -127,11 +147,10 @@ class NodeSession:
             key = new_key()
             try:
                 chain, self._reattestable = await self._client.attest(self._attestor, make_csr(key))
-                bundle = await self._client.bundle()
-            except AttestorError:
+                self._adopt(key, chain, await self._client.bundle())
+            except BaseException:
                 credentials.svid = before
                 raise
-            self._adopt(key, chain, bundle)
             logger.info("node attested", extra={"id": str(self.svid.spiffe_id) if self.svid else ""})
 
     def _adopt(self, key: PrivateKey, chain: tuple[bytes, ...], bundle: Bundle) -> None:
@@ -139,16 +158,18 @@ class NodeSession:
             svid = X509Svid.parse(b"".join(chain), private_key_to_der(key))
         except SpiffeError as error:
             raise NodeAttestationError(f"issuer sent an SVID that cannot be used: {error}") from error
-        self._keys.save(key)
-        self._state.save(NodeState(svid, bundle, self._reattestable))
+        try:
+            # Until the state is written the old key stays: after a crash the state fits one of them.
+            self._keys.add(key)
+            self._state.save(NodeState(svid, bundle, self._reattestable))
+            self._keys.keep_only(key)
+        except OSError as error:
+            raise StateError(f"node identity cannot be kept: {error}") from error
         self._client.credentials.svid = svid
         self._client.credentials.bundle = bundle
         self._client.drop_connections()
-        self._plan(svid)
-
-    def _plan(self, svid: X509Svid) -> None:
         now = self._clock.now()
-        self._agreed = in_force(svid, now)
+        self._agreed = agrees(svid, now)
         self._renew_at = self._clock.monotonic() + renewal_in(svid, now)
 
     def adopt_bundle(self, bundle: Bundle) -> None:
@@ -157,8 +178,12 @@ class NodeSession:
         if credentials.bundle == bundle:
             return
         credentials.bundle = bundle
-        if credentials.svid is not None:
+        if credentials.svid is None:
+            return
+        try:
             self._state.save(NodeState(credentials.svid, bundle, self._reattestable))
+        except OSError as error:  # it counts until a restart
+            logger.error("bundle cannot be kept", extra={"reason": str(error)})  # noqa: TRY400 - says it all
 
     async def recover(self, error: AttestorError) -> None:
         """Do what mends `error`, or raise it when nothing here can.
@@ -173,12 +198,17 @@ class NodeSession:
                 raise error
             case MustReattestError():
                 logger.warning("node has to attest again", extra={"reason": str(error)})
-                await self.attest()
+                try:
+                    await self.attest()
+                except (IssuerUnavailableError, IssuerUntrustedError, StateError) as later:
+                    logger.warning("node not attested yet", extra={"reason": str(later)})
             case IssuerUntrustedError() if self._rebootstrap:
                 # The authorities that we know are gone; what the operator gave us at the start may do.
                 logger.warning("issuer is not trusted, bootstrapping again", extra={"reason": str(error)})
                 self._client.credentials.bundle = self._bootstrap
                 self._client.drop_connections()
+            case StateError():
+                logger.error(str(error))
             case _:
                 logger.warning("issuer cannot be used now", extra={"reason": str(error)})
 

@@ -3,13 +3,14 @@
 
 import base64
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from spiffekit.bundle import Bundle
 from spiffekit.daemon.key_files import private_folder, write_private
-from spiffekit.errors import SpiffeError
+from spiffekit.errors import SpiffeError, X509SvidError
 from spiffekit.id import TrustDomain
 from spiffekit.keys import PrivateKey, private_key_to_der
 from spiffekit.wire.convert import bundle_from_proto, bundle_to_proto
@@ -44,15 +45,15 @@ class StateFile:
         }
         write_private(private_folder(self._folder) / FILE, json.dumps(document).encode())
 
-    def load(self, key: PrivateKey | None) -> NodeState | None:
-        """Return the state, or None if there is none that fits `key` and our trust domain."""
+    def load(self, keys: Iterable[PrivateKey]) -> NodeState | None:
+        """Return the state, or None if there is none that fits one of `keys` and our trust domain."""
         path = private_folder(self._folder) / FILE
-        if key is None or not path.exists():
+        if not path.exists():
             return None
         try:
             document = json.loads(path.read_bytes())
             chain = b"".join(base64.b64decode(der, validate=True) for der in document["chain"])
-            svid = X509Svid.parse(chain, private_key_to_der(key))
+            svid = _fitting(chain, keys)
             message = types_pb2.Bundle.FromString(base64.b64decode(document["bundle"], validate=True))
             state = NodeState(svid, bundle_from_proto(message), document["reattestable"] is True)
         except (ValueError, KeyError, TypeError, SpiffeError):
@@ -62,3 +63,13 @@ class StateFile:
     def forget(self) -> None:
         """Remove the state: the issuer does not want this node."""
         (self._folder / FILE).unlink(missing_ok=True)
+
+
+def _fitting(chain: bytes, keys: Iterable[PrivateKey]) -> X509Svid:
+    error: SpiffeError = X509SvidError("there is no key")
+    for key in keys:
+        try:
+            return X509Svid.parse(chain, private_key_to_der(key))
+        except SpiffeError as refusal:
+            error = refusal
+    raise error

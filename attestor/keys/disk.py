@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The node's key in a file of mode 0600: the node survives a restart."""
+"""The node's key in a file of mode 0600: the node survives a restart.
+
+While the key is replaced there are two files; whichever fits the SVID that was kept counts.
+"""
 
 from pathlib import Path
 from typing import Final
@@ -7,9 +10,9 @@ from typing import Final
 import msgspec
 
 from spiffekit.daemon.key_files import KeyFiles
-from spiffekit.keys import PrivateKey
+from spiffekit.keys import PrivateKey, subject_key_id
 
-NAME: Final = "node"
+PREFIX: Final = "node-"
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -28,13 +31,27 @@ class DiskKeys:
     def __init__(self, files: KeyFiles) -> None:
         self._files = files
 
-    def load(self) -> PrivateKey | None:
-        """Return the key, or None."""
-        return self._files.load(NAME)
+    def load(self) -> list[PrivateKey]:
+        """Return the keys."""
+        keys = (self._files.load(name) for name in self._names())
+        return [key for key in keys if key is not None]
 
-    def save(self, key: PrivateKey) -> None:
-        """Keep the key in place of another."""
-        self._files.save(NAME, key)
+    def add(self, key: PrivateKey) -> None:
+        """Keep a key beside the others."""
+        self._files.save(_name(key), key)
+
+    def keep_only(self, key: PrivateKey) -> None:
+        """Remove all other keys."""
+        for name in self._names():
+            if name != _name(key):
+                self._files.delete(name)
+
+    def _names(self) -> list[str]:
+        return [name for name in self._files.names() if name.startswith(PREFIX)]
+
+
+def _name(key: PrivateKey) -> str:
+    return PREFIX + subject_key_id(key.public_key()).hex()[:16]
 
 
 def create(config: Config) -> DiskKeys:

@@ -14,15 +14,19 @@ class MemoryKeys:
     """See the module."""
 
     def __init__(self) -> None:
-        self._key: PrivateKey | None = None
+        self._keys: list[PrivateKey] = []
 
-    def load(self) -> PrivateKey | None:
-        """Return the key, or None."""
-        return self._key
+    def load(self) -> list[PrivateKey]:
+        """Return the keys."""
+        return list(self._keys)
 
-    def save(self, key: PrivateKey) -> None:
-        """Keep the key in place of another."""
-        self._key = key
+    def add(self, key: PrivateKey) -> None:
+        """Keep a key beside the others."""
+        self._keys.append(key)
+
+    def keep_only(self, key: PrivateKey) -> None:
+        """Forget all other keys."""
+        self._keys = [key]
 
 
 def create(_config: Config) -> MemoryKeys:

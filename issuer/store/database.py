@@ -146,12 +146,15 @@ class Database:
     async def write_each(self, acts: Sequence[Callable[[Transaction], T]]) -> list[T | IssuerError]:
         """Run acts that stand for themselves, `PER_COMMIT` to a commit: for each what it returns or raises.
 
-        Raises:
-            StoreError: The database failed; acts of earlier commits stay done.
+        When the database fails, that is the outcome of every act of the commit.
         """
         results: list[T | IssuerError] = []
         for start in range(0, len(acts), PER_COMMIT):
-            results += await self.write(partial(_attempt_all, acts[start : start + PER_COMMIT]))
+            some = acts[start : start + PER_COMMIT]
+            try:
+                results += await self.write(partial(_attempt_all, some))
+            except StoreError as error:
+                results += [error] * len(some)
         return results
 
     async def record(self, record: AuditRecord) -> None:

@@ -79,7 +79,7 @@ def told(index):
         "nodes": list(index.nodes_after("")),
         "bundles": index.bundles(),
         "authorized": [index.authorized(node.id, NOW).entries for node in NODES],
-        "admins": [index.is_admin(spiffe_id) for spiffe_id in (an_id("/a"), an_id("/b"))],
+        "admins": [index.is_admin(spiffe_id, NOW) for spiffe_id in (an_id("/a"), an_id("/b"))],
     }
 
 
