@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""kill -9 at random moments under load: what was acknowledged stays, and nothing is left half done."""
+
+import random
+import threading
+import time
+
+import grpc
+import pytest
+
+from issuer.client import connect
+from spiffekit.id import SpiffeId
+from spiffekit.wire.convert import spiffe_id_to_proto
+from spiffekit.wire.pb.spire.api import types_pb2
+from spiffekit.wire.pb.spire.api.server.entry.v1 import entry_pb2
+from tests.system.conftest import UID, eventually, ids_of
+
+PARENT = SpiffeId.parse("spiffe://example.org/fleet")
+ROUNDS, SOAK_ROUNDS = 10, 200
+
+
+def entry(number):
+    return types_pb2.Entry(
+        spiffe_id=spiffe_id_to_proto(PARENT.with_path(f"/agents/{number}")),
+        parent_id=spiffe_id_to_proto(PARENT),
+        selectors=[types_pb2.Selector(type="unix", value=f"uid:{number}")],
+    )
+
+
+class Operator:
+    """Creates and deletes entries without a pause; remembers what was acknowledged."""
+
+    def __init__(self, socket):
+        self._socket = socket
+        self._number = 0
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self.kept = {}  # ID: number, of entries whose creation was acknowledged
+        self.gone = set()  # IDs of entries whose deletion was acknowledged
+        self.unsure = set()  # IDs of entries whose deletion was asked for and not acknowledged
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._stopping.set()
+        self._thread.join(30)
+
+    def _run(self):
+        while not self._stopping.is_set():
+            try:
+                with connect(self._socket) as api:
+                    while not self._stopping.is_set():
+                        self._step(api)
+            except (grpc.RpcError, FileNotFoundError):
+                time.sleep(0.02)  # the issuer is dead or not back yet
+
+    def _step(self, api):
+        numbers = range(self._number, self._number + 3)
+        self._number += 3
+        request = entry_pb2.BatchCreateEntryRequest(entries=map(entry, numbers))
+        for number, result in zip(
+            numbers, api.entries.BatchCreateEntry(request, timeout=5).results, strict=True
+        ):
+            if result.status.code == 0:
+                self.kept[result.entry.id] = number
+        oldest = next(iter(self.kept))
+        number = self.kept.pop(oldest)
+        self.unsure.add(oldest)
+        answer = api.entries.BatchDeleteEntry(entry_pb2.BatchDeleteEntryRequest(ids=[oldest]), timeout=5)
+        if answer.results[0].status.code == 0:
+            self.unsure.discard(oldest)
+            self.gone.add(oldest)
+        else:
+            self.kept[oldest] = number
+
+
+def crash_the_issuer(local, rounds):
+    draw = random.Random(rounds)
+    with Operator(local.admin_socket) as operator:
+        for _ in range(rounds):
+            acknowledged = len(operator.gone)
+            eventually(lambda seen=acknowledged: len(operator.gone) > seen, True)
+            time.sleep(draw.uniform(0, 0.1))
+            local.issuer.kill()
+            local.start_issuer()
+    with connect(local.admin_socket) as api:
+        listed, token = {}, ""
+        while True:
+            page = api.entries.ListEntries(entry_pb2.ListEntriesRequest(page_token=token, page_size=500))
+            listed |= {found.id: found for found in page.entries}
+            token = page.next_page_token
+            if not token:
+                break
+    assert operator.gone
+    assert operator.kept.keys() - listed.keys() == set(), "an acknowledged registration was lost"
+    assert operator.gone & listed.keys() == set(), "an acknowledged deletion was lost"
+    for entry_id, number in operator.kept.items():
+        assert listed[entry_id].spiffe_id.path == f"/agents/{number}", "a half state"
+        assert [s.value for s in listed[entry_id].selectors] == [f"uid:{number}"]
+
+
+def crash_the_attestor(local, attestor, rounds):
+    draw = random.Random(rounds)
+    kept = local.register("/crashing", attestor.node_id, UID)
+    for _ in range(rounds):
+        time.sleep(draw.uniform(0, 0.3))
+        attestor.daemon.kill()
+        attestor.start()
+        assert ids_of(attestor) == ["spiffe://example.org/crashing"]
+    local.operator("entry", "delete", "--entryID", kept)
+    assert "node attested" in attestor.daemon.log.read_text()
+    assert attestor.daemon.log.read_text().count("node attested") == 1, "its state was never lost"
+
+
+@pytest.fixture(scope="module")
+def settings():
+    # The node's SVID is renewed every two seconds or so: crashes meet the replacement of its key.
+    return {"issuer": {"node_svid_ttl": "5s"}}
+
+
+def test_no_acknowledged_registration_is_lost(local):
+    crash_the_issuer(local, ROUNDS)
+
+
+def test_a_node_comes_back_from_every_crash(local, attestor):
+    crash_the_attestor(local, attestor, ROUNDS)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_soak_crashes_of_both_daemons(local, attestor):
+    crash_the_issuer(local, SOAK_ROUNDS)
+    crash_the_attestor(local, attestor, SOAK_ROUNDS)
