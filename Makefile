@@ -39,7 +39,7 @@ proto: .venv/ready ## generate spiffekit/wire/pb from proto/
 
 lock: ## resolve requirements.lock anew
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --all-extras pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --all-extras --no-strip-extras pyproject.toml -o requirements.lock
 
 bench: .venv/ready ## measure; prints a table and JSON
 	$(BIN)/python -m benchmarks

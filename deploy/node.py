@@ -19,9 +19,7 @@ async def attested(local: Local, token: str, bundle_pem: str) -> AsyncIterator[I
     """Attest with a join token and yield a client that has the node's SVID."""
     trust_domain = TrustDomain(local.trust_domain)
     credentials = Credentials(bundle=Bundle.from_pem(trust_domain, bundle_pem.encode()))
-    async with IssuerClient.open(
-        "127.0.0.1", local.port, trust_domain, credentials, SystemClock()
-    ) as client:
+    async with IssuerClient.open("127.0.0.1", local.port, trust_domain, credentials, SystemClock()) as client:
         key = new_key()
         chain, _ = await client.attest(JoinToken(Config(token=token)), make_csr(key))
         credentials.svid = X509Svid.parse(b"".join(chain), private_key_to_der(key))
