@@ -56,6 +56,15 @@ def renewal_in(svid: X509Svid, now: datetime) -> float:
     return left.total_seconds() / 2 * _jitter()
 
 
+def due_in(svid: X509Svid, now: datetime) -> float:
+    """Return in how many seconds to replace an SVID that was got at another time; negative if it is late.
+
+    That is at half of its whole life, a tenth sooner or later. Half of what is left would never come for a
+    node that is started again and again.
+    """
+    return (svid.expires_at - now - _life(svid) / 2 * _jitter()).total_seconds()
+
+
 def _life(svid: X509Svid) -> timedelta:
     """Return how long an SVID lives from when it is issued: issuers of the field backdate it."""
     whole = svid.expires_at - svid.not_before
@@ -122,9 +131,9 @@ class NodeSession:
             credentials = self._client.credentials
             credentials.svid, credentials.bundle = remembered.svid, remembered.bundle
             self._reattestable = remembered.reattestable
-            left = (remembered.svid.expires_at - self._clock.now()).total_seconds()
-            self._renew_at = self._clock.monotonic() + left / 2 * _jitter()
+            self._renew_at = self._clock.monotonic() + due_in(remembered.svid, self._clock.now())
             logger.info("node identity taken up", extra={"id": str(remembered.svid.spiffe_id)})
+            await self._renew_if_due()
             return
         self._client.credentials.bundle = self._bootstrap
         backoff = Backoff(*RETRY)
@@ -136,6 +145,14 @@ class NodeSession:
                 await self._clock.sleep(backoff.next())
             else:
                 return
+
+    async def _renew_if_due(self) -> None:
+        """Renew what was taken up before anybody uses it: there may be little time left."""
+        try:
+            if self._due(self._clock.now()):
+                await self._renew()
+        except AttestorError as error:
+            await self.recover(error)
 
     async def attest(self) -> None:
         """Prove the node and take up what comes of it."""
@@ -224,13 +241,13 @@ class NodeSession:
         told = False
         while True:
             try:
+                if self._due(self._clock.now()):
+                    await self._renew()
                 if not told:
                     bundle = self._client.credentials.bundle
                     serial = bundle.sequence if bundle and bundle.sequence else 0
                     await self._client.post_status(version("spiffe-attestor"), serial)
                     told = True
-                if self._due(self._clock.now()):
-                    await self._renew()
                 backoff.reset()
                 due = timedelta(seconds=self._renew_at - self._clock.monotonic())
                 await self._clock.sleep(min(CHECK_EVERY, max(due, SOONEST)))

@@ -9,10 +9,12 @@ import pytest
 
 from attestor.cache import Cache
 from attestor.errors import IssuerUnavailableError, NodeBannedError
+from attestor.issuer_client import Credentials, make_csr, new_key
 from attestor.rotation import BATCH, REFUSED_FOR, Rotation
 from spiffekit.errors import SpiffeError
-from tests.attestor.factory import FakeIssuer, entry
+from tests.attestor.factory import entry
 from tests.fakes.clock import FakeClock
+from tests.fakes.issuer import FakeClient, FakeIssuer
 
 HOUR = timedelta(hours=1)
 MINUTE = timedelta(minutes=1)
@@ -24,7 +26,9 @@ class World:
         self.clock = FakeClock()
         self.issuer = FakeIssuer(FakeClock())  # on a clock of its own, which nobody steps
         self.cache = Cache(self.issuer.ca.trust_domain)
-        self.rotation = Rotation(self.issuer, self.cache, clock=self.clock)
+        self.credentials = Credentials(None, self.issuer.node(lifetime=10_000 * HOUR))
+        client = FakeClient(self.issuer, self.credentials)
+        self.rotation = Rotation(client, self.cache, clock=self.clock)
 
     def apply(self, *entries, **changes):
         self.issuer.grant(*entries)
@@ -242,15 +246,13 @@ def authority_of(world):
 
 
 async def test_an_answer_for_another_key_is_not_used(world):
-    from attestor.issuer_client import make_csr, new_key
-
-    class Confused(FakeIssuer):
+    class Confused(FakeClient):
         async def new_x509_svids(self, requests):
             return await super().new_x509_svids([(entry_id, make_csr(new_key())) for entry_id, _ in requests])
 
-    world.rotation = Rotation(issuer := Confused(FakeClock()), world.cache, clock=world.clock)
-    issuer.grant(entry("only"))
-    world.cache.apply(entries=[entry("only")])
+    client = Confused(world.issuer, world.credentials)
+    world.rotation = Rotation(client, world.cache, clock=world.clock)
+    world.apply(entry("only"))
     with contextlib.suppress(SpiffeError):
         await world.rotation.rotate()
     assert world.serial() is None
