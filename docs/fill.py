@@ -19,7 +19,7 @@ SECTION = re.compile(r"(<!-- (options|help): (\S+) -->\n)(.*?)(<!-- end -->)", r
 
 
 def options(name: str) -> str:
-    """Return the table of a configuration struct: its fields, defaults, and what its docstring says of each."""
+    """Return the table of a configuration struct: fields, defaults, and what its docstring says of each."""
     module, _, kind = name.partition(":")
     struct = getattr(importlib.import_module(module), kind)
     said = described(inspect.getdoc(struct) or "")

@@ -136,7 +136,7 @@ def subject_key_id(key: PublicKey) -> bytes:
 
 
 def subject_key_id_of(key: PublicKey, spki_der: bytes) -> bytes:
-    """Return `subject_key_id` of a key whose SubjectPublicKeyInfo is at hand: encoding it again is the cost."""
+    """Return `subject_key_id` of a key whose SubjectPublicKeyInfo is at hand: encoding it again costs."""
     if isinstance(key, ec.EllipticCurvePublicKey):
         point = 1 + 2 * ((key.key_size + 7) // 8)  # bytes, uncompressed, at the very end (RFC 5480 §2.2)
         return hashlib.sha1(spki_der[-point:]).digest()  # noqa: S324 - a name
