@@ -6,8 +6,11 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+from google.protobuf.message import DecodeError
+
+from attestor.errors import StateError
 from spiffekit.bundle import Bundle
 from spiffekit.daemon.key_files import private_folder, write_private
 from spiffekit.errors import SpiffeError, X509SvidError
@@ -18,6 +21,7 @@ from spiffekit.wire.pb.spire.api import types_pb2
 from spiffekit.x509svid import X509Svid
 
 FILE: Final = "state.json"
+UNUSABLE: Final = (ValueError, KeyError, TypeError, DecodeError, SpiffeError)  # what a damaged file raises
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,23 +50,47 @@ class StateFile:
         write_private(private_folder(self._folder) / FILE, json.dumps(document).encode())
 
     def load(self, keys: Iterable[PrivateKey]) -> NodeState | None:
-        """Return the state, or None if there is none that fits one of `keys` and our trust domain."""
-        path = private_folder(self._folder) / FILE
-        if not path.exists():
-            return None
+        """Return the state, or None if there is none that fits one of `keys` and our trust domain.
+
+        Raises:
+            StateError: There may be one, and it cannot be read.
+        """
         try:
-            document = json.loads(path.read_bytes())
+            document = self._document()
             chain = b"".join(base64.b64decode(der, validate=True) for der in document["chain"])
             svid = _fitting(chain, keys)
-            message = types_pb2.Bundle.FromString(base64.b64decode(document["bundle"], validate=True))
-            state = NodeState(svid, bundle_from_proto(message), document["reattestable"] is True)
-        except (ValueError, KeyError, TypeError, SpiffeError):
+            state = NodeState(svid, _bundle(document), document["reattestable"] is True)
+        except UNUSABLE:
             return None
         return state if svid.spiffe_id.is_member_of(self._trust_domain) else None
+
+    def bundle(self) -> Bundle | None:
+        """Return the bundle alone, or None: it counts even if no key fits the SVID any longer.
+
+        Raises:
+            StateError: There may be one, and it cannot be read.
+        """
+        try:
+            bundle = _bundle(self._document())
+        except UNUSABLE:
+            return None
+        return bundle if bundle.trust_domain == self._trust_domain else None
+
+    def _document(self) -> Any:
+        try:
+            return json.loads((private_folder(self._folder) / FILE).read_bytes())
+        except FileNotFoundError:
+            return {}
+        except OSError as error:
+            raise StateError(f"state of the node cannot be read: {error}") from error
 
     def forget(self) -> None:
         """Remove the state: the issuer does not want this node."""
         (self._folder / FILE).unlink(missing_ok=True)
+
+
+def _bundle(document: Any) -> Bundle:
+    return bundle_from_proto(types_pb2.Bundle.FromString(base64.b64decode(document["bundle"], validate=True)))
 
 
 def _fitting(chain: bytes, keys: Iterable[PrivateKey]) -> X509Svid:

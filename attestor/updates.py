@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from attestor.cache import Entry
 from spiffekit.bundle import Bundle
+from spiffekit.errors import SelectorError
 from spiffekit.id import TrustDomain
 from spiffekit.selector import Selector
 from spiffekit.wire.convert import bundle_from_proto, instant, spiffe_id_from_proto
@@ -30,7 +31,15 @@ class Update:
 
 
 def entry_from_proto(message: types_pb2.Entry) -> Entry:
-    """Return the entry of a message."""
+    """Return the entry of a message.
+
+    Raises:
+        SpiffeError: Its ID, a selector or a trust domain is invalid; or it has no selectors, and would match
+            every process.
+        ValueError: It has a point in time that cannot be.
+    """
+    if not message.selectors:
+        raise SelectorError(f"entry {message.id[:80]!r} has no selectors")
     return Entry(
         id=message.id,
         spiffe_id=spiffe_id_from_proto(message.spiffe_id),
@@ -46,7 +55,12 @@ def entry_from_proto(message: types_pb2.Entry) -> Entry:
 
 
 def update_from_proto(message: updates_pb2.WatchResponse) -> Update:
-    """Return one message of the push stream."""
+    """Return one message of the push stream.
+
+    Raises:
+        SpiffeError: An entry or a bundle is malformed.
+        ValueError: An entry has a point in time that cannot be.
+    """
     return Update(
         revision=message.revision,
         epoch=message.epoch,

@@ -4,13 +4,17 @@
 While the key is replaced there are two files; whichever fits the SVID that was kept counts.
 """
 
+import logging
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from spiffekit.daemon.key_files import KeyFiles
+from spiffekit.errors import UnsupportedKeyError
 from spiffekit.keys import PrivateKey, subject_key_id
+
+logger = logging.getLogger(__name__)
 
 PREFIX: Final = "node-"
 
@@ -32,9 +36,15 @@ class DiskKeys:
         self._files = files
 
     def load(self) -> list[PrivateKey]:
-        """Return the keys."""
-        keys = (self._files.load(name) for name in self._names())
-        return [key for key in keys if key is not None]
+        """Return the keys; a damaged one is none, and must not keep the other from fitting."""
+        return [key for name in self._names() if (key := self._load(name)) is not None]
+
+    def _load(self, name: str) -> PrivateKey | None:
+        try:
+            return self._files.load(name)
+        except UnsupportedKeyError as error:
+            logger.warning("node key cannot be used", extra={"key": name, "reason": str(error)})
+            return None
 
     def add(self, key: PrivateKey) -> None:
         """Keep a key beside the others."""

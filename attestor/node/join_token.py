@@ -9,7 +9,7 @@ import msgspec
 from attestor.errors import NodeAttestationError
 from spiffekit.daemon.config import ConfigError
 
-MAX_TOKEN: Final = 255  # characters
+MAX_TOKEN: Final = 255  # characters, as issuers take; a file of something else is not sent to them
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -33,7 +33,11 @@ class JoinToken:
         self._config = config
 
     def payload(self) -> bytes:
-        """Return the token."""
+        """Return the token.
+
+        Raises:
+            NodeAttestationError: There is none, or it is no token.
+        """
         token = self._config.token
         if self._config.token_file is not None:
             try:
@@ -42,6 +46,8 @@ class JoinToken:
                 raise NodeAttestationError(f"token_file {self._config.token_file} cannot be read") from error
         if not token:
             raise NodeAttestationError("there is no join token")
+        if len(token) > MAX_TOKEN:
+            raise NodeAttestationError(f"join token is longer than {MAX_TOKEN} characters")
         return token.encode()
 
     def respond(self, challenge: bytes) -> bytes:

@@ -61,7 +61,7 @@ class X509Pop:
             theirs = base64.b64decode(body["nonce"], validate=True)
         except (OSError, SpiffeError) as error:
             raise NodeAttestationError(f"node key cannot be read: {error}") from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise NodeAttestationError("issuer's challenge is malformed") from error
         if len(theirs) != NONCE:
             raise NodeAttestationError("issuer's challenge has a nonce of another length")

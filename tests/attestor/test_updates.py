@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the issuer says becomes our values whole, or is refused."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from attestor.cache import Entry
+from attestor.updates import Update, entry_from_proto, update_from_proto
+from spiffekit.errors import BundleError, SelectorError, SpiffeIdError
+from spiffekit.id import SpiffeId, TrustDomain
+from spiffekit.selector import Selector
+from spiffekit.testing import TestCA
+from spiffekit.wire.convert import bundle_to_proto
+from spiffekit.wire.pb.issuer.v1 import updates_pb2
+from spiffekit.wire.pb.spire.api import types_pb2
+
+CA = TestCA("example.org")
+
+
+def message(**changes):
+    fields = {
+        "id": "e1",
+        "spiffe_id": types_pb2.SPIFFEID(trust_domain="example.org", path="/web"),
+        "parent_id": types_pb2.SPIFFEID(trust_domain="example.org", path="/node"),
+        "selectors": [types_pb2.Selector(type="unix", value="uid:1")],
+    }
+    return types_pb2.Entry(**fields | changes)
+
+
+def test_an_entry_has_all_that_was_said():
+    attributes = types_pb2.Entry.AdditionalAttributes(jwt_svid_include_jti=True)
+    assert entry_from_proto(
+        message(
+            selectors=[
+                types_pb2.Selector(type="unix", value="uid:1"),
+                types_pb2.Selector(type="k8s", value="ns:a:b"),
+            ],
+            hint="internal",
+            federates_with=["b.org", "a.org"],
+            revision_number=7,
+            created_at=1767225600,
+            expires_at=1767225601,
+            store_svid=True,
+            additional_attributes=attributes,
+        )
+    ) == Entry(
+        id="e1",
+        spiffe_id=SpiffeId.parse("spiffe://example.org/web"),
+        selectors=frozenset({Selector("unix", "uid:1"), Selector("k8s", "ns:a:b")}),
+        hint="internal",
+        federates_with=(TrustDomain("b.org"), TrustDomain("a.org")),
+        revision=7,
+        created_at=datetime(2026, 1, 1, tzinfo=UTC),
+        expires_at=datetime(2026, 1, 1, 0, 0, 1, tzinfo=UTC),
+        store_svid=True,
+        jwt_svid_include_jti=True,
+    )
+
+
+def test_what_was_not_said_has_its_default():
+    assert entry_from_proto(message()) == Entry(
+        id="e1",
+        spiffe_id=SpiffeId.parse("spiffe://example.org/web"),
+        selectors=frozenset({Selector("unix", "uid:1")}),
+        created_at=datetime(1970, 1, 1, tzinfo=UTC),
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"selectors": []}, SelectorError),
+        ({"selectors": [types_pb2.Selector(value="uid:1")]}, SelectorError),
+        ({"spiffe_id": types_pb2.SPIFFEID(trust_domain="example.org", path="/../x")}, SpiffeIdError),
+        ({"spiffe_id": types_pb2.SPIFFEID()}, SpiffeIdError),
+        ({"federates_with": ["Not A Name"]}, SpiffeIdError),
+        ({"created_at": -1}, ValueError),
+        ({"expires_at": 2**62}, ValueError),
+    ],
+    ids=["no selectors", "bad selector", "bad path", "no ID", "bad trust domain", "too early", "too late"],
+)  # fmt: skip
+def test_a_malformed_entry_is_refused(changes, error):
+    with pytest.raises(error):
+        entry_from_proto(message(**changes))
+
+
+def test_an_update_has_all_that_was_said():
+    assert update_from_proto(
+        updates_pb2.WatchResponse(
+            revision=3,
+            epoch="e",
+            snapshot=True,
+            more=True,
+            entries=[message()],
+            removed_entry_ids=["gone"],
+            bundles=[bundle_to_proto(CA.bundle)],
+            removed_bundles=["other.org"],
+            tainted_x509_authorities=["0f"],
+        )
+    ) == Update(
+        revision=3,
+        epoch="e",
+        snapshot=True,
+        more=True,
+        entries=(entry_from_proto(message()),),
+        removed=("gone",),
+        bundles=(CA.bundle,),
+        removed_bundles=(TrustDomain("other.org"),),
+        tainted=("0f",),
+        heartbeat=False,
+    )
+
+
+def test_a_heartbeat_says_how_far_we_are():
+    update = update_from_proto(updates_pb2.WatchResponse(revision=9, epoch="e", heartbeat=True))
+    assert (update.heartbeat, update.revision, update.epoch, update.entries) == (True, 9, "e", ())
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"bundles": [types_pb2.Bundle()]}, SpiffeIdError),
+        (
+            {"bundles": [types_pb2.Bundle(trust_domain="a.org", jwt_authorities=[types_pb2.JWTKey()])]},
+            BundleError,
+        ),
+        ({"removed_bundles": [""]}, SpiffeIdError),
+        ({"entries": [types_pb2.Entry()]}, SelectorError),
+    ],
+    ids=["no trust domain", "bad authority", "no name", "empty entry"],
+)
+def test_a_malformed_update_is_refused(changes, error):
+    with pytest.raises(error):
+        update_from_proto(updates_pb2.WatchResponse(**changes))
