@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 import grpc
+import msgspec
 from prometheus_client import CollectorRegistry, Gauge
 
 from attestor.cache import Cache
-from attestor.config import Config
+from attestor.config import Config, WorkloadAttestorOptions
 from attestor.endpoints.admin import Admin
 from attestor.endpoints.workload_api import WorkloadApi
 from attestor.issuer_client import Credentials, IssuerClient
@@ -22,12 +23,14 @@ from attestor.rotation import Rotation
 from attestor.session import NodeSession
 from attestor.state import StateFile
 from attestor.sync import Sync
+from attestor.workload import Configured
+from attestor.workload.examination import Examiner
 from spiffekit.bundle import Bundle
 from spiffekit.daemon import health as health_server
 from spiffekit.daemon import logging as logs
 from spiffekit.daemon import plugins, systemd
 from spiffekit.daemon.clock import SystemClock
-from spiffekit.daemon.config import ConfigError
+from spiffekit.daemon.config import ConfigError, decode
 from spiffekit.daemon.health import Health
 from spiffekit.daemon.lifecycle import run_until_signalled
 from spiffekit.daemon.listener import UnixFront, inner_socket, server_options
@@ -74,9 +77,7 @@ class Attestor:
             "attestor.node", config.node_attestor, prefix="node_attestor."
         ).values()
         (self.keys,) = plugins.load("attestor.keys", config.key_manager, prefix="key_manager.").values()
-        self.attestors = list(
-            plugins.load("attestor.workload", config.workload_attestor, prefix="workload_attestor.").values()
-        )
+        self.examiner = Examiner(_workload_attestors(config), self.clock)
         self.bootstrap = self._bootstrap_bundle()
         gauge = Gauge("attestor_entries", "Entries of this node.", registry=self.registry)
         gauge.set_function(lambda: len(self.cache.entries))
@@ -133,7 +134,7 @@ class Attestor:
                 path.parent.mkdir(mode=ADMIN_FOLDER_MODE, parents=True)
                 path.parent.chmod(ADMIN_FOLDER_MODE)  # whatever the umask says
             front: UnixFront[PeerProcess] = UnixFront(path, mode=ADMIN_MODE, identify=lambda peer: peer)
-            async with _serving(front, Admin(self.cache, self.attestors).handler()):
+            async with _serving(front, Admin(self.cache, self.examiner).handler()):
                 ready()
                 await asyncio.Event().wait()
             raise AssertionError("waits for ever")
@@ -148,7 +149,7 @@ class Attestor:
             front: UnixFront[Process] = UnixFront(table.socket_path, mode=SOCKET_MODE, identify=Process.of)
             api = WorkloadApi(
                 self.cache,
-                self.attestors,
+                self.examiner,
                 jwt,
                 process_of=front.peer_of,
                 clock=self.clock,
@@ -174,6 +175,30 @@ class Attestor:
             "attestor is ready",
             extra={"socket": str(self.config.attestor.socket_path), "entries": len(self.cache.entries)},
         )
+
+
+def _workload_attestors(config: Config) -> list[Configured]:
+    common = {field.name for field in msgspec.structs.fields(WorkloadAttestorOptions)}
+    options: dict[str, WorkloadAttestorOptions] = {}
+    tables: dict[str, dict[str, Any]] = {}
+    errors: list[str] = []
+    for name, table in config.workload_attestor.items():
+        tables[name] = {key: value for key, value in table.items() if key not in common}
+        mine = {key: value for key, value in table.items() if key in common}
+        option, problems = decode(mine, WorkloadAttestorOptions, f"workload_attestor.{name}.")
+        errors += problems
+        if option is not None:
+            options[name] = option
+    try:
+        attestors = plugins.load("attestor.workload", tables, prefix="workload_attestor.")
+    except ConfigError as error:
+        raise ConfigError(*errors, *error.errors) from error
+    if errors:
+        raise ConfigError(*errors)
+    return [
+        Configured(attestor, options[name].required, options[name].timeout)
+        for name, attestor in attestors.items()
+    ]
 
 
 @contextlib.asynccontextmanager

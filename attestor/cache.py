@@ -150,6 +150,14 @@ class Cache:
             found.append(entry)
         return tuple(found)
 
+    def awaits(self, selectors: frozenset[Selector], pending: frozenset[str]) -> bool:
+        """Tell whether an entry may match still, once attestors of the `pending` types have answered."""
+        return any(
+            any(s.type in pending for s in entry.selectors)
+            and all(s in selectors or s.type in pending for s in entry.selectors)
+            for entry in self.entries.values()
+        )
+
     def nearest(self, selectors: frozenset[Selector], limit: int = 5) -> tuple[Miss, ...]:
         """Return the entries that lack the fewest selectors, for an operator who asks why."""
         misses = [Miss(entry, entry.selectors - selectors) for entry in self.entries.values()]

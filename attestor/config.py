@@ -60,6 +60,18 @@ class AttestorTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     log_format: Format = "text"
 
 
+class WorkloadAttestorOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What every ``[workload_attestor.NAME]`` table may have besides its own options.
+
+    Attributes:
+        required: Without this attestor's word nobody gets an identity: its failure answers UNAVAILABLE.
+        timeout: How long it may take for one process.
+    """
+
+    required: bool = False
+    timeout: Span = Span(seconds=5)
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The whole file: ``[attestor]``, one node attestor, one key manager, and workload attestors."""
 

@@ -148,7 +148,7 @@ class IssuerClient:
             await stream.write(
                 agent_pb2.AttestAgentRequest(
                     params=agent_pb2.AttestAgentRequest.Params(
-                        data=types_pb2.AttestationData(type=attestor.type, payload=attestor.payload()),
+                        data=types_pb2.AttestationData(type=attestor.type, payload=await attestor.payload()),
                         params=agent_pb2.AgentX509SVIDParams(csr=csr_der),
                     )
                 )
@@ -161,7 +161,7 @@ class IssuerClient:
                 if answer.HasField("result"):
                     await stream.done_writing()
                     return tuple(answer.result.svid.cert_chain), answer.result.reattestable
-                response = attestor.respond(answer.challenge)
+                response = await attestor.respond(answer.challenge)
                 await stream.write(agent_pb2.AttestAgentRequest(challenge_response=response))
 
     async def renew(self, csr_der: bytes) -> tuple[bytes, ...]:

@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 
 from spiffekit.id import SpiffeId, TrustDomain
 from spiffekit.selector import Selector
@@ -50,6 +50,15 @@ class RegistrationEntry:
     revision: int = 0  # counts the updates of this entry
 
 
+class AttestationLevel(IntEnum):
+    """What a node's proof is worth; greater is better. The numbers are on the wire and in the database."""
+
+    UNKNOWN = 0
+    JOIN_TOKEN = 1  # whoever had the token
+    PLATFORM = 2  # a platform, or an authority that the operator trusts, vouches for the machine
+    TPM = 3  # keys that cannot leave the machine
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
     """A machine that an attestor has proved. An empty `serial` says that it is banned."""
@@ -63,6 +72,7 @@ class Node:
     can_reattest: bool = False
     selectors: frozenset[Selector] = frozenset()
     version: str = ""  # of the attestor, as it says of itself; at most 255 bytes
+    level: AttestationLevel = AttestationLevel.UNKNOWN
 
     @property
     def banned(self) -> bool:

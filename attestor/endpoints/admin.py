@@ -2,7 +2,6 @@
 """What an operator may ask on the admin socket, whose file permissions are the authorisation."""
 
 import logging
-from collections.abc import Sequence
 from typing import Any
 
 import grpc
@@ -10,7 +9,7 @@ import grpc
 from attestor.cache import Cache
 from attestor.errors import PeerGoneError
 from attestor.peer import Process
-from attestor.workload import WorkloadAttestor, ask_all
+from attestor.workload.examination import Examiner
 from spiffekit.daemon.peer import PeerProcess, PeerUnknownError
 from spiffekit.wire.convert import seconds
 from spiffekit.wire.pb.attestor.v1 import admin_pb2
@@ -23,9 +22,9 @@ Context = Any  # grpc.aio.ServicerContext: its stubs cannot be subscripted at ru
 class Admin:
     """See the module."""
 
-    def __init__(self, cache: Cache, attestors: Sequence[WorkloadAttestor]) -> None:
+    def __init__(self, cache: Cache, examiner: Examiner) -> None:
         self._cache = cache
-        self._attestors = attestors
+        self._examiner = examiner
 
     def handler(self) -> grpc.GenericRpcHandler:
         """Return the gRPC handler of the service."""
@@ -59,14 +58,14 @@ class Admin:
         Raises:
             PeerGoneError: It exited meanwhile.
         """
-        findings = await ask_all(self._attestors, process)
+        findings = await self._examiner.findings(process)
         process.require_alive()
-        selectors = frozenset().union(*(finding.selectors for finding in findings))
+        selectors = frozenset().union(*(finding.facts.selectors for finding in findings))
         entries = self._cache.matching(selectors)
         svids = [(entry, self._cache.svid(entry)) for entry in entries]
         return admin_pb2.ExplainResponse(
             findings=[
-                admin_pb2.Finding(type=f.type, selectors=sorted(map(str, f.selectors)), error=f.error)
+                admin_pb2.Finding(type=f.type, selectors=sorted(map(str, f.facts.selectors)), error=f.error)
                 for f in findings
             ],
             matches=[

@@ -26,7 +26,7 @@ from attestor.errors import (
 )
 from attestor.jwt import JwtCache
 from attestor.peer import Executable, Process
-from attestor.workload import WorkloadAttestor, attest_all
+from attestor.workload.examination import Examiner
 from spiffekit import jwtsvid
 from spiffekit.bundle import Bundle, BundleSet
 from spiffekit.daemon.clock import Clock
@@ -66,7 +66,7 @@ class WorkloadApi:
     def __init__(
         self,
         cache: Cache,
-        attestors: Sequence[WorkloadAttestor],
+        examiner: Examiner,
         jwt: JwtCache,
         *,
         process_of: Callable[[Context], Process],
@@ -75,7 +75,7 @@ class WorkloadApi:
         unauthenticated_verifiers: bool = False,
     ) -> None:
         self._cache = cache
-        self._attestors = attestors
+        self._examiner = examiner
         self._jwt = jwt
         self._process_of = process_of
         self._clock = clock
@@ -134,8 +134,14 @@ class WorkloadApi:
         process.require_alive()
         self._calls.spend(process.peer.uid)
         caller = _Caller(process)
-        await caller.attest(self._attestors)
+        await self._examine(caller)
         return caller
+
+    async def _examine(self, caller: "_Caller") -> None:
+        """Find out what is true of the caller now."""
+        executable = caller.process.executable()
+        examination = await self._examiner.examine(caller.process, self._cache.awaits)
+        caller.selectors, caller.executable = examination.selectors, executable
 
     @contextlib.contextmanager
     def _counted(self, process: Process) -> Any:
@@ -156,7 +162,7 @@ class WorkloadApi:
         with self._cache.watching() as watcher, caller.on_death(watcher.wake):
             while True:
                 if await caller.executes_another():
-                    await caller.attest(self._attestors)
+                    await self._examine(caller)
                 update = self._update_for(caller, render)
                 if update is not None:
                     message = self._serialised(update, render)
@@ -285,17 +291,11 @@ class _Caller:
     def __init__(self, process: Process) -> None:
         self.process = process
         self.selectors: frozenset[Selector] = frozenset()
-        self._executable: Executable | None = None
-
-    async def attest(self, attestors: Sequence[WorkloadAttestor]) -> None:
-        """Find out what is true of the process."""
-        executable = self.process.executable()
-        self.selectors = await attest_all(attestors, self.process)
-        self._executable = executable
+        self.executable: Executable | None = None
 
     async def executes_another(self) -> bool:
         """Tell whether it executes something else than when it was attested."""
-        return self.process.executable() != self._executable
+        return self.process.executable() != self.executable
 
     @contextlib.contextmanager
     def on_death(self, wake: Callable[[], None]) -> Iterator[None]:

@@ -11,14 +11,14 @@ class NodeAttestor(Protocol):
     def type(self) -> str:
         """The type that the issuer knows it by."""
 
-    def payload(self) -> bytes:
+    async def payload(self) -> bytes:
         """Return the proof to send first.
 
         Raises:
             NodeAttestationError: There is nothing to prove the node with.
         """
 
-    def respond(self, challenge: bytes) -> bytes:
+    async def respond(self, challenge: bytes) -> bytes:
         """Return the response to a challenge.
 
         Raises:

@@ -32,7 +32,7 @@ class JoinToken:
     def __init__(self, config: Config) -> None:
         self._config = config
 
-    def payload(self) -> bytes:
+    async def payload(self) -> bytes:
         """Return the token.
 
         Raises:
@@ -50,7 +50,7 @@ class JoinToken:
             raise NodeAttestationError(f"join token is longer than {MAX_TOKEN} characters")
         return token.encode()
 
-    def respond(self, challenge: bytes) -> bytes:
+    async def respond(self, challenge: bytes) -> bytes:
         """Refuse: this proof has no challenge."""
         del challenge
         raise NodeAttestationError("issuer sent a challenge for a join token")

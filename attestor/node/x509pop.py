@@ -42,7 +42,7 @@ class X509Pop:
     def __init__(self, config: Config) -> None:
         self._config = config
 
-    def payload(self) -> bytes:
+    async def payload(self) -> bytes:
         """Return the chain."""
         paths = [self._config.certificate_path]
         if self._config.intermediates_path is not None:
@@ -53,7 +53,7 @@ class X509Pop:
             raise NodeAttestationError(f"node certificate cannot be read: {error}") from error
         return json.dumps({"certificates": [_encoded(der) for der in ders]}).encode()
 
-    def respond(self, challenge: bytes) -> bytes:
+    async def respond(self, challenge: bytes) -> bytes:
         """Sign the SHA-256 of the issuer's nonce and one of ours."""
         try:
             key = private_key_from_pem(self._config.private_key_path.read_bytes())

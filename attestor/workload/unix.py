@@ -13,6 +13,7 @@ import msgspec
 
 from attestor.errors import WorkloadAttestationError
 from attestor.peer import Executable, Process
+from attestor.workload import Facts
 from spiffekit.errors import SelectorError
 from spiffekit.selector import Selector
 
@@ -43,7 +44,7 @@ class UnixAttestor:
         self._config = config
         self._hashes: OrderedDict[Executable, str] = OrderedDict()
 
-    async def attest(self, process: Process) -> frozenset[Selector]:
+    async def attest(self, process: Process) -> Facts:
         """Return uid, gid, user, group, supplementary groups, and path and sha256 if configured.
 
         Raises:
@@ -61,7 +62,9 @@ class UnixAttestor:
                     values["path"] = {path}
                 if self._config.workload_size_limit >= 0:
                     values["sha256"] = {await self._sha256(process)}
-            return frozenset(Selector(TYPE, f"{kind}:{v}") for kind, found in values.items() for v in found)
+            return Facts(
+                frozenset(Selector(TYPE, f"{kind}:{v}") for kind, found in values.items() for v in found)
+            )
         except (OSError, ValueError, SelectorError) as error:
             raise WorkloadAttestationError(f"process cannot be examined: {error}") from error
 

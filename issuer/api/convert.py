@@ -180,4 +180,5 @@ def node_to_proto(node: Node) -> types_pb2.Agent:
         banned=node.banned,
         can_reattest=node.can_reattest,
         agent_version=node.version,
+        attestation_level=int(node.level),
     )

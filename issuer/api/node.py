@@ -45,6 +45,7 @@ MAX_VERSION: Final = 255  # bytes
 MAX_TOKEN_TTL: Final = 365 * 86400  # seconds
 ATTEST_WITHIN: Final = timedelta(seconds=30)
 AGENT_PATH: Final = "/spire/agent"
+_USED: Final = "failed to attest: the node is known and its proof counts once; evict it first"
 
 
 class NodeService:
@@ -120,6 +121,8 @@ class NodeService:
         known = self._registrations.node(node_id)
         if known is not None and known.banned:
             raise NodeDeniedError("failed to attest: node is banned", DenialReason.BANNED)
+        if known is not None and proof.first_use:
+            raise NodeRejectedError(_USED)
         issued = await self._authorities.x509.sign(node_id, public_key, ttl=self._ttl, now=call.now)
         node = Node(
             id=node_id,
@@ -129,14 +132,19 @@ class NodeService:
             can_reattest=proof.can_reattest,
             selectors=proof.selectors,
             version=known.version if known else "",
+            level=proof.level,
         )
 
         def act(tx: Transaction) -> None:
             current = tx.nodes.get(node_id)
             if current is not None and current.banned:
                 raise NodeDeniedError("failed to attest: node is banned", DenialReason.BANNED)
+            if current is not None and proof.first_use:
+                raise NodeRejectedError(_USED)
             tx.nodes.put(node)
-            tx.audit.append(call.record(str(node_id), attestation=kind, serial=node.serial))
+            tx.audit.append(
+                call.record(str(node_id), attestation=kind, level=node.level.name, serial=node.serial)
+            )
 
         await self._database.write(act)
         return issued

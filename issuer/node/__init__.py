@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from issuer.model import AttestationLevel
 from spiffekit.id import SpiffeId
 from spiffekit.selector import Selector
 
@@ -14,11 +15,13 @@ Challenge = Callable[[bytes], Awaitable[bytes]]
 
 @dataclass(frozen=True, slots=True)
 class NodeProof:
-    """What a proof shows: which node it is, what is true of it, and whether it could prove itself again."""
+    """What a proof shows: which node it is, what is true of it, and what the proof is worth."""
 
     node_id: SpiffeId
     selectors: frozenset[Selector] = frozenset()
-    can_reattest: bool = False
+    can_reattest: bool = False  # it could prove itself again, and has to instead of renewing
+    level: AttestationLevel = AttestationLevel.PLATFORM
+    first_use: bool = False  # the proof could be copied: it counts only while the node is not known
 
 
 class NodeVerifier(Protocol):

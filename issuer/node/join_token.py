@@ -7,6 +7,7 @@ from typing import Final
 import msgspec
 
 from issuer.errors import NodeRejectedError
+from issuer.model import AttestationLevel
 from issuer.node import Challenge, NodeContext, NodeProof
 
 # It becomes a segment of the node's ID, so it may hold what a segment may hold.
@@ -30,7 +31,7 @@ class JoinTokenVerifier:
         if not TOKEN.fullmatch(token) or token in (".", ".."):
             raise NodeRejectedError("join token is malformed")
         await context.redeem_join_token(token)
-        return NodeProof(context.node_id(f"/join_token/{token}"))
+        return NodeProof(context.node_id(f"/join_token/{token}"), level=AttestationLevel.JOIN_TOKEN)
 
 
 def create(_config: Config) -> JoinTokenVerifier:

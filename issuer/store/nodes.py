@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from issuer.errors import NotFoundError
-from issuer.model import ChangeKind, Node
+from issuer.model import AttestationLevel, ChangeKind, Node
 from issuer.store.changes import ChangeStore
 from issuer.store.entries import EntryStore
 from issuer.store.schema import nodes, stamp, unstamp
@@ -77,6 +77,7 @@ def _row(node: Node) -> dict[str, Any]:
         "can_reattest": node.can_reattest,
         "selectors": encode_selectors(node.selectors),
         "version": node.version,
+        "level": int(node.level),
     }
 
 
@@ -91,4 +92,5 @@ def _node(row: Any) -> Node:
         can_reattest=row.can_reattest,
         selectors=decode_selectors(row.selectors),
         version=row.version,
+        level=AttestationLevel(row.level),
     )

@@ -60,6 +60,7 @@ nodes = Table(
     Column("can_reattest", Boolean, nullable=False),
     Column("selectors", Text, nullable=False),
     Column("version", Text, nullable=False),
+    Column("level", Integer, nullable=False),
 )
 
 join_tokens = Table(

@@ -16,8 +16,10 @@ from pathlib import Path
 import pytest
 
 from attestor.errors import PeerGoneError, WorkloadAttestationError
-from attestor.workload import attest_all
+from attestor.workload import Configured
+from attestor.workload.examination import Examiner
 from attestor.workload.unix import Config, UnixAttestor
+from spiffekit.daemon.clock import SystemClock
 from spiffekit.daemon.peer import OVERFLOW_ID, SO_PEERPIDFD, PeerProcess, PeerUnknownError
 from tests.attacks.processes import CONNECT, SLEEP, WAIT
 
@@ -37,6 +39,12 @@ def call(children, listening):
         yield start
 
 
+async def examined(attestor, process):
+    """What is true of a process, or why it cannot be told."""
+    examiner = Examiner([Configured(attestor)], SystemClock())
+    return (await examiner.examine(process, lambda *_: True)).selectors
+
+
 def strings(selectors):
     return {str(selector) for selector in selectors}
 
@@ -44,7 +52,7 @@ def strings(selectors):
 async def test_a_caller_that_lives_is_attested_as_itself(call):
     child, _, process = call(WAIT)
     assert process.pid == child.pid
-    found = strings(await attest_all([UNIX], process))
+    found = strings(await examined(UNIX, process))
     assert f"unix:uid:{os.geteuid()}" in found
     assert f"unix:path:{PYTHON}" in found
 
@@ -56,7 +64,7 @@ async def test_a_pid_that_is_used_again_is_not_the_caller(call, children):
     if (successor := take_pid(children, process.pid)) is not None:
         assert process.executable()  # somebody is there under that number
     with pytest.raises((PeerGoneError, WorkloadAttestationError)) as caught:
-        await attest_all([UNIX], process)
+        await examined(UNIX, process)
     if successor is not None:
         assert caught.type is PeerGoneError
 
@@ -72,7 +80,7 @@ async def test_a_pid_that_is_used_again_before_the_call_is_accepted_is_not_the_c
         except PeerUnknownError:  # kernels differ in whether they give a process that has exited
             return
         with pytest.raises((PeerGoneError, WorkloadAttestationError)):
-            await attest_all([UNIX], process)
+            await examined(UNIX, process)
 
 
 def take_pid(children, pid):
@@ -93,12 +101,12 @@ async def test_exec_of_another_binary_after_connecting_changes_what_is_attested(
     script = WAIT + 'connection.set_inheritable(True)\nos.execv("/bin/sleep", ["sleep", "60"])\n'
     child, _, process = call(script)
     before = process.executable()
-    first = strings(await attest_all([UNIX], process))
+    first = strings(await examined(UNIX, process))
     child.go_on()
     async with asyncio.timeout(5):
         while process.executable() == before:
             await asyncio.sleep(0.001)
-    second = strings(await attest_all([UNIX], process))
+    second = strings(await examined(UNIX, process))
     assert f"unix:path:{PYTHON}" in first - second
     assert f"unix:path:{Path('/bin/sleep').resolve()}" in second - first
 
@@ -141,7 +149,7 @@ async def test_a_socket_passed_on_is_still_of_the_one_that_connected(call, folde
         assert connection.recv(100) == b"who am I?"
         assert process.pid == child.pid != os.getpid()
         with pytest.raises((PeerGoneError, WorkloadAttestationError)):
-            await attest_all([UNIX], process)
+            await examined(UNIX, process)
 
 
 async def test_a_socket_inherited_by_a_child_is_still_of_the_parent(call):
@@ -151,7 +159,7 @@ async def test_a_socket_inherited_by_a_child_is_still_of_the_parent(call):
     assert connection.recv(100) == b"child"
     assert process.pid == parent.pid
     with pytest.raises((PeerGoneError, WorkloadAttestationError)):
-        await attest_all([UNIX], process)
+        await examined(UNIX, process)
 
 
 async def test_a_process_that_exits_during_attestation_gets_nothing(call):
@@ -166,7 +174,7 @@ async def test_a_process_that_exits_during_attestation_gets_nothing(call):
             return found
 
     with pytest.raises(PeerGoneError, match="caller has exited"):
-        await attest_all([Slow()], process)
+        await examined(Slow(), process)
 
 
 def test_a_stopped_process_is_not_a_dead_one(call):

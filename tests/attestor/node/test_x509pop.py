@@ -43,9 +43,9 @@ def machine(tmp_path):
     return Machine(tmp_path)
 
 
-def shown(attestor):
+async def shown(attestor):
     """The certificates of a proof, DER."""
-    document = json.loads(attestor.payload())
+    document = json.loads(await attestor.payload())
     assert document.keys() == {"certificates"}
     return [base64.b64decode(text, validate=True) for text in document["certificates"]]
 
@@ -64,25 +64,25 @@ def der(certificate):
     return certificate.public_bytes(Encoding.DER)
 
 
-def test_the_certificate_is_shown(machine):
+async def test_the_certificate_is_shown(machine):
     attestor = create(machine.config)
     assert attestor.type == "x509pop"
-    assert shown(attestor) == [der(machine.leaf)]
+    assert await shown(attestor) == [der(machine.leaf)]
 
 
-def test_intermediates_come_after_it(machine, tmp_path):
+async def test_intermediates_come_after_it(machine, tmp_path):
     path = machine.config.certificate_path
     path.write_bytes(path.read_bytes() + CA.certificate.public_bytes(Encoding.PEM))
-    assert shown(create(machine.config)) == [der(machine.leaf), der(CA.certificate)]
+    assert await shown(create(machine.config)) == [der(machine.leaf), der(CA.certificate)]
     further = TestCA().certificate
     (tmp_path / "more.pem").write_bytes(further.public_bytes(Encoding.PEM))
     config = Config(path, machine.config.private_key_path, tmp_path / "more.pem")
-    assert shown(create(config)) == [der(machine.leaf), der(CA.certificate), der(further)]
+    assert await shown(create(config)) == [der(machine.leaf), der(CA.certificate), der(further)]
 
 
 @pytest.mark.parametrize("key", [EC, ec.generate_private_key(ec.SECP384R1())], ids=["p256", "p384"])
-def test_an_ec_key_signs_both_nonces(tmp_path, key):
-    answer = answered(create(Machine(tmp_path, key).config).respond(challenge()), "ecdsa_signature")
+async def test_an_ec_key_signs_both_nonces(tmp_path, key):
+    answer = answered(await create(Machine(tmp_path, key).config).respond(challenge()), "ecdsa_signature")
     assert answer.keys() == {"nonce", "r", "s"}
     assert len(answer["nonce"]) == NONCE
     signature = encode_dss_signature(int.from_bytes(answer["r"]), int.from_bytes(answer["s"]))
@@ -92,8 +92,8 @@ def test_an_ec_key_signs_both_nonces(tmp_path, key):
         key.public_key().verify(signature, digest[::-1], ec.ECDSA(Prehashed(hashes.SHA256())))
 
 
-def test_an_rsa_key_signs_both_nonces(tmp_path):
-    response = create(Machine(tmp_path, RSA).config).respond(challenge("rsa_signature"))
+async def test_an_rsa_key_signs_both_nonces(tmp_path):
+    response = await create(Machine(tmp_path, RSA).config).respond(challenge("rsa_signature"))
     answer = answered(response, "rsa_signature")
     assert answer.keys() == {"nonce", "signature"}
     salted = padding.PSS(padding.MGF1(hashes.SHA256()), padding.PSS.AUTO)
@@ -101,19 +101,19 @@ def test_an_rsa_key_signs_both_nonces(tmp_path):
     RSA.public_key().verify(answer["signature"], digest, salted, Prehashed(hashes.SHA256()))
 
 
-def test_our_nonce_is_another_one_each_time(machine):
+async def test_our_nonce_is_another_one_each_time(machine):
     attestor = create(machine.config)
-    nonces = {answered(attestor.respond(challenge()), "ecdsa_signature")["nonce"] for _ in range(5)}
+    nonces = {answered(await attestor.respond(challenge()), "ecdsa_signature")["nonce"] for _ in range(5)}
     assert len(nonces) == 5
     assert THEIRS not in nonces
 
 
-def test_a_renewed_certificate_counts_from_the_next_proof_on(machine):
+async def test_a_renewed_certificate_counts_from_the_next_proof_on(machine):
     attestor = create(machine.config)
-    before = shown(attestor)
+    before = await shown(attestor)
     machine.renew(RSA)
-    assert shown(attestor) == [der(machine.leaf)] != before
-    assert attestor.respond(challenge("rsa_signature"))
+    assert await shown(attestor) == [der(machine.leaf)] != before
+    assert await attestor.respond(challenge("rsa_signature"))
 
 
 @pytest.mark.parametrize(
@@ -127,39 +127,39 @@ def test_a_renewed_certificate_counts_from_the_next_proof_on(machine):
     ],
     ids=lambda text: repr(text[:50]),
 )  # fmt: skip
-def test_a_malformed_challenge_is_not_answered(machine, text):
+async def test_a_malformed_challenge_is_not_answered(machine, text):
     with pytest.raises(NodeAttestationError) as caught:
-        create(machine.config).respond(text)
+        await create(machine.config).respond(text)
     assert str(caught.value) == MALFORMED
 
 
 @pytest.mark.parametrize("length", [0, NONCE - 1, NONCE + 1])
-def test_a_nonce_of_another_length_is_not_signed(machine, length):
+async def test_a_nonce_of_another_length_is_not_signed(machine, length):
     with pytest.raises(NodeAttestationError, match="nonce of another length"):
-        create(machine.config).respond(challenge(nonce=bytes(length)))
+        await create(machine.config).respond(challenge(nonce=bytes(length)))
 
 
 @pytest.mark.parametrize(
     ("key", "kind"), [(EC, "rsa_signature"), (RSA, "ecdsa_signature"), (EC, "ed25519_signature")],
     ids=["rsa for ec", "ec for rsa", "unknown"],
 )  # fmt: skip
-def test_a_challenge_for_another_kind_of_key_is_not_answered(tmp_path, key, kind):
+async def test_a_challenge_for_another_kind_of_key_is_not_answered(tmp_path, key, kind):
     with pytest.raises(NodeAttestationError, match=r"^issuer's challenge does not fit the node's key$"):
-        create(Machine(tmp_path, key).config).respond(challenge(kind))
+        await create(Machine(tmp_path, key).config).respond(challenge(kind))
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no PEM"], ids=["missing", "empty", "no PEM"])
-def test_files_that_cannot_be_used_are_told(machine, content):
+async def test_files_that_cannot_be_used_are_told(machine, content):
     for path in (machine.config.certificate_path, machine.config.private_key_path):
         path.unlink() if content is None else path.write_bytes(content)
     attestor = create(machine.config)
     with pytest.raises(NodeAttestationError, match=r"^node certificate cannot be read: "):
-        attestor.payload()
+        await attestor.payload()
     with pytest.raises(NodeAttestationError, match=r"^node key cannot be read: "):
-        attestor.respond(challenge())
+        await attestor.respond(challenge())
 
 
-def test_intermediates_that_cannot_be_read_are_told(machine, tmp_path):
+async def test_intermediates_that_cannot_be_read_are_told(machine, tmp_path):
     config = Config(machine.config.certificate_path, machine.config.private_key_path, tmp_path / "none")
     with pytest.raises(NodeAttestationError, match=r"^node certificate cannot be read: "):
-        create(config).payload()
+        await create(config).payload()

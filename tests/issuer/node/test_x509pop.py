@@ -58,9 +58,11 @@ async def test_both_halves_understand_each_other(tmp_path, key):
     )
 
     async def challenge(data):
-        return attestor.respond(data)
+        return await attestor.respond(data)
 
-    proof = await create(Config(tmp_path / "roots.pem")).verify(attestor.payload(), challenge, Context())
+    proof = await create(Config(tmp_path / "roots.pem")).verify(
+        await attestor.payload(), challenge, Context()
+    )
     cas = {ROOT.certificate, intermediate.certificate}
     assert {s.value for s in proof.selectors if s.value.startswith("ca:")} == {
         f"ca:fingerprint:{ca.fingerprint(hashes.SHA1()).hex()}" for ca in cas

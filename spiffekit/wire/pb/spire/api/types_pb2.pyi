@@ -83,7 +83,7 @@ class AttestationData(_message.Message):
     def __init__(self, type: _Optional[str] = ..., payload: _Optional[bytes] = ...) -> None: ...
 
 class Agent(_message.Message):
-    __slots__ = ("id", "attestation_type", "x509svid_serial_number", "x509svid_expires_at", "selectors", "banned", "can_reattest", "agent_version")
+    __slots__ = ("id", "attestation_type", "x509svid_serial_number", "x509svid_expires_at", "selectors", "banned", "can_reattest", "agent_version", "attestation_level")
     ID_FIELD_NUMBER: _ClassVar[int]
     ATTESTATION_TYPE_FIELD_NUMBER: _ClassVar[int]
     X509SVID_SERIAL_NUMBER_FIELD_NUMBER: _ClassVar[int]
@@ -92,6 +92,7 @@ class Agent(_message.Message):
     BANNED_FIELD_NUMBER: _ClassVar[int]
     CAN_REATTEST_FIELD_NUMBER: _ClassVar[int]
     AGENT_VERSION_FIELD_NUMBER: _ClassVar[int]
+    ATTESTATION_LEVEL_FIELD_NUMBER: _ClassVar[int]
     id: SPIFFEID
     attestation_type: str
     x509svid_serial_number: str
@@ -100,7 +101,8 @@ class Agent(_message.Message):
     banned: bool
     can_reattest: bool
     agent_version: str
-    def __init__(self, id: _Optional[_Union[SPIFFEID, _Mapping]] = ..., attestation_type: _Optional[str] = ..., x509svid_serial_number: _Optional[str] = ..., x509svid_expires_at: _Optional[int] = ..., selectors: _Optional[_Iterable[_Union[Selector, _Mapping]]] = ..., banned: _Optional[bool] = ..., can_reattest: _Optional[bool] = ..., agent_version: _Optional[str] = ...) -> None: ...
+    attestation_level: int
+    def __init__(self, id: _Optional[_Union[SPIFFEID, _Mapping]] = ..., attestation_type: _Optional[str] = ..., x509svid_serial_number: _Optional[str] = ..., x509svid_expires_at: _Optional[int] = ..., selectors: _Optional[_Iterable[_Union[Selector, _Mapping]]] = ..., banned: _Optional[bool] = ..., can_reattest: _Optional[bool] = ..., agent_version: _Optional[str] = ..., attestation_level: _Optional[int] = ...) -> None: ...
 
 class AgentMask(_message.Message):
     __slots__ = ("attestation_type", "x509svid_serial_number", "x509svid_expires_at", "selectors", "banned", "can_reattest", "agent_version")
@@ -269,7 +271,7 @@ class JoinToken(_message.Message):
     def __init__(self, value: _Optional[str] = ..., expires_at: _Optional[int] = ...) -> None: ...
 
 class Entry(_message.Message):
-    __slots__ = ("id", "spiffe_id", "parent_id", "selectors", "x509_svid_ttl", "federates_with", "admin", "downstream", "expires_at", "dns_names", "revision_number", "store_svid", "jwt_svid_ttl", "hint", "created_at", "additional_attributes")
+    __slots__ = ("id", "spiffe_id", "parent_id", "selectors", "x509_svid_ttl", "federates_with", "admin", "downstream", "expires_at", "dns_names", "revision_number", "store_svid", "jwt_svid_ttl", "hint", "created_at", "additional_attributes", "evidence_required", "svid_per_process", "spiffe_id_template")
     class AdditionalAttributes(_message.Message):
         __slots__ = ("disable_x509_svid_prefetch", "jwt_svid_include_jti")
         DISABLE_X509_SVID_PREFETCH_FIELD_NUMBER: _ClassVar[int]
@@ -293,6 +295,9 @@ class Entry(_message.Message):
     HINT_FIELD_NUMBER: _ClassVar[int]
     CREATED_AT_FIELD_NUMBER: _ClassVar[int]
     ADDITIONAL_ATTRIBUTES_FIELD_NUMBER: _ClassVar[int]
+    EVIDENCE_REQUIRED_FIELD_NUMBER: _ClassVar[int]
+    SVID_PER_PROCESS_FIELD_NUMBER: _ClassVar[int]
+    SPIFFE_ID_TEMPLATE_FIELD_NUMBER: _ClassVar[int]
     id: str
     spiffe_id: SPIFFEID
     parent_id: SPIFFEID
@@ -309,7 +314,10 @@ class Entry(_message.Message):
     hint: str
     created_at: int
     additional_attributes: Entry.AdditionalAttributes
-    def __init__(self, id: _Optional[str] = ..., spiffe_id: _Optional[_Union[SPIFFEID, _Mapping]] = ..., parent_id: _Optional[_Union[SPIFFEID, _Mapping]] = ..., selectors: _Optional[_Iterable[_Union[Selector, _Mapping]]] = ..., x509_svid_ttl: _Optional[int] = ..., federates_with: _Optional[_Iterable[str]] = ..., admin: _Optional[bool] = ..., downstream: _Optional[bool] = ..., expires_at: _Optional[int] = ..., dns_names: _Optional[_Iterable[str]] = ..., revision_number: _Optional[int] = ..., store_svid: _Optional[bool] = ..., jwt_svid_ttl: _Optional[int] = ..., hint: _Optional[str] = ..., created_at: _Optional[int] = ..., additional_attributes: _Optional[_Union[Entry.AdditionalAttributes, _Mapping]] = ...) -> None: ...
+    evidence_required: bool
+    svid_per_process: bool
+    spiffe_id_template: str
+    def __init__(self, id: _Optional[str] = ..., spiffe_id: _Optional[_Union[SPIFFEID, _Mapping]] = ..., parent_id: _Optional[_Union[SPIFFEID, _Mapping]] = ..., selectors: _Optional[_Iterable[_Union[Selector, _Mapping]]] = ..., x509_svid_ttl: _Optional[int] = ..., federates_with: _Optional[_Iterable[str]] = ..., admin: _Optional[bool] = ..., downstream: _Optional[bool] = ..., expires_at: _Optional[int] = ..., dns_names: _Optional[_Iterable[str]] = ..., revision_number: _Optional[int] = ..., store_svid: _Optional[bool] = ..., jwt_svid_ttl: _Optional[int] = ..., hint: _Optional[str] = ..., created_at: _Optional[int] = ..., additional_attributes: _Optional[_Union[Entry.AdditionalAttributes, _Mapping]] = ..., evidence_required: _Optional[bool] = ..., svid_per_process: _Optional[bool] = ..., spiffe_id_template: _Optional[str] = ...) -> None: ...
 
 class EntryMask(_message.Message):
     __slots__ = ("spiffe_id", "parent_id", "selectors", "x509_svid_ttl", "federates_with", "admin", "downstream", "expires_at", "dns_names", "revision_number", "store_svid", "jwt_svid_ttl", "hint", "created_at", "additional_attributes")

@@ -22,52 +22,53 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from spiffekit.wire.pb.issuer.v1 import evidence_pb2 as spiffekit_dot_wire_dot_pb_dot_issuer_dot_v1_dot_evidence__pb2
 from spiffekit.wire.pb.spire.api import types_pb2 as spiffekit_dot_wire_dot_pb_dot_spire_dot_api_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n5spiffekit/wire/pb/spire/api/server/svid/v1/svid.proto\x12\x18spire.api.server.svid.v1\x1a\'spiffekit/wire/pb/spire/api/types.proto\"/\n\x13MintX509SVIDRequest\x12\x0b\n\x03\x63sr\x18\x01 \x01(\x0c\x12\x0b\n\x03ttl\x18\x02 \x01(\x05\"?\n\x14MintX509SVIDResponse\x12\'\n\x04svid\x18\x01 \x01(\x0b\x32\x19.spire.api.types.X509SVID\"w\n\x12MintWITSVIDRequest\x12%\n\x02id\x18\x01 \x01(\x0b\x32\x19.spire.api.types.SPIFFEID\x12\x12\n\npublic_key\x18\x02 \x01(\x0c\x12\x0b\n\x03ttl\x18\x03 \x01(\x05\x12\x19\n\x11signing_algorithm\x18\x04 \x01(\t\"=\n\x13MintWITSVIDResponse\x12&\n\x04svid\x18\x01 \x01(\x0b\x32\x18.spire.api.types.WITSVID\"Z\n\x12MintJWTSVIDRequest\x12%\n\x02id\x18\x01 \x01(\x0b\x32\x19.spire.api.types.SPIFFEID\x12\x10\n\x08\x61udience\x18\x02 \x03(\t\x12\x0b\n\x03ttl\x18\x03 \x01(\x05\"=\n\x13MintJWTSVIDResponse\x12&\n\x04svid\x18\x01 \x01(\x0b\x32\x18.spire.api.types.JWTSVID\"V\n\x17\x42\x61tchNewX509SVIDRequest\x12;\n\x06params\x18\x01 \x03(\x0b\x32+.spire.api.server.svid.v1.NewX509SVIDParams\"\xc2\x01\n\x18\x42\x61tchNewX509SVIDResponse\x12J\n\x07results\x18\x01 \x03(\x0b\x32\x39.spire.api.server.svid.v1.BatchNewX509SVIDResponse.Result\x1aZ\n\x06Result\x12\'\n\x06status\x18\x01 \x01(\x0b\x32\x17.spire.api.types.Status\x12\'\n\x04svid\x18\x02 \x01(\x0b\x32\x19.spire.api.types.X509SVID\"7\n\x11NewJWTSVIDRequest\x12\x10\n\x08\x65ntry_id\x18\x01 \x01(\t\x12\x10\n\x08\x61udience\x18\x02 \x03(\t\"T\n\x16\x42\x61tchNewWITSVIDRequest\x12:\n\x06params\x18\x01 \x03(\x0b\x32*.spire.api.server.svid.v1.NewWITSVIDParams\"\xbf\x01\n\x17\x42\x61tchNewWITSVIDResponse\x12I\n\x07results\x18\x01 \x03(\x0b\x32\x38.spire.api.server.svid.v1.BatchNewWITSVIDResponse.Result\x1aY\n\x06Result\x12\'\n\x06status\x18\x01 \x01(\x0b\x32\x17.spire.api.types.Status\x12&\n\x04svid\x18\x02 \x01(\x0b\x32\x18.spire.api.types.WITSVID\"<\n\x12NewJWTSVIDResponse\x12&\n\x04svid\x18\x01 \x01(\x0b\x32\x18.spire.api.types.JWTSVID\"@\n\x1aNewDownstreamX509CARequest\x12\x0b\n\x03\x63sr\x18\x01 \x01(\x0c\x12\x15\n\rpreferred_ttl\x18\x02 \x01(\x05\"N\n\x1bNewDownstreamX509CAResponse\x12\x15\n\rca_cert_chain\x18\x01 \x03(\x0c\x12\x18\n\x10x509_authorities\x18\x02 \x03(\x0c\"2\n\x11NewX509SVIDParams\x12\x10\n\x08\x65ntry_id\x18\x01 \x01(\t\x12\x0b\n\x03\x63sr\x18\x02 \x01(\x0c\"S\n\x10NewWITSVIDParams\x12\x10\n\x08\x65ntry_id\x18\x01 \x01(\t\x12\x12\n\npublic_key\x18\x02 \x01(\x0c\x12\x19\n\x11signing_algorithm\x18\x03 \x01(\t2\xae\x06\n\x04SVID\x12m\n\x0cMintX509SVID\x12-.spire.api.server.svid.v1.MintX509SVIDRequest\x1a..spire.api.server.svid.v1.MintX509SVIDResponse\x12j\n\x0bMintJWTSVID\x12,.spire.api.server.svid.v1.MintJWTSVIDRequest\x1a-.spire.api.server.svid.v1.MintJWTSVIDResponse\x12j\n\x0bMintWITSVID\x12,.spire.api.server.svid.v1.MintWITSVIDRequest\x1a-.spire.api.server.svid.v1.MintWITSVIDResponse\x12y\n\x10\x42\x61tchNewX509SVID\x12\x31.spire.api.server.svid.v1.BatchNewX509SVIDRequest\x1a\x32.spire.api.server.svid.v1.BatchNewX509SVIDResponse\x12g\n\nNewJWTSVID\x12+.spire.api.server.svid.v1.NewJWTSVIDRequest\x1a,.spire.api.server.svid.v1.NewJWTSVIDResponse\x12v\n\x0f\x42\x61tchNewWITSVID\x12\x30.spire.api.server.svid.v1.BatchNewWITSVIDRequest\x1a\x31.spire.api.server.svid.v1.BatchNewWITSVIDResponse\x12\x82\x01\n\x13NewDownstreamX509CA\x12\x34.spire.api.server.svid.v1.NewDownstreamX509CARequest\x1a\x35.spire.api.server.svid.v1.NewDownstreamX509CAResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n5spiffekit/wire/pb/spire/api/server/svid/v1/svid.proto\x12\x18spire.api.server.svid.v1\x1a*spiffekit/wire/pb/issuer/v1/evidence.proto\x1a\'spiffekit/wire/pb/spire/api/types.proto\"/\n\x13MintX509SVIDRequest\x12\x0b\n\x03\x63sr\x18\x01 \x01(\x0c\x12\x0b\n\x03ttl\x18\x02 \x01(\x05\"?\n\x14MintX509SVIDResponse\x12\'\n\x04svid\x18\x01 \x01(\x0b\x32\x19.spire.api.types.X509SVID\"w\n\x12MintWITSVIDRequest\x12%\n\x02id\x18\x01 \x01(\x0b\x32\x19.spire.api.types.SPIFFEID\x12\x12\n\npublic_key\x18\x02 \x01(\x0c\x12\x0b\n\x03ttl\x18\x03 \x01(\x05\x12\x19\n\x11signing_algorithm\x18\x04 \x01(\t\"=\n\x13MintWITSVIDResponse\x12&\n\x04svid\x18\x01 \x01(\x0b\x32\x18.spire.api.types.WITSVID\"Z\n\x12MintJWTSVIDRequest\x12%\n\x02id\x18\x01 \x01(\x0b\x32\x19.spire.api.types.SPIFFEID\x12\x10\n\x08\x61udience\x18\x02 \x03(\t\x12\x0b\n\x03ttl\x18\x03 \x01(\x05\"=\n\x13MintJWTSVIDResponse\x12&\n\x04svid\x18\x01 \x01(\x0b\x32\x18.spire.api.types.JWTSVID\"V\n\x17\x42\x61tchNewX509SVIDRequest\x12;\n\x06params\x18\x01 \x03(\x0b\x32+.spire.api.server.svid.v1.NewX509SVIDParams\"\xc2\x01\n\x18\x42\x61tchNewX509SVIDResponse\x12J\n\x07results\x18\x01 \x03(\x0b\x32\x39.spire.api.server.svid.v1.BatchNewX509SVIDResponse.Result\x1aZ\n\x06Result\x12\'\n\x06status\x18\x01 \x01(\x0b\x32\x17.spire.api.types.Status\x12\'\n\x04svid\x18\x02 \x01(\x0b\x32\x19.spire.api.types.X509SVID\"_\n\x11NewJWTSVIDRequest\x12\x10\n\x08\x65ntry_id\x18\x01 \x01(\t\x12\x10\n\x08\x61udience\x18\x02 \x03(\t\x12&\n\x08\x65vidence\x18\xe8\x07 \x01(\x0b\x32\x13.issuer.v1.Evidence\"T\n\x16\x42\x61tchNewWITSVIDRequest\x12:\n\x06params\x18\x01 \x03(\x0b\x32*.spire.api.server.svid.v1.NewWITSVIDParams\"\xbf\x01\n\x17\x42\x61tchNewWITSVIDResponse\x12I\n\x07results\x18\x01 \x03(\x0b\x32\x38.spire.api.server.svid.v1.BatchNewWITSVIDResponse.Result\x1aY\n\x06Result\x12\'\n\x06status\x18\x01 \x01(\x0b\x32\x17.spire.api.types.Status\x12&\n\x04svid\x18\x02 \x01(\x0b\x32\x18.spire.api.types.WITSVID\"<\n\x12NewJWTSVIDResponse\x12&\n\x04svid\x18\x01 \x01(\x0b\x32\x18.spire.api.types.JWTSVID\"@\n\x1aNewDownstreamX509CARequest\x12\x0b\n\x03\x63sr\x18\x01 \x01(\x0c\x12\x15\n\rpreferred_ttl\x18\x02 \x01(\x05\"N\n\x1bNewDownstreamX509CAResponse\x12\x15\n\rca_cert_chain\x18\x01 \x03(\x0c\x12\x18\n\x10x509_authorities\x18\x02 \x03(\x0c\"Z\n\x11NewX509SVIDParams\x12\x10\n\x08\x65ntry_id\x18\x01 \x01(\t\x12\x0b\n\x03\x63sr\x18\x02 \x01(\x0c\x12&\n\x08\x65vidence\x18\xe8\x07 \x01(\x0b\x32\x13.issuer.v1.Evidence\"{\n\x10NewWITSVIDParams\x12\x10\n\x08\x65ntry_id\x18\x01 \x01(\t\x12\x12\n\npublic_key\x18\x02 \x01(\x0c\x12\x19\n\x11signing_algorithm\x18\x03 \x01(\t\x12&\n\x08\x65vidence\x18\xe8\x07 \x01(\x0b\x32\x13.issuer.v1.Evidence2\xae\x06\n\x04SVID\x12m\n\x0cMintX509SVID\x12-.spire.api.server.svid.v1.MintX509SVIDRequest\x1a..spire.api.server.svid.v1.MintX509SVIDResponse\x12j\n\x0bMintJWTSVID\x12,.spire.api.server.svid.v1.MintJWTSVIDRequest\x1a-.spire.api.server.svid.v1.MintJWTSVIDResponse\x12j\n\x0bMintWITSVID\x12,.spire.api.server.svid.v1.MintWITSVIDRequest\x1a-.spire.api.server.svid.v1.MintWITSVIDResponse\x12y\n\x10\x42\x61tchNewX509SVID\x12\x31.spire.api.server.svid.v1.BatchNewX509SVIDRequest\x1a\x32.spire.api.server.svid.v1.BatchNewX509SVIDResponse\x12g\n\nNewJWTSVID\x12+.spire.api.server.svid.v1.NewJWTSVIDRequest\x1a,.spire.api.server.svid.v1.NewJWTSVIDResponse\x12v\n\x0f\x42\x61tchNewWITSVID\x12\x30.spire.api.server.svid.v1.BatchNewWITSVIDRequest\x1a\x31.spire.api.server.svid.v1.BatchNewWITSVIDResponse\x12\x82\x01\n\x13NewDownstreamX509CA\x12\x34.spire.api.server.svid.v1.NewDownstreamX509CARequest\x1a\x35.spire.api.server.svid.v1.NewDownstreamX509CAResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'spiffekit.wire.pb.spire.api.server.svid.v1.svid_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MINTX509SVIDREQUEST']._serialized_start=124
-  _globals['_MINTX509SVIDREQUEST']._serialized_end=171
-  _globals['_MINTX509SVIDRESPONSE']._serialized_start=173
-  _globals['_MINTX509SVIDRESPONSE']._serialized_end=236
-  _globals['_MINTWITSVIDREQUEST']._serialized_start=238
-  _globals['_MINTWITSVIDREQUEST']._serialized_end=357
-  _globals['_MINTWITSVIDRESPONSE']._serialized_start=359
-  _globals['_MINTWITSVIDRESPONSE']._serialized_end=420
-  _globals['_MINTJWTSVIDREQUEST']._serialized_start=422
-  _globals['_MINTJWTSVIDREQUEST']._serialized_end=512
-  _globals['_MINTJWTSVIDRESPONSE']._serialized_start=514
-  _globals['_MINTJWTSVIDRESPONSE']._serialized_end=575
-  _globals['_BATCHNEWX509SVIDREQUEST']._serialized_start=577
-  _globals['_BATCHNEWX509SVIDREQUEST']._serialized_end=663
-  _globals['_BATCHNEWX509SVIDRESPONSE']._serialized_start=666
-  _globals['_BATCHNEWX509SVIDRESPONSE']._serialized_end=860
-  _globals['_BATCHNEWX509SVIDRESPONSE_RESULT']._serialized_start=770
-  _globals['_BATCHNEWX509SVIDRESPONSE_RESULT']._serialized_end=860
-  _globals['_NEWJWTSVIDREQUEST']._serialized_start=862
-  _globals['_NEWJWTSVIDREQUEST']._serialized_end=917
-  _globals['_BATCHNEWWITSVIDREQUEST']._serialized_start=919
-  _globals['_BATCHNEWWITSVIDREQUEST']._serialized_end=1003
-  _globals['_BATCHNEWWITSVIDRESPONSE']._serialized_start=1006
-  _globals['_BATCHNEWWITSVIDRESPONSE']._serialized_end=1197
-  _globals['_BATCHNEWWITSVIDRESPONSE_RESULT']._serialized_start=1108
-  _globals['_BATCHNEWWITSVIDRESPONSE_RESULT']._serialized_end=1197
-  _globals['_NEWJWTSVIDRESPONSE']._serialized_start=1199
-  _globals['_NEWJWTSVIDRESPONSE']._serialized_end=1259
-  _globals['_NEWDOWNSTREAMX509CAREQUEST']._serialized_start=1261
-  _globals['_NEWDOWNSTREAMX509CAREQUEST']._serialized_end=1325
-  _globals['_NEWDOWNSTREAMX509CARESPONSE']._serialized_start=1327
-  _globals['_NEWDOWNSTREAMX509CARESPONSE']._serialized_end=1405
-  _globals['_NEWX509SVIDPARAMS']._serialized_start=1407
-  _globals['_NEWX509SVIDPARAMS']._serialized_end=1457
-  _globals['_NEWWITSVIDPARAMS']._serialized_start=1459
-  _globals['_NEWWITSVIDPARAMS']._serialized_end=1542
-  _globals['_SVID']._serialized_start=1545
-  _globals['_SVID']._serialized_end=2359
+  _globals['_MINTX509SVIDREQUEST']._serialized_start=168
+  _globals['_MINTX509SVIDREQUEST']._serialized_end=215
+  _globals['_MINTX509SVIDRESPONSE']._serialized_start=217
+  _globals['_MINTX509SVIDRESPONSE']._serialized_end=280
+  _globals['_MINTWITSVIDREQUEST']._serialized_start=282
+  _globals['_MINTWITSVIDREQUEST']._serialized_end=401
+  _globals['_MINTWITSVIDRESPONSE']._serialized_start=403
+  _globals['_MINTWITSVIDRESPONSE']._serialized_end=464
+  _globals['_MINTJWTSVIDREQUEST']._serialized_start=466
+  _globals['_MINTJWTSVIDREQUEST']._serialized_end=556
+  _globals['_MINTJWTSVIDRESPONSE']._serialized_start=558
+  _globals['_MINTJWTSVIDRESPONSE']._serialized_end=619
+  _globals['_BATCHNEWX509SVIDREQUEST']._serialized_start=621
+  _globals['_BATCHNEWX509SVIDREQUEST']._serialized_end=707
+  _globals['_BATCHNEWX509SVIDRESPONSE']._serialized_start=710
+  _globals['_BATCHNEWX509SVIDRESPONSE']._serialized_end=904
+  _globals['_BATCHNEWX509SVIDRESPONSE_RESULT']._serialized_start=814
+  _globals['_BATCHNEWX509SVIDRESPONSE_RESULT']._serialized_end=904
+  _globals['_NEWJWTSVIDREQUEST']._serialized_start=906
+  _globals['_NEWJWTSVIDREQUEST']._serialized_end=1001
+  _globals['_BATCHNEWWITSVIDREQUEST']._serialized_start=1003
+  _globals['_BATCHNEWWITSVIDREQUEST']._serialized_end=1087
+  _globals['_BATCHNEWWITSVIDRESPONSE']._serialized_start=1090
+  _globals['_BATCHNEWWITSVIDRESPONSE']._serialized_end=1281
+  _globals['_BATCHNEWWITSVIDRESPONSE_RESULT']._serialized_start=1192
+  _globals['_BATCHNEWWITSVIDRESPONSE_RESULT']._serialized_end=1281
+  _globals['_NEWJWTSVIDRESPONSE']._serialized_start=1283
+  _globals['_NEWJWTSVIDRESPONSE']._serialized_end=1343
+  _globals['_NEWDOWNSTREAMX509CAREQUEST']._serialized_start=1345
+  _globals['_NEWDOWNSTREAMX509CAREQUEST']._serialized_end=1409
+  _globals['_NEWDOWNSTREAMX509CARESPONSE']._serialized_start=1411
+  _globals['_NEWDOWNSTREAMX509CARESPONSE']._serialized_end=1489
+  _globals['_NEWX509SVIDPARAMS']._serialized_start=1491
+  _globals['_NEWX509SVIDPARAMS']._serialized_end=1581
+  _globals['_NEWWITSVIDPARAMS']._serialized_start=1583
+  _globals['_NEWWITSVIDPARAMS']._serialized_end=1706
+  _globals['_SVID']._serialized_start=1709
+  _globals['_SVID']._serialized_end=2523
 # @@protoc_insertion_point(module_scope)

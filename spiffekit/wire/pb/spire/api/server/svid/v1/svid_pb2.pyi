@@ -1,3 +1,4 @@
+from spiffekit.wire.pb.issuer.v1 import evidence_pb2 as _evidence_pb2
 from spiffekit.wire.pb.spire.api import types_pb2 as _types_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
@@ -75,12 +76,14 @@ class BatchNewX509SVIDResponse(_message.Message):
     def __init__(self, results: _Optional[_Iterable[_Union[BatchNewX509SVIDResponse.Result, _Mapping]]] = ...) -> None: ...
 
 class NewJWTSVIDRequest(_message.Message):
-    __slots__ = ("entry_id", "audience")
+    __slots__ = ("entry_id", "audience", "evidence")
     ENTRY_ID_FIELD_NUMBER: _ClassVar[int]
     AUDIENCE_FIELD_NUMBER: _ClassVar[int]
+    EVIDENCE_FIELD_NUMBER: _ClassVar[int]
     entry_id: str
     audience: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, entry_id: _Optional[str] = ..., audience: _Optional[_Iterable[str]] = ...) -> None: ...
+    evidence: _evidence_pb2.Evidence
+    def __init__(self, entry_id: _Optional[str] = ..., audience: _Optional[_Iterable[str]] = ..., evidence: _Optional[_Union[_evidence_pb2.Evidence, _Mapping]] = ...) -> None: ...
 
 class BatchNewWITSVIDRequest(_message.Message):
     __slots__ = ("params",)
@@ -124,19 +127,23 @@ class NewDownstreamX509CAResponse(_message.Message):
     def __init__(self, ca_cert_chain: _Optional[_Iterable[bytes]] = ..., x509_authorities: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class NewX509SVIDParams(_message.Message):
-    __slots__ = ("entry_id", "csr")
+    __slots__ = ("entry_id", "csr", "evidence")
     ENTRY_ID_FIELD_NUMBER: _ClassVar[int]
     CSR_FIELD_NUMBER: _ClassVar[int]
+    EVIDENCE_FIELD_NUMBER: _ClassVar[int]
     entry_id: str
     csr: bytes
-    def __init__(self, entry_id: _Optional[str] = ..., csr: _Optional[bytes] = ...) -> None: ...
+    evidence: _evidence_pb2.Evidence
+    def __init__(self, entry_id: _Optional[str] = ..., csr: _Optional[bytes] = ..., evidence: _Optional[_Union[_evidence_pb2.Evidence, _Mapping]] = ...) -> None: ...
 
 class NewWITSVIDParams(_message.Message):
-    __slots__ = ("entry_id", "public_key", "signing_algorithm")
+    __slots__ = ("entry_id", "public_key", "signing_algorithm", "evidence")
     ENTRY_ID_FIELD_NUMBER: _ClassVar[int]
     PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
     SIGNING_ALGORITHM_FIELD_NUMBER: _ClassVar[int]
+    EVIDENCE_FIELD_NUMBER: _ClassVar[int]
     entry_id: str
     public_key: bytes
     signing_algorithm: str
-    def __init__(self, entry_id: _Optional[str] = ..., public_key: _Optional[bytes] = ..., signing_algorithm: _Optional[str] = ...) -> None: ...
+    evidence: _evidence_pb2.Evidence
+    def __init__(self, entry_id: _Optional[str] = ..., public_key: _Optional[bytes] = ..., signing_algorithm: _Optional[str] = ..., evidence: _Optional[_Union[_evidence_pb2.Evidence, _Mapping]] = ...) -> None: ...
