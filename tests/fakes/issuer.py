@@ -153,7 +153,7 @@ class FakeClient:
 
     async def attest(self, attestor, csr_der):
         self._connect("attest")
-        payload = attestor.payload()
+        payload = await attestor.payload()
         reattestable = attestor.type != "join_token"
         if reattestable:
             challenge = secrets.token_hex(8).encode()
