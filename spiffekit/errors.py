@@ -6,6 +6,8 @@
     SpiffeError
     ├── SpiffeIdError (ValueError too)      an ID, trust domain or path breaks SPIFFE-ID §2
     ├── SelectorError (ValueError too)      a selector is not of the form type:value
+    ├── TemplateError (ValueError too)      a template is malformed, or a workload lacks what it takes
+    ├── EvidenceError                       evidence is malformed
     ├── UnsupportedKeyError                 a key is of a kind or size we do not accept
     ├── AddressError (ValueError too)       an endpoint address breaks Workload_Endpoint §4
     ├── BundleError                         a bundle is malformed
@@ -37,6 +39,14 @@ class SpiffeIdError(SpiffeError, ValueError):
 
 class SelectorError(SpiffeError, ValueError):
     """A selector is not of the form ``type:value``."""
+
+
+class TemplateError(SpiffeError, ValueError):
+    """A template of a SPIFFE ID is malformed, or cannot be expanded for a workload."""
+
+
+class EvidenceError(SpiffeError):
+    """Evidence is malformed."""
 
 
 class UnsupportedKeyError(SpiffeError):

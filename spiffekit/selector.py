@@ -8,6 +8,7 @@ from typing import Final, Self
 from spiffekit.errors import SelectorError
 
 MAX_TYPE_BYTES: Final = 64  # bytes
+DECLARED: Final = ":declared:"  # within a value: a workload could forge what follows
 MAX_VALUE_BYTES: Final = 8192  # bytes of UTF-8; a label or an environment variable fits, a flood does not
 
 _NUMBER: Final = re.compile(r"[0-9]+", re.ASCII)

@@ -12,10 +12,12 @@ from google.protobuf.message import Message
 from spiffekit.errors import (
     AudienceError,
     BundleError,
+    EvidenceError,
     ExpiredError,
     SelectorError,
     SpiffeIdError,
     SvidError,
+    TemplateError,
     UnsupportedKeyError,
     VerificationError,
 )
@@ -30,6 +32,8 @@ Code = grpc.StatusCode
 OWN_INPUT: Final[Mapping[type[Exception], grpc.StatusCode]] = {
     SpiffeIdError: Code.INVALID_ARGUMENT,
     SelectorError: Code.INVALID_ARGUMENT,
+    TemplateError: Code.INVALID_ARGUMENT,
+    EvidenceError: Code.INVALID_ARGUMENT,
     BundleError: Code.INVALID_ARGUMENT,
     SvidError: Code.INVALID_ARGUMENT,
     UnsupportedKeyError: Code.INVALID_ARGUMENT,
