@@ -1,6 +1,6 @@
 # Everything a contributor runs. Needs Python >= 3.11, make and the package index.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check lint types test proto lock bench soak clean
+.PHONY: help setup demo check lint types test proto docs lock bench soak clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -27,6 +27,7 @@ lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python proto/generate.py --check
+	$(BIN)/python docs/fill.py --check
 
 types: .venv/ready
 	$(BIN)/mypy
@@ -36,6 +37,9 @@ test: .venv/ready
 
 proto: .venv/ready ## generate spiffekit/wire/pb from proto/
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python proto/generate.py
+
+docs: .venv/ready ## fill the tables and the commands' help of docs/reference from the code
+	$(BIN)/python docs/fill.py
 
 lock: ## resolve requirements.lock anew
 	$(BIN)/python -m pip install --quiet uv

@@ -98,7 +98,7 @@ def main() -> None:
     stale = [page for page in pages if filled(page.read_text()) != page.read_text()]
     if "--check" in sys.argv:
         if stale:
-            sys.exit("run `python docs/fill.py`: " + ", ".join(str(page.relative_to(ROOT)) for page in stale))
+            sys.exit("run `make docs`: " + ", ".join(str(page.relative_to(ROOT)) for page in stale))
         return
     for page in stale:
         page.write_text(filled(page.read_text()))
