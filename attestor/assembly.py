@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 import grpc
-import msgspec
 from prometheus_client import CollectorRegistry, Gauge
 
 from attestor.cache import Cache
-from attestor.config import Config, WorkloadAttestorOptions
+from attestor.config import Config
 from attestor.endpoints.admin import Admin
 from attestor.endpoints.workload_api import WorkloadApi
 from attestor.issuer_client import Credentials, IssuerClient
@@ -30,7 +29,7 @@ from spiffekit.daemon import health as health_server
 from spiffekit.daemon import logging as logs
 from spiffekit.daemon import plugins, systemd
 from spiffekit.daemon.clock import SystemClock
-from spiffekit.daemon.config import ConfigError, decode
+from spiffekit.daemon.config import ConfigError
 from spiffekit.daemon.health import Health
 from spiffekit.daemon.lifecycle import run_until_signalled
 from spiffekit.daemon.listener import UnixFront, inner_socket, server_options
@@ -178,23 +177,8 @@ class Attestor:
 
 
 def _workload_attestors(config: Config) -> list[Configured]:
-    common = {field.name for field in msgspec.structs.fields(WorkloadAttestorOptions)}
-    options: dict[str, WorkloadAttestorOptions] = {}
-    tables: dict[str, dict[str, Any]] = {}
-    errors: list[str] = []
-    for name, table in config.workload_attestor.items():
-        tables[name] = {key: value for key, value in table.items() if key not in common}
-        mine = {key: value for key, value in table.items() if key in common}
-        option, problems = decode(mine, WorkloadAttestorOptions, f"workload_attestor.{name}.")
-        errors += problems
-        if option is not None:
-            options[name] = option
-    try:
-        attestors = plugins.load("attestor.workload", tables, prefix="workload_attestor.")
-    except ConfigError as error:
-        raise ConfigError(*errors, *error.errors) from error
-    if errors:
-        raise ConfigError(*errors)
+    attestors = plugins.load("attestor.workload", config.own_options(), prefix="workload_attestor.")
+    options = {name: config.common_options(name) for name in attestors}
     return [
         Configured(attestor, options[name].required, options[name].timeout)
         for name, attestor in attestors.items()

@@ -8,7 +8,8 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from spiffekit.daemon.config import Span
+from spiffekit.daemon import plugins
+from spiffekit.daemon.config import ConfigError, Span, decode
 from spiffekit.daemon.logging import Format, Level
 from spiffekit.errors import SpiffeIdError
 from spiffekit.id import TrustDomain
@@ -16,6 +17,11 @@ from spiffekit.id import TrustDomain
 MIN_SYNC: Final = timedelta(seconds=1)
 MAX_PORT: Final = 65535
 MAX_SOCKET_PATH: Final = 100  # bytes; the kernel allows 107, and a new socket has another name at first
+_ENTRY_POINTS: Final = {
+    "node_attestor": "attestor.node",
+    "key_manager": "attestor.keys",
+    "workload_attestor": "attestor.workload",
+}
 
 
 class AttestorTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -72,6 +78,9 @@ class WorkloadAttestorOptions(msgspec.Struct, frozen=True, forbid_unknown_fields
     timeout: Span = Span(seconds=5)
 
 
+_COMMON: Final = frozenset(field.name for field in msgspec.structs.fields(WorkloadAttestorOptions))
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The whole file: ``[attestor]``, one node attestor, one key manager, and workload attestors."""
 
@@ -81,8 +90,27 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     workload_attestor: dict[str, dict[str, Any]]
 
     def problems(self) -> list[str]:
-        """Return what is wrong across fields, each as ``key: rule``."""
-        return list(self._problems())
+        """Return what is wrong across fields and in plug-ins' tables, each as ``key: rule``."""
+        return [*self._problems(), *_bad_plugins(self)]
+
+    def own_options(self) -> dict[str, dict[str, Any]]:
+        """Return the tables of the workload attestors without what all of them may have."""
+        return {
+            name: {key: value for key, value in table.items() if key not in _COMMON}
+            for name, table in self.workload_attestor.items()
+        }
+
+    def common_options(self, name: str) -> WorkloadAttestorOptions:
+        """Return the options of a workload attestor that all of them may have.
+
+        Raises:
+            ConfigError: One breaks a rule.
+        """
+        table = {key: value for key, value in self.workload_attestor[name].items() if key in _COMMON}
+        options, errors = decode(table, WorkloadAttestorOptions, f"workload_attestor.{name}.")
+        if options is None:
+            raise ConfigError(*errors)
+        return options
 
     def _problems(self) -> Iterator[str]:
         table = self.attestor
@@ -103,6 +131,24 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             if not 0 < getattr(table, name) <= MAX_PORT:
                 yield f"attestor.{name}: not a port"
         yield from _bad_sockets(table)
+
+
+def _bad_plugins(config: Config) -> Iterator[str]:
+    tables = {
+        "node_attestor": config.node_attestor,
+        "key_manager": config.key_manager,
+        "workload_attestor": config.own_options(),
+    }
+    for kind, found in tables.items():
+        try:
+            plugins.load(_ENTRY_POINTS[kind], found, prefix=f"{kind}.")
+        except ConfigError as error:
+            yield from error.errors
+    for name in config.workload_attestor:
+        try:
+            config.common_options(name)
+        except ConfigError as error:
+            yield from error.errors
 
 
 def _bad_sockets(table: AttestorTable) -> Iterator[str]:

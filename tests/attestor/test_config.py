@@ -147,7 +147,9 @@ def test_a_trust_domain_is_one(path):
     ("plugins", "wanted"),
     [
         (
-            PLUGINS + "[node_attestor.x509pop]\n[key_manager.disk]\n",
+            PLUGINS
+            + '[node_attestor.x509pop]\ncertificate_path = "/c"\nprivate_key_path = "/k"\n'
+            + '[key_manager.disk]\ndirectory = "/d"\n',
             [
                 "node_attestor: exactly one is needed, not 2",
                 "key_manager: exactly one is needed, not 2",
@@ -166,6 +168,27 @@ def test_a_trust_domain_is_one(path):
 )
 def test_one_node_attestor_one_key_manager_and_some_workload_attestor_are_needed(path, plugins, wanted):
     assert mistakes(path, plugins=plugins) == wanted
+
+
+def test_mistakes_in_the_tables_of_plugins_are_told_with_the_others(path):
+    plugins = """
+        [node_attestor.join_token]
+        [key_manager.memory]
+        directory = "/d"
+        [workload_attestor.unix]
+        timeout = "soon"
+        path = "/p"
+        [workload_attestor.magic]
+    """
+    found = mistakes(path, "issuer_port = 0", plugins=plugins)
+    assert [mistake.partition(": ")[0] for mistake in found] == [
+        "attestor.issuer_port",
+        "node_attestor.join_token.token",
+        "key_manager.memory.directory",
+        "workload_attestor.unix.path",
+        "workload_attestor.magic",
+        "workload_attestor.unix.timeout",
+    ]
 
 
 def test_a_table_that_is_missing_is_told(path):
