@@ -8,11 +8,12 @@ then the pidfd is asked whether the process still lives. Only if so was it this 
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
 from attestor.errors import PeerGoneError
 from spiffekit.daemon.peer import PeerProcess
 
+MAX_STAT: Final = 4096  # bytes of /proc/PID/stat
 Executable = tuple[int, int, int, int, int]
 """Device, inode, size, and the times of content and status in nanoseconds; exec and replacement change it."""
 
@@ -46,6 +47,20 @@ class Process:
         """
         if not self.peer.alive():
             raise PeerGoneError("caller has exited")
+
+    def birth(self) -> tuple[int, int]:
+        """Return its parent's PID, 0 for one that we cannot see, and its start in clock ticks since boot.
+
+        Raises:
+            PeerGoneError: The process has exited, or may not be examined.
+        """
+        try:
+            with (self.proc / "stat").open("rb") as file:
+                # After the name, which may hold anything; proc(5) counts the state as field 3.
+                fields = file.read(MAX_STAT).rpartition(b")")[2].split()
+        except OSError as error:
+            raise PeerGoneError("caller cannot be examined") from error
+        return int(fields[1]), int(fields[19])
 
     def executable(self) -> Executable:
         """Return what names the executable that runs now.

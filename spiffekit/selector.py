@@ -14,6 +14,7 @@ MAX_VALUE_BYTES: Final = 8192  # bytes of UTF-8; a label or an environment varia
 _NUMBER: Final = re.compile(r"[0-9]+", re.ASCII)
 _PATH: Final = re.compile(r"/.+")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
+_INODE: Final = re.compile(r"[0-9]+:[0-9]+", re.ASCII)  # device:inode
 _HEX: Final = re.compile(r"[0-9a-f]+")
 _ANY: Final = re.compile(r".+")
 KINDS: Final = {
@@ -26,6 +27,11 @@ KINDS: Final = {
         "supplementary_group": _ANY,
         "path": _PATH,
         "sha256": _SHA256,
+        "inode": _INODE,
+        "parent:uid": _NUMBER,
+        "parent:path": _PATH,
+        "parent:sha256": _SHA256,
+        "declared:cmdline": _ANY,
     },
     "x509pop": {"subject:cn": _ANY, "ca:fingerprint": _HEX, "serialnumber": _HEX},
 }

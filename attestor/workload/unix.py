@@ -1,106 +1,140 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the kernel says of any process: its user, groups, and if asked for, its executable."""
+"""What the kernel says of any process: its user, groups, and if asked for, its executable and its parent."""
 
-import asyncio
 import grp
-import hashlib
 import pwd
-from collections import OrderedDict
-from pathlib import Path
-from typing import Final
+import shlex
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Final, Self
 
 import msgspec
 
-from attestor.errors import WorkloadAttestationError
-from attestor.peer import Executable, Process
+from attestor.errors import PeerGoneError, WorkloadAttestationError
+from attestor.peer import Process
 from attestor.workload import Facts
-from spiffekit.errors import SelectorError
+from attestor.workload.executable import Executables
+from spiffekit.daemon.peer import PeerProcess, PeerUnknownError
 from spiffekit.selector import Selector
 
 TYPE: Final = "unix"
 MAX_STATUS: Final = 64 * 1024  # bytes of /proc/PID/status
-MAX_HASHES: Final = 1024  # executables whose hash is remembered
-_DELETED: Final = " (deleted)"
+MAX_CMDLINE: Final = 4096  # bytes; a longer one is not stated, for a part of it could mislead
+INIT: Final = 1  # in its PID namespace
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``[workload_attestor.unix]``.
 
     Attributes:
-        discover_workload_path: Add the selectors `path` and `sha256`.
+        discover_workload_path: Add the selectors `path`, `inode` and `sha256`.
         workload_size_limit: Largest executable that is hashed, in bytes: 0 is any, below 0 hashes none.
+        discover_parent: Add the selectors `parent:uid`, `parent:path` and `parent:sha256`.
+        declare_cmdline: Add `declared:cmdline`, which the process itself could forge.
     """
 
     discover_workload_path: bool = False
     workload_size_limit: int = 0
+    discover_parent: bool = False
+    declare_cmdline: bool = False
 
 
 class UnixAttestor:
-    """See the module. Hashes are remembered by what names the executable, so each is computed once."""
+    """See the module."""
 
     type = TYPE
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._hashes: OrderedDict[Executable, str] = OrderedDict()
+        self._executables = Executables(config.workload_size_limit)
 
     async def attest(self, process: Process) -> Facts:
-        """Return uid, gid, user, group, supplementary groups, and path and sha256 if configured.
+        """Return the selectors of a process: user and groups, and the others as configured.
 
         Raises:
             WorkloadAttestationError: The process cannot be read, or its executable is larger than allowed.
         """
         try:
-            uid, gid, groups = _ids(process.proc / "status")
-            values = {"uid": {str(uid)}, "gid": {str(gid)}, "supplementary_gid": set(map(str, groups))}
-            values["user"] = {name} if (name := _user(uid)) else set()
-            values["group"] = {name} if (name := _group(gid)) else set()
-            values["supplementary_group"] = {name for g in groups if (name := _group(g))}
+            found = _selectors(_identity(_Status.of(process)))
             if self._config.discover_workload_path:
-                path = str((process.proc / "exe").readlink())
-                if not path.endswith(_DELETED):  # a deleted file has no path that could be vouched for
-                    values["path"] = {path}
-                if self._config.workload_size_limit >= 0:
-                    values["sha256"] = {await self._sha256(process)}
-            return Facts(
-                frozenset(Selector(TYPE, f"{kind}:{v}") for kind, found in values.items() for v in found)
-            )
-        except (OSError, ValueError, SelectorError) as error:
+                exe = await self._executables.describe(process)
+                found |= _selectors({"path": {exe.path}, "inode": {exe.inode}, "sha256": {exe.sha256}})
+        except (OSError, ValueError, PeerGoneError) as error:
             raise WorkloadAttestationError(f"process cannot be examined: {error}") from error
+        if self._config.discover_parent:
+            found |= await self._parent(process)
+        if self._config.declare_cmdline:
+            found |= _cmdline(process)
+        return Facts(found)
 
-    async def _sha256(self, process: Process) -> str:
-        executable = process.executable()
-        if executable in self._hashes:
-            self._hashes.move_to_end(executable)
-            return self._hashes[executable]
-        limit = self._config.workload_size_limit
-        if limit and executable[2] > limit:
-            raise WorkloadAttestationError(f"executable is larger than {limit} bytes")
-        digest = await asyncio.to_thread(_hash, process.proc / "exe")
-        if process.executable() != executable:
-            raise WorkloadAttestationError("executable changed while it was read")
-        self._hashes[executable] = digest
-        if len(self._hashes) > MAX_HASHES:
-            self._hashes.popitem(last=False)
-        return digest
+    async def _parent(self, process: Process) -> frozenset[Selector]:
+        """Return what holds for the direct parent; nothing if it exits meanwhile or cannot be examined.
+
+        A pidfd holds the parent before it is read. It lives afterwards, and has the number that the kernel
+        then names as parent: so it was the parent that was read, not one that got the number later.
+        """
+        try:
+            pid, _ = process.birth()
+            with closing(PeerProcess.from_pid(pid)) as peer:
+                parent = Process.of(peer)
+                status = _Status.of(parent)
+                if status.own_pid == INIT:  # adopts all whose parent exited, so it says nothing
+                    return frozenset()
+                exe = await self._executables.describe(parent)
+                uid, path, sha256 = {str(status.uid)}, {exe.path}, {exe.sha256}
+                found = _selectors({"parent:uid": uid, "parent:path": path, "parent:sha256": sha256})
+                if process.birth()[0] != pid or not peer.alive():
+                    return frozenset()
+        except (OSError, ValueError, WorkloadAttestationError, PeerGoneError, PeerUnknownError):
+            return frozenset()
+        return found
 
 
-def _hash(exe: Path) -> str:
-    # Through /proc/PID/exe: a path may mean another file in another mount namespace.
-    with exe.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+@dataclass(frozen=True, slots=True)
+class _Status:
+    uid: int  # effective, like gid
+    gid: int
+    groups: tuple[int, ...]
+    own_pid: int  # in the PID namespace of the process
+
+    @classmethod
+    def of(cls, process: Process) -> Self:
+        with (process.proc / "status").open("rb") as file:
+            text = file.read(MAX_STATUS).decode("ascii", "replace")
+        fields = dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
+        uid, gid = (int(fields[name].split()[1]) for name in ("Uid", "Gid"))
+        groups = tuple(map(int, fields["Groups"].split()))
+        return cls(uid, gid, groups, int(fields["NSpid"].split()[-1]))
 
 
-def _ids(status: Path) -> tuple[int, int, list[int]]:
-    """Return effective uid and gid, and the supplementary groups."""
-    with status.open("rb") as file:
-        text = file.read(MAX_STATUS).decode("ascii", "replace")
-    fields = dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
-    return (
-        int(fields["Uid"].split()[1]),
-        int(fields["Gid"].split()[1]),
-        list(map(int, fields["Groups"].split())),
-    )
+def _identity(status: _Status) -> Mapping[str, AbstractSet[str]]:
+    return {
+        "uid": {str(status.uid)},
+        "gid": {str(status.gid)},
+        "user": {_user(status.uid)},
+        "group": {_group(status.gid)},
+        "supplementary_gid": set(map(str, status.groups)),
+        "supplementary_group": set(map(_group, status.groups)),
+    }
+
+
+def _cmdline(process: Process) -> frozenset[Selector]:
+    try:
+        with (process.proc / "cmdline").open("rb") as file:
+            line = file.read(MAX_CMDLINE + 1)
+        if not 0 < len(line) <= MAX_CMDLINE:
+            return frozenset()
+        words = line.removesuffix(b"\0").decode().split("\0")
+        return _selectors({"declared:cmdline": {shlex.join(words)}})
+    except (OSError, ValueError):  # what a process may choose must not deny it its identity
+        return frozenset()
+
+
+def _selectors(values: Mapping[str, AbstractSet[str]]) -> frozenset[Selector]:
+    """Return a selector for each value by kind; an empty value is none."""
+    return frozenset(Selector(TYPE, f"{kind}:{v}") for kind, found in values.items() for v in found if v)
 
 
 def _user(uid: int) -> str:

@@ -48,5 +48,5 @@ async def test_the_unix_attestor_states_only_kinds_that_are_known():
         found = await UnixAttestor(Config(discover_workload_path=True)).attest(Process.of(peer))
     finally:
         peer.close()
-    assert [selector for selector in found if typo(selector)] == []
-    assert {s.value.partition(":")[0] for s in found} <= set(KINDS["unix"])
+    assert [selector for selector in found.selectors if typo(selector)] == []
+    assert {s.value.partition(":")[0] for s in found.selectors} <= set(KINDS["unix"])

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a process executes: path, inode and SHA-256 of one file, whenever the process calls exec."""
+
+import asyncio
+import hashlib
+import os
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from attestor.errors import WorkloadAttestationError
+from attestor.peer import Executable, Process
+
+MAX_HASHES: Final = 1024  # executables whose hash is remembered
+SETTLED: Final = 1_000_000_000  # ns since the last change of a file; two changes of one tick have one time
+_DELETED: Final = " (deleted)"
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """An executable; what cannot be vouched for is empty."""
+
+    path: str  # in the mount namespace of its process; empty for a deleted file
+    inode: str  # device and inode, as `stat -c %d:%i` prints them; empty where such numbers are given anew
+    sha256: str  # lower-case hex; empty if none was to be computed
+
+
+class Executables:
+    """Describes executables. Hashes are remembered by what names the file, so each is computed once.
+
+    Args:
+        limit: Largest file that is hashed, in bytes: 0 is any, below 0 hashes none.
+    """
+
+    def __init__(self, limit: int = 0) -> None:
+        self._limit = limit
+        self._hashes: OrderedDict[Executable, str] = OrderedDict()
+
+    async def describe(self, process: Process) -> Description:
+        """Describe what a process executes.
+
+        Raises:
+            WorkloadAttestationError: It is too large to be hashed, or changed meanwhile.
+            PeerGoneError: The process has exited, or may not be examined.
+            OSError: It cannot be read.
+        """
+        executable = process.executable()
+        path = str((process.proc / "exe").readlink())
+        digest = self._hashes.get(executable, "")
+        if not digest and self._limit >= 0:
+            if 0 < self._limit < executable[2]:
+                raise WorkloadAttestationError(f"executable is larger than {self._limit} bytes")
+            digest = await asyncio.to_thread(_hash, process.proc / "exe")
+        if process.executable() != executable:
+            raise WorkloadAttestationError("executable changed while it was read")
+        self._remember(executable, digest)
+        return Description("" if path.endswith(_DELETED) else path, _inode(executable), digest)
+
+    def _remember(self, executable: Executable, digest: str) -> None:
+        if not digest or time.time_ns() - executable[4] < SETTLED:
+            return
+        self._hashes[executable] = digest
+        self._hashes.move_to_end(executable)
+        if len(self._hashes) > MAX_HASHES:
+            self._hashes.popitem(last=False)
+
+
+def _hash(exe: Path) -> str:
+    # Through /proc/PID/exe: a path may mean another file in another mount namespace.
+    with exe.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _inode(executable: Executable) -> str:
+    # A file system without a device (overlay, tmpfs, FUSE) gets a number that was another's before, and
+    # whoever may mount one in a user namespace may choose the inodes.
+    device, inode = executable[:2]
+    return f"{device}:{inode}" if os.major(device) else ""

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Path, inode and hash of what runs are those of one file."""
+
+import hashlib
+import os
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from attestor.errors import PeerGoneError, WorkloadAttestationError
+from attestor.workload.executable import MAX_HASHES, Executables
+from tests.attestor.workload.processes import process, running
+
+DISK = os.makedev(8, 1)
+SLEEP = Path(shutil.which("sleep")).resolve()
+
+
+@dataclass
+class Replaced:
+    """A process folder whose executable is another each time it is looked at."""
+
+    proc: Path
+    looks: list = field(default_factory=list)
+
+    def executable(self):
+        return self.looks.pop(0)
+
+
+@pytest.fixture
+def proc(tmp_path):
+    (tmp_path / "exe").symlink_to(SLEEP)
+    return tmp_path
+
+
+def look(inode=1, *, device=DISK, size=10, changed=0):
+    return (device, inode, size, 0, changed)
+
+
+async def test_an_executable_is_described_by_path_inode_and_hash():
+    with process(SLEEP, "60") as one:
+        found = await Executables().describe(one)
+    info = SLEEP.stat()
+    assert found.path == str(SLEEP)
+    assert found.sha256 == hashlib.sha256(SLEEP.read_bytes()).hexdigest()
+    assert found.inode in {f"{info.st_dev}:{info.st_ino}", ""}
+
+
+async def test_a_replaced_file_does_not_lend_its_name(tmp_path):
+    copy = tmp_path / "program"
+    shutil.copy(SLEEP, copy)
+    with process(copy, "60") as one:
+        copy.unlink()
+        shutil.copy("/bin/true", copy)
+        found = await Executables().describe(one)
+    assert found.path == ""
+    assert found.sha256 == hashlib.sha256(SLEEP.read_bytes()).hexdigest()
+
+
+async def test_a_number_that_the_kernel_gives_anew_names_no_file(proc):
+    anonymous = look(device=os.makedev(0, 42))
+    assert (await Executables().describe(Replaced(proc, [anonymous] * 2))).inode == ""
+    assert (await Executables().describe(Replaced(proc, [look(7)] * 2))).inode == "2049:7"
+
+
+async def test_an_executable_that_changes_meanwhile_is_refused_and_not_remembered(proc):
+    executables = Executables()
+    with pytest.raises(WorkloadAttestationError, match="changed while it was read"):
+        await executables.describe(Replaced(proc, [look(1), look(2)]))
+    (proc / "exe").unlink()
+    (proc / "exe").symlink_to("/bin/true")
+    found = await executables.describe(Replaced(proc, [look(1), look(1)]))
+    assert found.sha256 == hashlib.sha256(Path("/bin/true").read_bytes()).hexdigest()
+
+
+async def test_a_hash_is_computed_once_and_the_longest_unused_is_forgotten(proc):
+    executables = Executables()
+    first = await executables.describe(Replaced(proc, [look(1)] * 2))
+    (proc / "exe").unlink()
+    (proc / "exe").symlink_to("/bin/true")
+    assert (await executables.describe(Replaced(proc, [look(1)] * 2))).sha256 == first.sha256
+    for inode in range(2, MAX_HASHES + 2):
+        await executables.describe(Replaced(proc, [look(inode)] * 2))
+    assert (await executables.describe(Replaced(proc, [look(1)] * 2))).sha256 != first.sha256
+
+
+async def test_a_file_that_changed_a_moment_ago_is_hashed_anew_each_time(proc):
+    """Its times might be the same after another change."""
+    executables, far = Executables(), 2**63
+    first = await executables.describe(Replaced(proc, [look(changed=far)] * 2))
+    (proc / "exe").unlink()
+    (proc / "exe").symlink_to("/bin/true")
+    assert (await executables.describe(Replaced(proc, [look(changed=far)] * 2))).sha256 != first.sha256
+
+
+async def test_a_limit_refuses_larger_files_and_below_zero_none_is_hashed(proc):
+    with pytest.raises(WorkloadAttestationError, match="larger than 9 bytes"):
+        await Executables(9).describe(Replaced(proc, [look(size=10)] * 2))
+    assert (await Executables(10).describe(Replaced(proc, [look(size=10)] * 2))).sha256
+    assert (await Executables(-1).describe(Replaced(proc, [look(size=10)] * 2))).sha256 == ""
+
+
+async def test_a_process_that_exited_is_not_described():
+    with running(SLEEP, "60") as child, process(SLEEP, "60") as one:
+        os.kill(one.pid, 9)
+        os.waitpid(one.pid, 0)
+        with pytest.raises(PeerGoneError):
+            await Executables().describe(one)
+        assert child.poll() is None
