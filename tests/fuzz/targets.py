@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One function for each parser of hostile input: it returns, or raises a `SpiffeError`.
+"""One function for each parser of hostile input: it returns, or raises a `SpiffeError` or an `AttestorError`.
 
 They take bytes, and so fit any fuzzer; `test_targets.py` drives them with hypothesis.
 """
 
 import functools
 
+from attestor.workload import cgroups
 from spiffekit import jwtsvid, x509svid
 from spiffekit.bundle import Bundle
 from spiffekit.certificates import certificates_from_pem, load_certificate, split_der
@@ -101,3 +102,11 @@ def private_key_pem(data):
 
 def public_key(data):
     public_key_from_der(data)
+
+
+def cgroup(data):
+    groups = cgroups.parse(data)
+    if found := cgroups.container(groups):
+        assert all(groups[controllers].startswith(path) for controllers, path in found.paths.items())
+    cgroups.pod(groups)
+    cgroups.pod(groups, "/kubelet")

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from attestor.errors import AttestorError
 from spiffekit.errors import SpiffeError
 from spiffekit.keys import public_key_to_der
 from tests.fuzz import targets
@@ -28,7 +29,7 @@ SHORT = settings(
 def survives(target, data):
     try:
         target(data)
-    except SpiffeError:
+    except (SpiffeError, AttestorError):
         return
 
 
@@ -56,6 +57,7 @@ def seeds():
         targets.private_key: svid.private_key_der,
         targets.private_key_pem: svid.key_pem(),
         targets.public_key: public_key_to_der(svid.leaf.public_key()),
+        targets.cgroup: b"2:cpu,cpuacct:/docker/%b\n0::/docker/%b/init.scope\n" % (b"ab" * 32, b"ab" * 32),
     }
 
 
@@ -140,7 +142,7 @@ def test_input_of_another_parser_is_refused_in_our_own_words(target):
 GOOD = [
     targets.spiffe_id, targets.selector, targets.bundle, targets.jwks, targets.x509_bundle,
     targets.certificate, targets.svid, targets.svid_key, targets.pem, targets.der_sequence,
-    targets.private_key, targets.private_key_pem, targets.public_key,
+    targets.private_key, targets.private_key_pem, targets.public_key, targets.cgroup,
 ]  # fmt: skip
 
 
