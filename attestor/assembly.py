@@ -13,9 +13,10 @@ from prometheus_client import CollectorRegistry, Gauge
 
 from attestor.cache import Cache
 from attestor.config import Config
+from attestor.connection import Credentials
 from attestor.endpoints.admin import Admin
 from attestor.endpoints.workload_api import WorkloadApi
-from attestor.issuer_client import Credentials, IssuerClient
+from attestor.issuer_client import IssuerClient
 from attestor.jwt import JwtCache
 from attestor.peer import Process
 from attestor.rotation import Rotation

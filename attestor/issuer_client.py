@@ -3,9 +3,8 @@
 
 import asyncio
 import contextlib
-import ssl
-from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 from typing import Any, Final
 
@@ -14,8 +13,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from google.protobuf.message import DecodeError
 
 from attestor.cache import Entry
+from attestor.connection import Credentials, dial
 from attestor.errors import (
     AttestorError,
     IssuerUnavailableError,
@@ -28,8 +29,8 @@ from attestor.node import NodeAttestor
 from attestor.updates import Update, entry_from_proto, update_from_proto
 from spiffekit.bundle import Bundle
 from spiffekit.daemon.clock import Clock
-from spiffekit.errors import SpiffeError, VerificationError
-from spiffekit.id import SpiffeId, TrustDomain
+from spiffekit.errors import SpiffeError
+from spiffekit.id import TrustDomain
 from spiffekit.wire import tls
 from spiffekit.wire.convert import bundle_from_proto, seconds
 from spiffekit.wire.pb.issuer.v1 import updates_pb2, updates_pb2_grpc
@@ -38,10 +39,8 @@ from spiffekit.wire.pb.spire.api.server.agent.v1 import agent_pb2, agent_pb2_grp
 from spiffekit.wire.pb.spire.api.server.bundle.v1 import bundle_pb2, bundle_pb2_grpc
 from spiffekit.wire.pb.spire.api.server.entry.v1 import entry_pb2, entry_pb2_grpc
 from spiffekit.wire.pb.spire.api.server.svid.v1 import svid_pb2, svid_pb2_grpc
-from spiffekit.x509svid import X509Svid, spiffe_id_of, verify
 
 DEADLINE: Final = 30.0  # seconds of a call
-SERVER_PATH: Final = "/spire/server"
 CLOSE_AFTER: Final = 5.0  # seconds
 SYNC_PAGE: Final = 500  # entries asked for at once
 MAX_MESSAGE: Final = 64 * 1024 * 1024  # bytes; what the issuer pushes is bounded by its chunks
@@ -49,20 +48,16 @@ _REATTEST: Final = frozenset((1, 2, 3, 5))  # EXPIRED, NOT_ATTESTED, NOT_ACTIVE,
 _BANNED: Final = 4
 
 
-@dataclass(slots=True)
-class Credentials:
-    """What connections are made with; each new one takes what is here now."""
-
-    bundle: Bundle | None = None  # None: the first contact, with insecure_bootstrap
-    svid: X509Svid | None = None
+Another = Callable[[Credentials], AbstractAsyncContextManager["IssuerClient"]]
 
 
 class IssuerClient:
     """Calls the issuer. You get one by `open`; `credentials` may be changed while it is open."""
 
-    def __init__(self, target: str, tunnel: tls.Tunnel, credentials: Credentials) -> None:
+    def __init__(self, target: str, tunnel: tls.Tunnel, credentials: Credentials, another: Another) -> None:
         self._target = target
         self._tunnel = tunnel
+        self._another = another
         self._closing: set[asyncio.Task[None]] = set()
         self.credentials = credentials
         self._connect()
@@ -105,27 +100,42 @@ class IssuerClient:
         cls, host: str, port: int, trust_domain: TrustDomain, credentials: Credentials, clock: Clock
     ) -> AsyncIterator["IssuerClient"]:
         """Open a client; connections are made when they are needed."""
-        server_id = SpiffeId(trust_domain, SERVER_PATH)
 
         async def connect() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-            return await _dial(host, port, server_id, credentials, clock)
+            return await dial(host, port, trust_domain, credentials, clock)
+
+        def another(credentials: Credentials) -> AbstractAsyncContextManager["IssuerClient"]:
+            return cls.open(host, port, trust_domain, credentials, clock)
 
         tunnel = tls.Tunnel(connect)
         async with tunnel.open() as target:
-            client = cls(target, tunnel, credentials)
+            client = cls(target, tunnel, credentials, another)
             try:
                 yield client
             finally:
                 await client._close()
 
+    def anonymous(self, bundle: Bundle | None) -> AbstractAsyncContextManager["IssuerClient"]:
+        """Open a client of the same issuer that trusts `bundle` and shows no certificate.
+
+        Nodes prove themselves with it: a certificate that no longer counts would be refused.
+        """
+        return self._another(Credentials(bundle))
+
     @contextlib.contextmanager
-    def _errors(self) -> Any:
+    def _errors(self) -> Iterator[None]:
         try:
             yield
         except grpc.aio.AioRpcError as error:
             raise self._explained(error) from error
-        except SpiffeError as error:
+        except (SpiffeError, ValueError) as error:
             raise IssuerUnavailableError(f"issuer's answer is malformed: {error}") from error
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            # A channel that is closed cancels its calls: nobody has asked us to stop.
+            raise IssuerUnavailableError("connection was closed") from error
 
     def _explained(self, error: grpc.aio.AioRpcError) -> AttestorError:
         code, details = error.code(), error.details() or ""
@@ -137,32 +147,32 @@ class IssuerClient:
                     return NodeBannedError(details)
                 case _:
                     return NodeAttestationError(details)
-        if code is grpc.StatusCode.UNAVAILABLE and isinstance(self._tunnel.last_error, VerificationError):
-            return IssuerUntrustedError(str(self._tunnel.last_error))
+        if code is grpc.StatusCode.UNAVAILABLE and (verdict := self._tunnel.last_error) is not None:
+            if isinstance(verdict, SpiffeError):
+                return IssuerUntrustedError(str(verdict))
+            details = str(verdict) or type(verdict).__name__  # gRPC knows only that the tunnel was closed
         return IssuerUnavailableError(f"{details} ({code.name})")
 
     async def attest(self, attestor: NodeAttestor, csr_der: bytes) -> tuple[tuple[bytes, ...], bool]:
         """Prove this node; returns the chain of its SVID, and whether it can prove itself again."""
+        opening = agent_pb2.AttestAgentRequest(
+            params=agent_pb2.AttestAgentRequest.Params(
+                data=types_pb2.AttestationData(type=attestor.type, payload=await attestor.payload()),
+                params=agent_pb2.AgentX509SVIDParams(csr=csr_der),
+            )
+        )
         with self._errors():
             stream = self._nodes.AttestAgent(timeout=DEADLINE)
-            await stream.write(
-                agent_pb2.AttestAgentRequest(
-                    params=agent_pb2.AttestAgentRequest.Params(
-                        data=types_pb2.AttestationData(type=attestor.type, payload=await attestor.payload()),
-                        params=agent_pb2.AgentX509SVIDParams(csr=csr_der),
-                    )
-                )
-            )
+            await _send(stream, opening)
             while True:
                 answer = await stream.read()
                 if not isinstance(answer, agent_pb2.AttestAgentResponse):
-                    await stream.code()
                     raise IssuerUnavailableError("issuer ended attestation without a result")
                 if answer.HasField("result"):
                     await stream.done_writing()
                     return tuple(answer.result.svid.cert_chain), answer.result.reattestable
                 response = await attestor.respond(answer.challenge)
-                await stream.write(agent_pb2.AttestAgentRequest(challenge_response=response))
+                await _send(stream, agent_pb2.AttestAgentRequest(challenge_response=response))
 
     async def renew(self, csr_der: bytes) -> tuple[bytes, ...]:
         """Return the chain of another SVID for this node."""
@@ -174,8 +184,8 @@ class IssuerClient:
             return tuple(answer.svid.cert_chain)
 
     async def post_status(self, version: str, bundle_serial: int) -> None:
-        """Say which version this is, and which bundle it has."""
-        with self._errors():
+        """Say which version this is, and which bundle it has; an older server does not want to know."""
+        with self._errors(), _tolerated(grpc.StatusCode.UNIMPLEMENTED):
             await self._nodes.PostStatus(
                 agent_pb2.PostStatusRequest(agent_version=version, current_bundle_serial=bundle_serial),
                 timeout=DEADLINE,
@@ -188,11 +198,12 @@ class IssuerClient:
                 await self._bundles.GetBundle(bundle_pb2.GetBundleRequest(), timeout=DEADLINE)
             )
 
-    async def federated_bundle(self, trust_domain: TrustDomain) -> Bundle:
-        """Return the bundle of a federated trust domain."""
-        with self._errors():
+    async def federated_bundle(self, trust_domain: TrustDomain) -> Bundle | None:
+        """Return the bundle of a federated trust domain, or None if the issuer has none yet."""
+        with self._errors(), _tolerated(grpc.StatusCode.NOT_FOUND):
             request = bundle_pb2.GetFederatedBundleRequest(trust_domain=trust_domain.name)
             return bundle_from_proto(await self._bundles.GetFederatedBundle(request, timeout=DEADLINE))
+        return None
 
     async def new_x509_svids(self, requests: Sequence[tuple[str, bytes]]) -> dict[str, tuple[bytes, ...]]:
         """Return chains by entry ID for pairs of entry ID and request; a refused entry is left out."""
@@ -201,11 +212,11 @@ class IssuerClient:
             answer = await self._svids.BatchNewX509SVID(
                 svid_pb2.BatchNewX509SVIDRequest(params=params), timeout=DEADLINE
             )
-        return {
-            entry_id: tuple(result.svid.cert_chain)
-            for (entry_id, _), result in zip(requests, answer.results, strict=True)
-            if result.status.code == 0
-        }
+            return {
+                entry_id: tuple(result.svid.cert_chain)
+                for (entry_id, _), result in zip(requests, answer.results, strict=True)
+                if result.status.code == 0
+            }
 
     async def new_jwt_svid(self, entry_id: str, audience: Sequence[str]) -> str:
         """Return a JWT-SVID for an entry."""
@@ -231,30 +242,49 @@ class IssuerClient:
         """Yield what the issuer pushes; ends with an error when nothing came for `quiet`.
 
         With the last `revision` and `epoch` that were applied, the issuer may leave out what was before.
+        After `drop_connections` it just ends: watch again.
 
         Raises:
             NotImplementedError: The issuer is a stock server without the push stream.
         """
-        stream = self._updates.Watch()
+        channel, stream = self._channel, self._updates.Watch()
         try:
-            with self._errors():
-                await stream.write(updates_pb2.WatchRequest(revision=revision, epoch=epoch))
+            with self._errors(), _tolerated(grpc.StatusCode.UNIMPLEMENTED):
+                await _send(stream, updates_pb2.WatchRequest(revision=revision, epoch=epoch))
                 while True:
-                    try:
-                        message = await asyncio.wait_for(stream.read(), quiet.total_seconds())
-                    except TimeoutError as error:
-                        raise IssuerUnavailableError("push stream is silent") from error
-                    if not isinstance(message, updates_pb2.WatchResponse):
-                        await stream.code()
-                        raise IssuerUnavailableError("issuer ended the push stream")
-                    yield update_from_proto(message)
-        except IssuerUnavailableError as error:
-            cause = error.__cause__
-            if isinstance(cause, grpc.aio.AioRpcError) and cause.code() is grpc.StatusCode.UNIMPLEMENTED:
-                raise NotImplementedError("issuer has no push stream") from error
-            raise
+                    yield update_from_proto(await _pushed(stream, quiet))
+            raise NotImplementedError("issuer has no push stream")
+        except AttestorError:
+            if self._channel is channel:
+                raise
         finally:
             stream.cancel()
+
+
+@contextlib.contextmanager
+def _tolerated(code: grpc.StatusCode) -> Iterator[None]:
+    """Leave the block when a call in it is answered by this status."""
+    try:
+        yield
+    except grpc.aio.AioRpcError as error:
+        if error.code() is not code:
+            raise
+
+
+async def _send(stream: Any, message: Any) -> None:
+    """Send a message. A stream that has ended takes none, and the next read says why it has."""
+    with contextlib.suppress(asyncio.InvalidStateError):
+        await stream.write(message)
+
+
+async def _pushed(stream: Any, quiet: timedelta) -> updates_pb2.WatchResponse:
+    try:
+        message = await asyncio.wait_for(stream.read(), quiet.total_seconds())
+    except TimeoutError as error:
+        raise IssuerUnavailableError("push stream is silent") from error
+    if not isinstance(message, updates_pb2.WatchResponse):
+        raise IssuerUnavailableError("issuer ended the push stream")
+    return message
 
 
 async def _close_later(channel: grpc.aio.Channel) -> None:
@@ -266,14 +296,13 @@ async def _close_later(channel: grpc.aio.Channel) -> None:
 
 
 async def _sync(stream: Any, known: Mapping[str, Entry]) -> tuple[Entry, ...]:
-    await stream.write(entry_pb2.SyncAuthorizedEntriesRequest())
+    await _send(stream, entry_pb2.SyncAuthorizedEntriesRequest())
     revisions: list[entry_pb2.EntryRevision] = []
     found: dict[str, Entry] = {}
 
     async def read() -> bool:
         answer = await stream.read()
         if not isinstance(answer, entry_pb2.SyncAuthorizedEntriesResponse):
-            await stream.code()
             raise IssuerUnavailableError("issuer ended the list of entries too early")
         revisions.extend(answer.entry_revisions)
         found.update({message.id: entry_from_proto(message) for message in answer.entries})
@@ -293,40 +322,10 @@ async def _sync(stream: Any, known: Mapping[str, Entry]) -> tuple[Entry, ...]:
             wanted.append(revision.id)
     for start in range(0, len(wanted), SYNC_PAGE):
         ids = wanted[start : start + SYNC_PAGE]
-        await stream.write(entry_pb2.SyncAuthorizedEntriesRequest(ids=ids))
+        await _send(stream, entry_pb2.SyncAuthorizedEntriesRequest(ids=ids))
         while await read():
             pass
     return tuple(found.values())
-
-
-async def _dial(
-    host: str, port: int, server_id: SpiffeId, credentials: Credentials, clock: Clock
-) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Connect, and verify that whoever answers is the issuer before a byte is sent."""
-    bundle, svid = credentials.bundle, credentials.svid
-    context: ssl.SSLContext
-    if bundle is None:
-        context = tls.unverified_client_context()
-    else:
-        context = tls.client_context(svid, [a.certificate_der for a in bundle.x509_authorities])
-        # The chain is judged below, by our own rules and clock; OpenSSL's verdict names no reason.
-        context.verify_mode = ssl.CERT_NONE
-    reader, writer = await asyncio.wait_for(
-        asyncio.open_connection(host, port, ssl=context, server_hostname=host),
-        tls.CONNECT_WITHIN.total_seconds(),
-    )
-    try:
-        chain = tls.peer_chain(writer.get_extra_info("ssl_object"))
-        if bundle is None:
-            found = spiffe_id_of(x509.load_der_x509_certificate(chain[0]))
-        else:
-            found = verify(chain, bundle, now=clock.now())
-        if found != server_id:
-            raise VerificationError(f"the server at {host}:{port} is {found}, not {server_id}")
-    except BaseException:
-        writer.transport.abort()
-        raise
-    return reader, writer
 
 
 def _reason(error: grpc.aio.AioRpcError) -> int:
@@ -340,7 +339,7 @@ def _reason(error: grpc.aio.AioRpcError) -> int:
                 detail = value[position + len(marker) + 2 :]
                 try:
                     return int(types_pb2.PermissionDeniedDetails.FromString(detail).reason)
-                except ValueError:
+                except DecodeError:
                     return 0
     return 0
 

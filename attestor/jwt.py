@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Final
 
 from attestor.cache import Entry
-from attestor.errors import IssuerUnavailableError
+from attestor.errors import IssuerUnavailableError, IssuerUntrustedError
 from attestor.issuer_client import IssuerClient
 from spiffekit.daemon.clock import Clock
 from spiffekit.errors import SpiffeError
@@ -31,6 +31,7 @@ class JwtCache:
 
         Raises:
             IssuerUnavailableError: There is none, and the issuer cannot be asked.
+            IssuerUntrustedError: There is none, and whoever answers is not the issuer.
             AttestorError: The issuer refused.
         """
         key = (entry.id, entry.revision, tuple(sorted(set(audience))))
@@ -42,7 +43,7 @@ class JwtCache:
         try:
             token = await self._client.new_jwt_svid(entry.id, list(dict.fromkeys(audience)))
             svid = JwtSvid.parse_unverified(token, audience, hint=entry.hint)
-        except IssuerUnavailableError:
+        except (IssuerUnavailableError, IssuerUntrustedError):
             if cached is not None and now < cached.expires_at:
                 return cached
             raise

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple, NoReturn
 from cryptography import x509
 
 from attestor.cache import Cache, Entry
-from attestor.errors import AttestorError, NodeBannedError
+from attestor.errors import AttestorError
 from attestor.issuer_client import IssuerClient, make_csr, new_key
 from attestor.session import RETRY, agrees, in_force, renewal_in
 from spiffekit.daemon.backoff import Backoff
@@ -56,10 +56,9 @@ class Rotation:
                     await self.rotate()
                     backoff.reset()
                     wait = CHECK_EVERY
-                except NodeBannedError:
-                    raise
                 except AttestorError as error:
-                    # What we have goes on being served until it expires.
+                    # What we have goes on being served until it expires. A ban is for the session to judge:
+                    # the node's identity is forgotten before the daemon ends.
                     logger.warning("SVIDs not renewed yet", extra={"reason": str(error)})
                     wait = backoff.next()
                 if not announced:

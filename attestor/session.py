@@ -125,23 +125,25 @@ class NodeSession:
         Raises:
             NodeAttestationError: The proof was refused.
             NodeBannedError: The node is banned.
+            StateError: What has to outlive a restart cannot be read or written.
         """
+        credentials = self._client.credentials
         remembered = self._state.load(self._keys.load())
         if remembered is not None and self._clock.now() < remembered.svid.expires_at:
-            credentials = self._client.credentials
             credentials.svid, credentials.bundle = remembered.svid, remembered.bundle
             self._reattestable = remembered.reattestable
             self._renew_at = self._clock.monotonic() + due_in(remembered.svid, self._clock.now())
             logger.info("node identity taken up", extra={"id": str(remembered.svid.spiffe_id)})
             await self._renew_if_due()
             return
-        self._client.credentials.bundle = self._bootstrap
+        # What the issuer published last counts before what the operator gave us once.
+        credentials.bundle = self._state.bundle() or self._bootstrap
         backoff = Backoff(*RETRY)
         while True:
             try:
                 await self.attest()
             except (IssuerUnavailableError, IssuerUntrustedError) as error:
-                logger.warning("node not attested yet", extra={"reason": str(error)})
+                await self.recover(error)
                 await self._clock.sleep(backoff.next())
             else:
                 return
@@ -156,21 +158,23 @@ class NodeSession:
 
     async def attest(self) -> None:
         """Prove the node and take up what comes of it."""
-        async with self._lock:
-            credentials = self._client.credentials
-            before = credentials.svid
-            credentials.svid = None  # attestation is made without a client certificate
-            self._client.drop_connections()
-            key = new_key()
-            try:
-                chain, self._reattestable = await self._client.attest(self._attestor, make_csr(key))
-                self._adopt(key, chain, await self._client.bundle())
-            except BaseException:
-                credentials.svid = before
-                raise
-            logger.info("node attested", extra={"id": str(self.svid.spiffe_id) if self.svid else ""})
+        async with self._lock, self._client.anonymous(self._client.credentials.bundle) as client:
+            await self._attest(client)
 
-    def _adopt(self, key: PrivateKey, chain: tuple[bytes, ...], bundle: Bundle) -> None:
+    async def _attest(self, client: IssuerClient) -> None:
+        # The bundle comes first: a proof may work only once, so nothing that may fail stands after it.
+        before, bundle = self._client.credentials.bundle, await client.bundle()
+        key = new_key()
+        try:
+            chain, self._reattestable = await client.attest(self._attestor, make_csr(key))
+        except NodeBannedError:
+            self._state.forget()
+            raise
+        now = self._client.credentials.bundle  # something newer than `bundle`, if it was pushed meanwhile
+        svid = self._adopt(key, chain, bundle if now is None or now is before else now)
+        logger.info("node attested", extra={"id": str(svid.spiffe_id)})
+
+    def _adopt(self, key: PrivateKey, chain: tuple[bytes, ...], bundle: Bundle) -> X509Svid:
         try:
             svid = X509Svid.parse(b"".join(chain), private_key_to_der(key))
         except SpiffeError as error:
@@ -188,6 +192,7 @@ class NodeSession:
         now = self._clock.now()
         self._agreed = agrees(svid, now)
         self._renew_at = self._clock.monotonic() + renewal_in(svid, now)
+        return svid
 
     def adopt_bundle(self, bundle: Bundle) -> None:
         """Trust what the issuer publishes now, from the next connection on and over a restart."""
@@ -209,25 +214,52 @@ class NodeSession:
             NodeBannedError: The node is banned; its identity is forgotten.
             NodeAttestationError: The node has to prove itself again and cannot.
         """
+        bundle = self._client.credentials.bundle
         match error:
             case NodeBannedError():
                 self._state.forget()
                 raise error
             case MustReattestError():
                 logger.warning("node has to attest again", extra={"reason": str(error)})
-                try:
-                    await self.attest()
-                except (IssuerUnavailableError, IssuerUntrustedError, StateError) as later:
-                    logger.warning("node not attested yet", extra={"reason": str(later)})
-            case IssuerUntrustedError() if self._rebootstrap:
-                # The authorities that we know are gone; what the operator gave us at the start may do.
+                await self._reattest()
+            case IssuerUnavailableError() if self._expired():
+                # An issuer may refuse the connection of a node whose SVID has expired, and says no more.
+                logger.warning("node SVID has expired, attesting again", extra={"reason": str(error)})
+                await self._reattest()
+            case IssuerUntrustedError() if self._rebootstrap and self._bootstrap not in (None, bundle):
                 logger.warning("issuer is not trusted, bootstrapping again", extra={"reason": str(error)})
-                self._client.credentials.bundle = self._bootstrap
-                self._client.drop_connections()
+                await self._bootstrap_again()
             case StateError():
                 logger.error(str(error))
             case _:
                 logger.warning("issuer cannot be used now", extra={"reason": str(error)})
+
+    def _expired(self) -> bool:
+        return self.svid is not None and self.svid.expires_at <= self._clock.now()
+
+    async def _reattest(self) -> None:
+        rejected, client = self.svid, self._client
+        try:
+            async with self._lock, client.anonymous(client.credentials.bundle) as anonymous:
+                if self.svid is rejected:  # else another service has seen to it meanwhile
+                    await self._attest(anonymous)
+        except (IssuerUnavailableError, IssuerUntrustedError, StateError) as error:
+            logger.warning("node not attested yet", extra={"reason": str(error)})
+
+    async def _bootstrap_again(self) -> None:
+        """Ask whom the operator told us to trust for the bundle of now; till then what we trust stays."""
+        rejected = self._client.credentials.bundle
+        try:
+            async with self._lock, self._client.anonymous(self._bootstrap) as client:
+                if self._client.credentials.bundle is not rejected:
+                    return
+                if self._reattestable:  # who has lost its authorities does not know our SVID either
+                    await self._attest(client)
+                else:
+                    self.adopt_bundle(await client.bundle())
+                    self._client.drop_connections()
+        except (IssuerUnavailableError, IssuerUntrustedError, NodeAttestationError, StateError) as error:
+            logger.warning("issuer cannot be used now", extra={"reason": str(error)})
 
     def _due(self, now: datetime) -> bool:
         svid = self.svid
@@ -262,8 +294,5 @@ class NodeSession:
         async with self._lock:
             key = new_key()
             chain = await self._client.renew(make_csr(key))
-            bundle = self._client.credentials.bundle
-            if bundle is None:
-                bundle = await self._client.bundle()
-            self._adopt(key, chain, bundle)
+            self._adopt(key, chain, self._client.credentials.bundle or await self._client.bundle())
             logger.info("node identity renewed")

@@ -94,9 +94,9 @@ class Sync:
 
     async def _poll(self) -> None:
         entries = await self._client.sync_entries(self._cache.entries)
-        bundles = [await self._client.bundle()]
-        for trust_domain in sorted({td for entry in entries for td in entry.federates_with}):
-            bundles.append(await self._client.federated_bundle(trust_domain))  # noqa: PERF401 - one after another
+        wanted = sorted({td for entry in entries for td in entry.federates_with})
+        federated = [await self._client.federated_bundle(trust_domain) for trust_domain in wanted]
+        bundles = [await self._client.bundle(), *(bundle for bundle in federated if bundle is not None)]
         self._take(bundles)
         if self._changed(entries, bundles):
             tainted = [a.subject_key_id for b in bundles for a in b.x509_authorities if a.tainted]

@@ -4,7 +4,8 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from attestor.issuer_client import Credentials, IssuerClient, make_csr, new_key
+from attestor.connection import Credentials
+from attestor.issuer_client import IssuerClient, make_csr, new_key
 from attestor.node.join_token import Config, JoinToken
 from deploy.local import Local
 from spiffekit.bundle import Bundle

@@ -34,8 +34,8 @@ class Machine:
     def __init__(self, name="machine"):
         self.name = name
 
-    def payload(self):
+    async def payload(self):
         return self.name.encode()
 
-    def respond(self, challenge):
+    async def respond(self, challenge):
         return challenge[::-1]

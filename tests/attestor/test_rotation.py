@@ -8,8 +8,9 @@ from datetime import timedelta
 import pytest
 
 from attestor.cache import Cache
+from attestor.connection import Credentials
 from attestor.errors import IssuerUnavailableError, NodeBannedError
-from attestor.issuer_client import Credentials, make_csr, new_key
+from attestor.issuer_client import make_csr, new_key
 from attestor.rotation import BATCH, REFUSED_FOR, Rotation
 from spiffekit.errors import SpiffeError
 from tests.attestor.factory import entry
@@ -153,11 +154,13 @@ async def test_an_issuer_that_is_away_at_the_start_does_not_keep_the_node_from_s
     assert "SVIDs not renewed yet" in caplog.text
 
 
-async def test_a_ban_ends_the_service(world):
+async def test_a_ban_is_left_to_the_session_which_forgets_the_node(world, caplog):
     world.apply(entry("only"))
     world.issuer.error = NodeBannedError("banned")
-    with pytest.raises(NodeBannedError):
-        await world.rotation.run(lambda: None)
+    async with world.running() as service:
+        await world.pass_time(MINUTE)
+        assert not service.done()
+    assert "SVIDs not renewed yet" in caplog.text
 
 
 async def test_a_new_entry_has_its_svid_at_once(world):

@@ -102,7 +102,7 @@ def test_no_beginning_of_a_state_counts(folder):
         assert state_file(folder).bundle() is None, length
 
 
-@pytest.mark.filterwarnings("ignore::cryptography.utils.CryptographyDeprecationWarning")
+@pytest.mark.filterwarnings("ignore")  # of certificates that are damaged
 @settings(deadline=None)
 @given(st.data())
 def test_a_damaged_state_is_no_state_and_no_crash(place, data):

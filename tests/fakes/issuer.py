@@ -10,6 +10,7 @@ from datetime import timedelta
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
+from attestor.connection import Credentials
 from attestor.errors import (
     IssuerUnavailableError,
     IssuerUntrustedError,
@@ -17,7 +18,7 @@ from attestor.errors import (
     NodeAttestationError,
     NodeBannedError,
 )
-from attestor.issuer_client import Credentials, make_csr, new_key
+from attestor.issuer_client import make_csr, new_key
 from attestor.updates import Update
 from spiffekit.id import SpiffeId
 from spiffekit.keys import private_key_to_der
@@ -60,8 +61,14 @@ class FakeIssuer:
     watches: list = field(default_factory=list)  # (revision, epoch) that streams were opened with
 
     def __post_init__(self):
-        self.ca = TestCA("example.org", now=self.clock.now())
         self.streams = []
+        self.rebuild()
+
+    def rebuild(self):
+        """Start from nothing: other authorities, and no node is known."""
+        self.ca = TestCA("example.org", now=self.clock.now())
+        self.nodes.clear()
+        self.signed = set()  # serial numbers
 
     @property
     def bundle(self):
@@ -92,6 +99,7 @@ class FakeIssuer:
             "lifetime": (lifetime or self.lifetime) + BACKDATE,
         }
         leaf = self.ca.certify(request.public_key(), **{"uris": [str(spiffe_id)], **begin, **changes})
+        self.signed.add(leaf.serial_number)
         return (leaf.public_bytes(serialization.Encoding.DER),)
 
     def update(self, **changes):
@@ -124,7 +132,12 @@ class FakeClient:
         for stream in self.issuer.streams:
             stream.put_nowait(None)
 
-    def _connect(self, name):
+    @contextlib.asynccontextmanager
+    async def anonymous(self, bundle):
+        yield FakeClient(self.issuer, Credentials(bundle))
+
+    async def _connect(self, name):
+        await asyncio.sleep(0)  # as every call lets others run
         issuer = self.issuer
         issuer.calls.append(name)
         if (error := issuer.failing.get(name, issuer.error)) is not None:
@@ -133,11 +146,13 @@ class FakeClient:
         if trusted is not None and not set(trusted.x509_authorities) & set(issuer.bundle.x509_authorities):
             raise IssuerUntrustedError("no authority vouches for the issuer")
 
-    def _as_node(self, name):
-        self._connect(name)
+    async def _as_node(self, name):
+        await self._connect(name)
         svid = self.credentials.svid
         if svid is None:
             raise NodeAttestationError(f"{name}: caller is not a node")
+        if svid.serial_number not in self.issuer.signed:
+            raise IssuerUnavailableError("connection was refused")
         if self.issuer.clock.now() > svid.expires_at:
             raise MustReattestError("node SVID has expired")
         node = self.issuer.nodes.get(svid.spiffe_id)
@@ -152,12 +167,12 @@ class FakeClient:
         return svid.spiffe_id, node
 
     async def attest(self, attestor, csr_der):
-        self._connect("attest")
+        await self._connect("attest")
         payload = await attestor.payload()
         reattestable = attestor.type != "join_token"
         if reattestable:
             challenge = secrets.token_hex(8).encode()
-            if attestor.respond(challenge) != challenge[::-1]:
+            if await attestor.respond(challenge) != challenge[::-1]:
                 raise NodeAttestationError("response does not fit the challenge")
         elif payload.decode() not in self.issuer.tokens:
             raise NodeAttestationError("join token does not exist or has already been used")
@@ -174,7 +189,7 @@ class FakeClient:
         return (b"spoiled",) if node_id in self.issuer.spoiled else self.issuer.sign(node_id, csr_der)
 
     async def renew(self, csr_der):
-        node_id, node = self._as_node("renew")
+        node_id, node = await self._as_node("renew")
         if node.reattestable:
             raise MustReattestError("node has to attest again")
         chain = self._signed(node_id, csr_der)
@@ -184,23 +199,20 @@ class FakeClient:
     async def post_status(self, version, bundle_serial):
         assert version
         assert bundle_serial >= 0
-        self._as_node("post_status")
+        await self._as_node("post_status")
 
     async def bundle(self):
-        self._connect("bundle")
+        await self._connect("bundle")
         return self.issuer.bundle
 
     async def federated_bundle(self, trust_domain):
-        self._as_node("federated_bundle")
-        found = self.issuer.federated.get(trust_domain)
-        if found is None:
-            raise IssuerUnavailableError("there is no such bundle")
-        return found
+        await self._as_node("federated_bundle")
+        return self.issuer.federated.get(trust_domain)
 
     async def new_x509_svids(self, requests):
         issuer = self.issuer
         issuer.batches.append([entry_id for entry_id, _ in requests])
-        self._as_node("new_x509_svids")
+        await self._as_node("new_x509_svids")
         return {
             entry_id: (b"spoiled",)
             if entry_id in issuer.spoiled
@@ -210,7 +222,7 @@ class FakeClient:
         }
 
     async def new_jwt_svid(self, entry_id, audience):
-        self._as_node("new_jwt_svid")
+        await self._as_node("new_jwt_svid")
         entry = self.issuer.entries.get(entry_id)
         if entry is None:
             raise IssuerUnavailableError("there is no such entry")
@@ -221,11 +233,11 @@ class FakeClient:
         )
 
     async def sync_entries(self, known):
-        self._as_node("sync_entries")
+        await self._as_node("sync_entries")
         return tuple(self.issuer.entries.values())
 
     async def watch(self, quiet, *, revision=0, epoch=""):
-        self._as_node("watch")
+        await self._as_node("watch")
         assert quiet
         self.issuer.watches.append((revision, epoch))
         if not self.issuer.pushes:
