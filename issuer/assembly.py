@@ -26,6 +26,7 @@ from issuer.ca.authorities import Authorities, AuthorityPolicy
 from issuer.ca.rotation import Rotation, ServerIdentity
 from issuer.changes import ChangeLog
 from issuer.config import Config
+from issuer.evidence import EvidenceJudge
 from issuer.pruning import Pruning
 from issuer.registration import Registrations
 from issuer.store import Database
@@ -240,6 +241,7 @@ class Issuer:
             x509_svid_ttl=table.default_x509_svid_ttl,
             jwt_svid_ttl=table.default_jwt_svid_ttl,
             sign_limit=sign,
+            judge=EvidenceJudge(),
         )
         updates = UpdatesService(
             self.trust_domain,

@@ -9,6 +9,7 @@
     ├── AlreadyExistsError        carries the thing that exists
     ├── NotAuthorizedError        the caller may not do that
     │   └── NodeDeniedError       a node may not, with the reason SPIRE's API gives it
+    ├── EvidenceRejectedError     what a node saw of a workload does not earn the SVID
     ├── NodeRejectedError         a node could not prove itself
     ├── TooSlowError              the caller did not send in time what was waited for
     ├── FailedPreconditionError   right request, wrong moment
@@ -60,6 +61,10 @@ class NodeDeniedError(NotAuthorizedError):
     def __init__(self, message: str, reason: DenialReason) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class EvidenceRejectedError(IssuerError):
+    """What a node saw of a workload does not earn the SVID; the message names the field and the rule."""
 
 
 class NodeRejectedError(IssuerError):

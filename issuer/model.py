@@ -10,6 +10,7 @@ from enum import IntEnum, StrEnum
 
 from spiffekit.id import SpiffeId, TrustDomain
 from spiffekit.selector import Selector
+from spiffekit.template import Template
 
 
 def new_entry_id(now_ns: int) -> str:
@@ -45,9 +46,24 @@ class RegistrationEntry:
     store_svid: bool = False
     disable_x509_svid_prefetch: bool = False
     jwt_svid_include_jti: bool = False
+    evidence_required: bool = False  # SVIDs are signed only with evidence that the selectors hold now
+    svid_per_process: bool = False  # each process has a key and SVIDs of its own
+    template: Template | None = (
+        None  # gives the ID from selector values; `spiffe_id` is what stands before them
+    )
     expires_at: datetime | None = None
     created_at: datetime
     revision: int = 0  # counts the updates of this entry
+
+    @property
+    def needs_evidence(self) -> bool:
+        """Whether SVIDs are signed only with evidence: what belongs to one process needs that process's."""
+        return self.evidence_required or self.svid_per_process or self.template is not None
+
+    @property
+    def name(self) -> str:
+        """The SPIFFE ID, or the template of many."""
+        return str(self.spiffe_id if self.template is None else self.template)
 
 
 class AttestationLevel(IntEnum):

@@ -241,7 +241,7 @@ class Registrations:
                 found[entry.id] = entry
                 if entry.expires_at is not None:
                     ends.append(entry.expires_at)
-                if entry.spiffe_id not in passed:  # a cycle ends here
+                if entry.template is None and entry.spiffe_id not in passed:  # a cycle ends here
                     passed.add(entry.spiffe_id)
                     waiting.append(entry.spiffe_id)
         return Authorized(

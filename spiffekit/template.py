@@ -5,6 +5,7 @@
 ``k8s:sa:web`` hold. Issuer and attestor expand alike; the issuer's result is the one that is signed.
 """
 
+import itertools
 import re
 from dataclasses import dataclass
 from typing import Final, Self
@@ -47,6 +48,12 @@ class Template:
         template = cls(text, TrustDomain(name), segments)
         template.with_values(dict.fromkeys(placeholders, "x"))  # judges the rest
         return template
+
+    @property
+    def base(self) -> SpiffeId:
+        """The ID of what stands before the first placeholder; it may be that of the trust domain itself."""
+        fixed = itertools.takewhile(lambda segment: isinstance(segment, str), self.segments)
+        return SpiffeId(self.trust_domain, "".join(f"/{segment}" for segment in fixed))
 
     @property
     def types(self) -> frozenset[str]:

@@ -11,9 +11,10 @@ from issuer.errors import InvalidRequestError
 from issuer.model import Node, RegistrationEntry
 from issuer.selection import Comparison
 from issuer.store.nodes import SERVER_PATH
-from spiffekit.errors import SelectorError, SpiffeIdError
+from spiffekit.errors import SelectorError, SpiffeIdError, TemplateError
 from spiffekit.id import SpiffeId, TrustDomain
 from spiffekit.selector import Selector
+from spiffekit.template import Template
 from spiffekit.wire.convert import (
     instant,
     seconds,
@@ -49,7 +50,12 @@ def entry_to_proto(entry: RegistrationEntry) -> types_pb2.Entry:
         expires_at=seconds(entry.expires_at),
         created_at=seconds(entry.created_at),
         revision_number=entry.revision,
+        evidence_required=entry.evidence_required,
+        svid_per_process=entry.svid_per_process,
+        spiffe_id_template=str(entry.template or ""),
     )
+    if entry.template is not None:
+        message.ClearField("spiffe_id")
     if entry.disable_x509_svid_prefetch or entry.jwt_svid_include_jti:
         message.additional_attributes.disable_x509_svid_prefetch = entry.disable_x509_svid_prefetch
         message.additional_attributes.jwt_svid_include_jti = entry.jwt_svid_include_jti
@@ -70,8 +76,11 @@ def entry_from_proto(
     """
     if not _ENTRY_ID.fullmatch(entry_id):
         raise InvalidRequestError("id: use 1 to 255 of A-Z a-z 0-9 . _ -")
-    spiffe_id = id_field("spiffe_id", message.spiffe_id, trust_domain)
+    template = _template(message, trust_domain)
+    spiffe_id = template.base if template else id_field("spiffe_id", message.spiffe_id, trust_domain)
     parent_id = id_field("parent_id", message.parent_id, trust_domain)
+    if template is not None and parent_id.path == SERVER_PATH:
+        raise InvalidRequestError("spiffe_id_template: not for an alias of nodes")
     if spiffe_id.path == SERVER_PATH:
         raise InvalidRequestError("spiffe_id: is that of the issuer itself")
     if len(message.hint.encode()) > MAX_HINT_BYTES:
@@ -98,9 +107,29 @@ def entry_from_proto(
         store_svid=message.store_svid,
         disable_x509_svid_prefetch=attributes.disable_x509_svid_prefetch,
         jwt_svid_include_jti=attributes.jwt_svid_include_jti,
+        evidence_required=message.evidence_required,
+        svid_per_process=message.svid_per_process,
+        template=template,
         expires_at=expires_at,
         created_at=now.replace(microsecond=0),
     )
+
+
+def _template(message: types_pb2.Entry, trust_domain: TrustDomain) -> Template | None:
+    if not message.spiffe_id_template:
+        return None
+    try:
+        template = Template.parse(message.spiffe_id_template)
+    except (TemplateError, SpiffeIdError) as error:
+        raise InvalidRequestError(f"spiffe_id_template: {error}") from error
+    if template.trust_domain != trust_domain:
+        raise InvalidRequestError(f"spiffe_id_template: is not of trust domain {trust_domain}")
+    if message.HasField("spiffe_id"):
+        raise InvalidRequestError("spiffe_id_template: spiffe_id is given as well")
+    for name in ("admin", "downstream", "store_svid"):
+        if getattr(message, name):
+            raise InvalidRequestError(f"{name}: not for a template, which stands for many identities")
+    return template
 
 
 def id_field(name: str, message: types_pb2.SPIFFEID, trust_domain: TrustDomain) -> SpiffeId:

@@ -54,6 +54,7 @@ STATUS: Final = StatusTable(
         errors.AlreadyExistsError: Code.ALREADY_EXISTS,
         errors.NotAuthorizedError: Code.PERMISSION_DENIED,
         errors.NodeRejectedError: Code.PERMISSION_DENIED,
+        errors.EvidenceRejectedError: Code.PERMISSION_DENIED,
         RateLimitedError: Code.RESOURCE_EXHAUSTED,
         errors.TooSlowError: Code.DEADLINE_EXCEEDED,
         errors.FailedPreconditionError: Code.FAILED_PRECONDITION,

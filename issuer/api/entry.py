@@ -53,7 +53,7 @@ class EntryService:
             def act(tx: Transaction) -> RegistrationEntry:
                 entry_id = message.id or new_entry_id(time.time_ns())
                 entry = entry_from_proto(message, self._trust_domain, entry_id=entry_id, now=call.now)
-                tx.audit.append(call.record(str(entry.spiffe_id), entry=entry.id, admin=entry.admin))
+                tx.audit.append(call.record(entry.name, entry=entry.id, admin=entry.admin))
                 return tx.entries.create(entry)
 
             return act
@@ -75,7 +75,7 @@ class EntryService:
                 before = tx.entries.get(message.id)
                 merged = _merged(entry_to_proto(before), message, input_mask)
                 entry = entry_from_proto(merged, self._trust_domain, entry_id=message.id, now=call.now)
-                tx.audit.append(call.record(str(entry.spiffe_id), entry=entry.id, admin=entry.admin))
+                tx.audit.append(call.record(entry.name, entry=entry.id, admin=entry.admin))
                 return tx.entries.update(entry)
 
             return act
@@ -93,7 +93,7 @@ class EntryService:
         def delete(entry_id: str) -> Act:
             def act(tx: Transaction) -> RegistrationEntry:
                 entry = tx.entries.delete(entry_id)
-                tx.audit.append(call.record(str(entry.spiffe_id), entry=entry.id))
+                tx.audit.append(call.record(entry.name, entry=entry.id))
                 return entry
 
             return act
@@ -141,7 +141,7 @@ class EntryService:
         tests: list[Callable[[RegistrationEntry], bool]] = []
         if given.HasField("by_spiffe_id"):
             spiffe_id = id_field("by_spiffe_id", given.by_spiffe_id, self._trust_domain)
-            tests.append(lambda entry: entry.spiffe_id == spiffe_id)
+            tests.append(lambda entry: entry.template is None and entry.spiffe_id == spiffe_id)
         if given.HasField("by_parent_id"):
             parent_id = id_field("by_parent_id", given.by_parent_id, self._trust_domain)
             tests.append(lambda entry: entry.parent_id == parent_id)
@@ -164,10 +164,15 @@ class EntryService:
     ) -> entry_pb2.GetAuthorizedEntriesResponse:
         """Return what the calling node may serve."""
         mask = request.output_mask if request.HasField("output_mask") else None
-        entries = self._registrations.authorized(call.caller.node_id, call.now).entries
+        entries = self._servable(call)
         return entry_pb2.GetAuthorizedEntriesResponse(
             entries=[masked(entry_to_proto(entry), mask) for entry in entries]
         )
+
+    def _servable(self, call: Call) -> list[RegistrationEntry]:
+        """Return what a stock SPIRE agent can serve: it has no evidence, and knows no templates."""
+        entries = self._registrations.authorized(call.caller.node_id, call.now).entries
+        return [entry for entry in entries if not entry.needs_evidence]
 
     async def SyncAuthorizedEntries(  # noqa: N802 - the method's name on the wire
         self, requests: AsyncIterator[entry_pb2.SyncAuthorizedEntriesRequest], call: Call
@@ -181,7 +186,7 @@ class EntryService:
         mask = first.output_mask if first.HasField("output_mask") else None
         if mask is not None and not mask.revision_number:
             raise InvalidRequestError("output_mask: revision_number cannot be left out")
-        entries = self._registrations.authorized(call.caller.node_id, call.now).entries
+        entries = self._servable(call)
         if len(entries) <= SYNC_PAGE:
             whole = _full(entries, mask)
             if whole.ByteSize() <= PAGE_BYTES:

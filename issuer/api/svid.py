@@ -11,15 +11,17 @@ from issuer.api.dispatch import Call, item_status
 from issuer.ca.authorities import Authorities
 from issuer.ca.requests import check_dns_names, parse_csr
 from issuer.ca.signing import IssuedJwtSvid, IssuedX509Svid
-from issuer.errors import InvalidRequestError, IssuerError, NotFoundError
+from issuer.errors import InvalidRequestError, IssuerError, NotAuthorizedError, NotFoundError
+from issuer.evidence import EvidenceJudge, recorded
 from issuer.model import Outcome, RegistrationEntry
 from issuer.registration import Registrations
 from issuer.store import Database
 from issuer.store.nodes import SERVER_PATH
 from spiffekit.daemon.limits import RateLimit
-from spiffekit.errors import SpiffeIdError
+from spiffekit.errors import EvidenceError, SpiffeIdError
 from spiffekit.id import SpiffeId, TrustDomain
 from spiffekit.wire.convert import seconds, spiffe_id_to_proto
+from spiffekit.wire.evidence import evidence_from_proto
 from spiffekit.wire.pb.spire.api import types_pb2
 from spiffekit.wire.pb.spire.api.server.svid.v1 import svid_pb2
 
@@ -30,7 +32,7 @@ CHUNK: Final = 32  # SVIDs signed before other calls get a turn: a few milliseco
 class SvidService:
     """See the module."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it works with
         self,
         trust_domain: TrustDomain,
         *,
@@ -40,6 +42,7 @@ class SvidService:
         x509_svid_ttl: timedelta,
         jwt_svid_ttl: timedelta,
         sign_limit: RateLimit,
+        judge: EvidenceJudge,
     ) -> None:
         self._trust_domain = trust_domain
         self._database = database
@@ -48,6 +51,7 @@ class SvidService:
         self._x509_ttl = x509_svid_ttl
         self._jwt_ttl = jwt_svid_ttl
         self._limit = sign_limit
+        self._judge = judge
 
     async def BatchNewX509SVID(  # noqa: N802 - the method's name on the wire
         self, request: svid_pb2.BatchNewX509SVIDRequest, call: Call
@@ -67,20 +71,38 @@ class SvidService:
             result = response.results.add()
             try:
                 entry = _authorized(entries, params.entry_id)
-                svid = await self._sign(entry, params.csr, call)
-            except IssuerError as error:
+                spiffe_id, saw = self._judged(entry, params, call)
+                svid = await self._sign(entry, spiffe_id, params.csr, call)
+            except (IssuerError, EvidenceError) as error:
                 result.status.CopyFrom(item_status(error))
                 continue
             result.status.message = "OK"
             _fill(result.svid, svid, entry.hint)
-            issued.append({"entry": entry.id, "id": str(entry.spiffe_id), "serial": str(svid.serial)})
+            issued.append({"entry": entry.id, "id": str(spiffe_id), "serial": str(svid.serial), **saw})
         await self._record(call, issued)
         return response
 
-    async def _sign(self, entry: RegistrationEntry, csr: bytes, call: Call) -> IssuedX509Svid:
+    def _judged(
+        self,
+        entry: RegistrationEntry,
+        asked: svid_pb2.NewX509SVIDParams | svid_pb2.NewJWTSVIDRequest,
+        call: Call,
+    ) -> tuple[SpiffeId, dict[str, Any]]:
+        """Return the ID that the entry gives, and what the record says of the evidence for it."""
+        if not entry.needs_evidence and not asked.HasField("evidence"):
+            return entry.spiffe_id, {}
+        if call.caller.node is None:
+            raise NotAuthorizedError("only a node has evidence")
+        evidence = evidence_from_proto(asked.evidence) if asked.HasField("evidence") else None
+        spiffe_id = self._judge.judge(entry, evidence, call.caller.node, call.now)
+        return spiffe_id, {} if evidence is None else {"evidence": recorded(evidence)}
+
+    async def _sign(
+        self, entry: RegistrationEntry, spiffe_id: SpiffeId, csr: bytes, call: Call
+    ) -> IssuedX509Svid:
         # Only the key of the request counts; every name comes from the entry.
         return await self._authorities.x509.sign(
-            entry.spiffe_id,
+            spiffe_id,
             parse_csr(csr).public_key,
             ttl=entry.x509_svid_ttl or self._x509_ttl,
             now=call.now,
@@ -94,15 +116,16 @@ class SvidService:
         self._limit.spend(call.caller.source)
         entries = self._registrations.authorized(call.caller.node_id, call.now).by_id
         entry = _authorized(entries, request.entry_id)
+        spiffe_id, saw = self._judged(entry, request, call)
         svid = await self._authorities.jwt.sign(
-            entry.spiffe_id,
+            spiffe_id,
             tuple(request.audience),
             ttl=entry.jwt_svid_ttl or self._jwt_ttl,
             now=call.now,
             jti=entry.jwt_svid_include_jti,
         )
         await self._record(
-            call, [{"entry": entry.id, "id": str(entry.spiffe_id), "audience": list(request.audience)}]
+            call, [{"entry": entry.id, "id": str(spiffe_id), "audience": list(request.audience), **saw}]
         )
         return svid_pb2.NewJWTSVIDResponse(svid=_jwt(svid, entry.hint))
 

@@ -27,11 +27,15 @@ def _id(spiffe_id: "types_pb2.SPIFFEID") -> str:
     return f"spiffe://{spiffe_id.trust_domain}{spiffe_id.path}"
 
 
+def _name(entry: "types_pb2.Entry") -> str:
+    return entry.spiffe_id_template or _id(entry.spiffe_id)
+
+
 def _show(entry: "types_pb2.Entry") -> None:
     print_record(
         {
             "Entry ID": entry.id,
-            "SPIFFE ID": _id(entry.spiffe_id),
+            "SPIFFE ID": _name(entry),
             "Parent ID": _id(entry.parent_id),
             "Revision": entry.revision_number,
             "Downstream": entry.downstream or None,
@@ -43,6 +47,8 @@ def _show(entry: "types_pb2.Entry") -> None:
             "DNS name": list(entry.dns_names),
             "Admin": entry.admin or None,
             "StoreSvid": entry.store_svid or None,
+            "Evidence": "required" if entry.evidence_required else None,
+            "SVIDs": "per process" if entry.svid_per_process else None,
             "Hint": entry.hint,
         }
     )
@@ -55,7 +61,7 @@ def _report(answer: Any, verb: str, asked: list["types_pb2.Entry"], output: str)
     else:
         for entry, result in zip(asked, answer.results, strict=True):
             if result.status.code:
-                name = entry.id or _id(entry.spiffe_id)
+                name = entry.id or _name(entry)
                 click.echo(f"Failed to {verb} {name}: {result.status.message}", err=True)
             if result.HasField("entry"):
                 _show(result.entry)
@@ -179,7 +185,7 @@ def show(entry_id: str, table: bool, socket: Path, output: str, **given: Any) ->
             [
                 [
                     entry.id,
-                    _id(entry.spiffe_id),
+                    _name(entry),
                     _id(entry.parent_id),
                     "\n".join(f"{s.type}:{s.value}" for s in entry.selectors),
                     datetime.fromtimestamp(entry.created_at, UTC).strftime("%Y-%m-%d %H:%M"),

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from issuer.cli.filters import options
-from issuer.cli.options import SECONDS, SELECTOR, SPIFFE_ID, TRUST_DOMAIN
+from issuer.cli.options import IDENTITY, SECONDS, SELECTOR, SPIFFE_ID, TRUST_DOMAIN
 from spiffekit.id import SpiffeId
 from spiffekit.selector import Selector, typo
+from spiffekit.template import Template
 
 if TYPE_CHECKING:
     from spiffekit.wire.pb.spire.api import types_pb2
@@ -25,7 +26,12 @@ attributes = options(
         help="The node, alias or entry below which it is earned.",
     ),
     click.option("--node", is_flag=True, help="An alias for nodes: the parent is the issuer itself."),
-    click.option("--spiffeID", "spiffe_id", type=SPIFFE_ID, help="The identity that is earned."),
+    click.option(
+        "--spiffeID",
+        "spiffe_id",
+        type=IDENTITY,
+        help="The identity that is earned; {type:kind} as a segment stands for a selector's value.",
+    ),
     click.option(
         "--selector",
         "selectors",
@@ -61,6 +67,12 @@ attributes = options(
     click.option("--disableX509SVIDPrefetch", "no_prefetch", is_flag=True, help="Issue only on demand."),
     click.option("--jwtSVIDIncludeJTI", "include_jti", is_flag=True, help="Give each JWT-SVID a jti."),
     click.option(
+        "--evidence", "evidence", is_flag=True, help="Sign only with evidence that the selectors hold now."
+    ),
+    click.option(
+        "--perProcess", "per_process", is_flag=True, help="Give each process a key and SVIDs of its own."
+    ),
+    click.option(
         "--strict", is_flag=True, help="Refuse selectors that no attestor of ours would ever state."
     ),
     click.option(
@@ -93,7 +105,7 @@ def _proto(entry_id: str, given: dict[str, Any]) -> "types_pb2.Entry":
     from spiffekit.wire.convert import selector_to_proto, spiffe_id_to_proto
     from spiffekit.wire.pb.spire.api import types_pb2
 
-    spiffe_id: SpiffeId | None = given["spiffe_id"]
+    spiffe_id: SpiffeId | Template | None = given["spiffe_id"]
     parent: SpiffeId | None = given["parent_id"]
     if spiffe_id is None:
         raise click.UsageError("--spiffeID is required (or --data)")
@@ -105,7 +117,8 @@ def _proto(entry_id: str, given: dict[str, Any]) -> "types_pb2.Entry":
         raise click.UsageError("at least one --selector is required")
     entry = types_pb2.Entry(
         id=entry_id,
-        spiffe_id=spiffe_id_to_proto(spiffe_id),
+        spiffe_id=spiffe_id_to_proto(spiffe_id) if isinstance(spiffe_id, SpiffeId) else None,
+        spiffe_id_template=str(spiffe_id) if isinstance(spiffe_id, Template) else "",
         parent_id=spiffe_id_to_proto(parent),
         selectors=map(selector_to_proto, given["selectors"]),
         x509_svid_ttl=given["x509_ttl"],
@@ -117,6 +130,8 @@ def _proto(entry_id: str, given: dict[str, Any]) -> "types_pb2.Entry":
         dns_names=given["dns_names"],
         store_svid=given["store_svid"],
         hint=given["hint"],
+        evidence_required=given["evidence"],
+        svid_per_process=given["per_process"],
     )
     if given["no_prefetch"] or given["include_jti"]:
         entry.additional_attributes.disable_x509_svid_prefetch = given["no_prefetch"]
@@ -141,6 +156,8 @@ def _from_file(path: Path) -> list["types_pb2.Entry"]:
 def _plain(entry: dict[str, Any]) -> dict[str, Any]:
     """Accept IDs and selectors as plain strings, besides the API's own JSON form."""
     entry = dict(entry)
+    if "{" in str(entry.get("spiffe_id", "")) and isinstance(entry["spiffe_id"], str):
+        entry["spiffe_id_template"] = entry.pop("spiffe_id")
     for name in ("spiffe_id", "parent_id"):
         if isinstance(entry.get(name), str):
             spiffe_id = SpiffeId.parse(entry[name])

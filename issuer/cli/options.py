@@ -8,9 +8,10 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from spiffekit.errors import SelectorError, SpiffeIdError
+from spiffekit.errors import SelectorError, SpiffeIdError, TemplateError
 from spiffekit.id import SpiffeId, TrustDomain
 from spiffekit.selector import Selector
+from spiffekit.template import Template
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -29,6 +30,23 @@ class SpiffeIdType(click.ParamType[SpiffeId]):
         try:
             return value if isinstance(value, SpiffeId) else SpiffeId.parse(value)
         except SpiffeIdError as error:
+            self.fail(str(error), param, ctx)
+
+
+class IdentityType(click.ParamType[SpiffeId | Template]):
+    """A SPIFFE ID, or a template of many."""
+
+    name = "spiffe id"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> SpiffeId | Template:
+        """Parse it, or fail with the rule that it breaks."""
+        try:
+            if isinstance(value, SpiffeId | Template):
+                return value
+            return Template.parse(value) if "{" in value else SpiffeId.parse(value)
+        except (SpiffeIdError, TemplateError) as error:
             self.fail(str(error), param, ctx)
 
 
@@ -75,6 +93,7 @@ class SecondsType(click.ParamType[int]):
 
 
 SPIFFE_ID: Final = SpiffeIdType()
+IDENTITY: Final = IdentityType()
 TRUST_DOMAIN: Final = TrustDomainType()
 SELECTOR: Final = SelectorType()
 SECONDS: Final = SecondsType()

@@ -15,8 +15,17 @@ from issuer.store.changes import ChangeStore
 from issuer.store.schema import bundles, entries, federations, stamp, unstamp
 from issuer.store.selectors import decode_selectors, encode_selectors
 from spiffekit.id import SpiffeId, TrustDomain
+from spiffekit.template import Template
 
-_FLAGS = ("admin", "downstream", "store_svid", "disable_x509_svid_prefetch", "jwt_svid_include_jti")
+_FLAGS = (
+    "admin",
+    "downstream",
+    "store_svid",
+    "disable_x509_svid_prefetch",
+    "jwt_svid_include_jti",
+    "evidence_required",
+    "svid_per_process",
+)
 
 
 # Made once: to make a statement costs more than to run it.
@@ -61,7 +70,7 @@ class EntryStore:
     def _twin(self, entry: RegistrationEntry) -> RegistrationEntry | None:
         asked = {
             "asked_id": entry.id,
-            "asked_spiffe_id": str(entry.spiffe_id),
+            "asked_spiffe_id": entry.name,
             "asked_parent_id": str(entry.parent_id),
             "asked_selectors": encode_selectors(entry.selectors),
         }
@@ -110,7 +119,7 @@ class EntryStore:
     def _twin_of_other(self, entry: RegistrationEntry) -> RegistrationEntry | None:
         query = sa.select(entries).where(
             entries.c.id != entry.id,
-            entries.c.spiffe_id == str(entry.spiffe_id),
+            entries.c.spiffe_id == entry.name,
             entries.c.parent_id == str(entry.parent_id),
             entries.c.selectors == encode_selectors(entry.selectors),
         )
@@ -167,7 +176,7 @@ def _row(entry: RegistrationEntry) -> dict[str, Any]:
         body["hint"] = entry.hint
     return {
         "id": entry.id,
-        "spiffe_id": str(entry.spiffe_id),
+        "spiffe_id": entry.name,
         "parent_id": str(entry.parent_id),
         "selectors": encode_selectors(entry.selectors),
         "body": json.dumps(body, separators=(",", ":")),
@@ -179,9 +188,11 @@ def _row(entry: RegistrationEntry) -> dict[str, Any]:
 
 def _entry(row: Any) -> RegistrationEntry:
     body = json.loads(row.body)
+    template = Template.parse(row.spiffe_id) if "{" in row.spiffe_id else None
     return RegistrationEntry(
         id=row.id,
-        spiffe_id=SpiffeId.parse(row.spiffe_id),
+        spiffe_id=SpiffeId.parse(row.spiffe_id) if template is None else template.base,
+        template=template,
         parent_id=SpiffeId.parse(row.parent_id),
         selectors=decode_selectors(row.selectors),
         x509_svid_ttl=timedelta(seconds=body["x509_svid_ttl"]) if "x509_svid_ttl" in body else None,

@@ -145,6 +145,8 @@ NEW = {
     "hint": "new",
     "expires_at": 4_000_000_000,
     "additional_attributes": types_pb2.Entry.AdditionalAttributes(jwt_svid_include_jti=True),
+    "evidence_required": True,
+    "svid_per_process": True,
 }
 
 
@@ -165,7 +167,7 @@ async def test_an_update_with_a_mask_changes_that_field_only(world, stub, name):
 
 def test_every_field_that_can_be_masked_is_tried():
     fields = {field.name for field in types_pb2.EntryMask.DESCRIPTOR.fields}
-    assert fields == NEW.keys() | {"revision_number", "created_at"}
+    assert fields == NEW.keys() | {"revision_number", "created_at", "spiffe_id_template"}
 
 
 async def test_an_update_cannot_make_two_entries_alike(stub):

@@ -25,6 +25,7 @@ from issuer.api.updates import UpdatesService
 from issuer.ca.authorities import Authorities, AuthorityPolicy
 from issuer.ca.rotation import ServerIdentity
 from issuer.changes import ChangeLog
+from issuer.evidence import EvidenceJudge
 from issuer.keys.memory import MemoryKeyManager
 from issuer.model import Node, RegistrationEntry
 from issuer.node.join_token import JoinTokenVerifier
@@ -180,6 +181,7 @@ class World:
                 x509_svid_ttl=timedelta(hours=1),
                 jwt_svid_ttl=timedelta(minutes=5),
                 sign_limit=limits["sign_limit"],
+                judge=EvidenceJudge(self.options.get("pods")),
             ),
             "debug": DebugService(registrations=self.registrations, identity=self.identity, clock=self.clock),
             "health": HealthService(self.health),

@@ -84,14 +84,23 @@ async def test_an_entry_comes_out_as_it_went_in(database, entry, federates):
 
 
 @pytest.mark.parametrize(
-    "flag", ["admin", "downstream", "store_svid", "disable_x509_svid_prefetch", "jwt_svid_include_jti"]
+    "flag",
+    [
+        "admin",
+        "downstream",
+        "store_svid",
+        "disable_x509_svid_prefetch",
+        "jwt_svid_include_jti",
+        "evidence_required",
+        "svid_per_process",
+    ],
 )
 async def test_one_flag_never_becomes_another(database, flag):
     """SPIRE 1.14.3 (#6636): a clone of an entry had `downstream` where `admin` was."""
     await database.write(lambda tx: tx.entries.create(an_entry(**{flag: True})))
     found = await database.read(lambda tx: tx.entries.get("e"))
     flags = [f.name for f in fields(RegistrationEntry) if isinstance(getattr(found, f.name), bool)]
-    assert len(flags) == 5
+    assert len(flags) == 7
     assert [name for name in flags if getattr(found, name)] == [flag]
 
 
