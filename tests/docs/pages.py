@@ -16,7 +16,9 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 PROGRAMS = {"attestor": attestor, "issuer": issuer}
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SUBSTITUTED = re.compile(r"\$\(([^()]*)\)")
+REDIRECTED = re.compile(r"\s\d?>>?\s*[^\s;&|]+")
 SEPARATORS = set("&|;<>()")
+KEYWORDS = {"do", "until", "while", "if", "then", "else", "!"}
 UNKNOWN = set("$…")  # a value that only the shell or the reader knows
 
 
@@ -55,7 +57,7 @@ def commands(script):
     inner = SUBSTITUTED.findall(script)
     lines = [*SUBSTITUTED.sub("$", script).splitlines(), *inner]
     for line in lines:
-        lexer = shlex.shlex(line, posix=True, punctuation_chars="&|;<>()")
+        lexer = shlex.shlex(REDIRECTED.sub(" ", line), posix=True, punctuation_chars="&|;<>()")
         lexer.commenters = "#"
         lexer.whitespace_split = True
         words = []
@@ -63,7 +65,9 @@ def commands(script):
             if not set(token) <= SEPARATORS:
                 words.append(token)
             elif words:
-                yield [word for word in words if not is_assignment(word)]
+                while words and (words[0] in KEYWORDS or is_assignment(words[0])):
+                    words.pop(0)
+                yield words
                 words = []
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The documentation uses only commands and options that exist."""
 
+import ast
 import re
 
 import click
@@ -41,6 +42,14 @@ def test_targets_of_make_exist(page):
     assert asked <= TARGETS
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_python_compiles_and_imports_what_exists(page):
+    for block in fences(page.read_text(), "python"):
+        tree = compile(block, name(page), "exec", ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+        imports = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+        exec(compile(ast.Module(imports, []), name(page), "exec"), {})
+
+
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [
@@ -51,7 +60,8 @@ def test_targets_of_make_exist(page):
         ("attestor explain", "Missing argument"),
         ("attestor explain 1 2", "too many arguments"),
         ("attestor explain abc", "abc"),
-        ("x=1; true && issuer no | cat", "no such command"),
+        ("x=1 y=2; true && z=1 issuer no | cat", "no such command"),
+        ("until issuer health; do sleep 1; done", "no such command"),
         ("id=$(issuer token generate --wrong)", "--wrong"),
     ],
 )
@@ -73,6 +83,7 @@ def test_what_does_not_exist_is_found(line, complaint):
         "issuer node ban --spiffeID spiffe://example.org/spire/agent/join_token/…",
         'issuer entry show --parentID "$node" --output json | cat',
         "issuer token generate \\\n  --ttl 1h",
+        "until issuer healthcheck 2> /dev/null > out; do sleep 0.2; done",
     ],
 )
 def test_what_exists_passes(line):
