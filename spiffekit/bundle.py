@@ -88,6 +88,18 @@ class Bundle:
     sequence: int | None = None
     refresh_hint: timedelta | None = None
 
+    def __post_init__(self) -> None:
+        """Hold it to what a bundle can be written as, so that each can be read again.
+
+        Raises:
+            BundleError: Sequence or refresh hint is out of range; a hint is in whole seconds, at least one.
+        """
+        if self.sequence is not None and not 0 <= self.sequence <= MAX_SEQUENCE:
+            raise BundleError(f"sequence is not a whole number of 0 to {MAX_SEQUENCE}")
+        hint = self.refresh_hint
+        if hint is not None and (hint.microseconds or not 0 < hint.total_seconds() <= MAX_REFRESH_HINT):
+            raise BundleError(f"refresh_hint is not a whole number of 1 to {MAX_REFRESH_HINT} seconds")
+
     @classmethod
     def parse(cls, trust_domain: TrustDomain, document: bytes) -> Self:
         """Parse a SPIFFE bundle document (Trust_Domain_and_Bundle §4).
@@ -118,7 +130,7 @@ class Bundle:
             tuple(x509_authorities.values()),
             tuple(jwt_authorities.values()),
             sequence=jwk.whole_number(top, "spiffe_sequence", MAX_SEQUENCE),
-            refresh_hint=None if hint is None else timedelta(seconds=hint),
+            refresh_hint=timedelta(seconds=hint) if hint else None,  # 0 says nothing, as in messages
         )
 
     @classmethod

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixtures for tests that need real daemons."""
+"""What all tests share: how properties are drawn, and real daemons for those that need them."""
 
 import os
 import shutil
@@ -7,8 +7,15 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from deploy.local import Local
+
+# No property depends on how fast this machine is just now. What fails says how to draw it again.
+settings.register_profile(
+    "project", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+)
+settings.load_profile("project")
 
 
 @pytest.fixture(scope="session", autouse=True)

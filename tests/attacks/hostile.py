@@ -51,7 +51,7 @@ def setting(number, value):
 
 def connect(path):
     connection = socket.socket(socket.AF_UNIX)
-    connection.settimeout(5)
+    connection.settimeout(20)
     while True:
         try:
             connection.connect(str(path))

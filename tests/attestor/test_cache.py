@@ -269,7 +269,7 @@ async def test_a_change_wakes_all_who_wait(cache):
     await asyncio.sleep(0)
     version = cache.version
     cache.apply(entries=[entry("new")])
-    await asyncio.wait_for(asyncio.gather(*waiting), 1)
+    await asyncio.wait_for(asyncio.gather(*waiting), 5)
     assert cache.version > version
     assert cache._watchers == set()
 

@@ -83,7 +83,7 @@ def told(index):
     }
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(transactions=st.lists(st.lists(steps, min_size=1, max_size=4), max_size=12))
 async def test_who_follows_knows_what_who_loads_knows(tmp_path_factory, transactions):
     """Transactions run at the same time, many of them fail; only what was committed is followed."""

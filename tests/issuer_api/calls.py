@@ -13,7 +13,7 @@ from google.protobuf import any_pb2, descriptor_pb2, descriptor_pool, message_fa
 
 from spiffekit.wire.pb.spire.api import types_pb2
 
-WITHIN = 5  # seconds; nothing here waits for anybody
+WITHIN = 20  # seconds; nothing here waits for anybody
 
 
 def paths(*services):

@@ -142,8 +142,26 @@ bundles = st.builds(
         unique_by=lambda authority: authority.key_id,
     ).map(tuple),
     sequence=st.none() | st.integers(0, 2**64 - 1),
-    refresh_hint=st.none() | st.integers(0, 2**31 - 1).map(lambda seconds: timedelta(seconds=seconds)),
+    refresh_hint=st.none() | st.integers(1, 2**31 - 1).map(lambda seconds: timedelta(seconds=seconds)),
 )
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        {"sequence": -1},
+        {"sequence": 2**64},
+        {"refresh_hint": timedelta(0)},
+        {"refresh_hint": timedelta(seconds=-1)},
+        {"refresh_hint": timedelta(seconds=1.5)},
+        {"refresh_hint": timedelta(seconds=2**31)},
+    ],
+    ids=str,
+)
+def test_what_could_not_be_read_again_is_no_bundle(member):
+    (name,) = member
+    with pytest.raises(BundleError, match=f"{name} is not a whole number of"):
+        Bundle(ORG, **member)
 
 
 @given(bundles)

@@ -81,7 +81,7 @@ def ids_of(attestor):
         return []
 
 
-def eventually(question, expected, within=10.0):
+def eventually(question, expected, within=20.0):
     """Ask until the answer is as expected; the assertion shows the last one."""
     deadline = time.monotonic() + within
     while (answer := question()) != expected and time.monotonic() < deadline:

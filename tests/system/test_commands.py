@@ -67,7 +67,7 @@ def configured(folder, name, text):
     path = folder / f"{name}-broken.toml"
     path.write_text(text)
     command = [sys.executable, "-m", name, "run", "--config", str(path)]
-    answer = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=60)
     return path, answer
 
 
@@ -150,14 +150,14 @@ def test_shells_complete_commands(program, shell):
     asked = {**os.environ, f"_{program.upper()}_COMPLETE": "bash_complete", "COMP_CWORD": "1"}
     command = [sys.executable, "-m", program]
     answer = subprocess.run(
-        command, capture_output=True, text=True, env={**asked, "COMP_WORDS": f"{program} v"}, timeout=20
+        command, capture_output=True, text=True, env={**asked, "COMP_WORDS": f"{program} v"}, timeout=60
     )
     assert answer.stdout == "plain,validate\n"
 
 
 def test_a_second_issuer_on_the_same_data_does_not_start(local):
     command = [sys.executable, "-m", "issuer", "run", "--config", str(local.issuer_config)]
-    second = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    second = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert second.returncode == 2
     assert second.stderr == f"error: issuer.data_dir: another issuer runs on {local.folder}/issuer\n"
 
@@ -166,7 +166,7 @@ def test_a_daemon_that_cannot_start_ends_with_one_line(local, tmp_path):
     config = tmp_path / "issuer.toml"  # another folder, the same port
     config.write_text(local.issuer_config.read_text().replace(f"{local.folder}/issuer", f"{tmp_path}/issuer"))
     command = [sys.executable, "-m", "issuer", "run", "--config", str(config)]
-    second = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    second = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert second.returncode == 1
     errors = [line for line in second.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1

@@ -184,4 +184,4 @@ def test_a_deleted_entry_ends_the_stream_within_a_second(local, attestor, entry)
         assert time.monotonic() - deleted < 1.0
     finally:
         watcher.terminate()
-        watcher.communicate(timeout=5)
+        watcher.communicate(timeout=20)

@@ -85,7 +85,8 @@ def rows():
     yield "no usable keys left", of({"kty": "AKP"}, token_key(use="sig")), 0, [], None, None
     for sequence in (0, 2**63 + 1, 2**64 - 1):
         yield "sequence", of(spiffe_sequence=sequence), 0, [], sequence, None
-    yield "hint", of(spiffe_refresh_hint=60), 0, [], None, 60
+    for hint in (0, 60):  # 0 says nothing
+        yield "hint", of(spiffe_refresh_hint=hint), 0, [], None, hint or None
     yield "unknown key type", of(token_key(kty="AKP"), token_key(kid="k2")), 0, ["k2"], None, None
     yield "no key type", of(token_key(kty=None), token_key(kid="k2")), 0, ["k2"], None, None
     yield "symmetric key", of(token_key(kty="oct", k="AAAA"), token_key(kid="k2")), 0, ["k2"], None, None

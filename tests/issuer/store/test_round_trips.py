@@ -20,7 +20,7 @@ from issuer.model import (
     RegistrationEntry,
 )
 from issuer.store.selectors import decode_selectors, encode_selectors
-from spiffekit.bundle import Bundle, JwtAuthority
+from spiffekit.bundle import MAX_REFRESH_HINT, Bundle, JwtAuthority
 from spiffekit.keys import KeyType, generate_private_key, public_key_to_der
 from spiffekit.testing import TestCA
 from tests.issuer.strategies import (
@@ -39,7 +39,7 @@ from tests.issuer.strategies import (
 )
 
 ONE_DATABASE = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 CA = TestCA(now=NOW)
 KEY = public_key_to_der(generate_private_key(KeyType.EC_P256).public_key())
@@ -151,7 +151,7 @@ async def test_a_join_token_comes_out_as_it_went_in(database, value, expires_at)
     kids=st.lists(texts.filter(bool), max_size=3, unique=True),
     expires_at=st.one_of(st.none(), st.integers(1, 253402300799)),
     sequence=st.one_of(st.none(), st.integers(0, 2**64 - 1)),
-    hint=st.one_of(st.none(), st.integers(1, 2**31)),
+    hint=st.one_of(st.none(), st.integers(1, MAX_REFRESH_HINT)),
 )
 @pytest.mark.requirement("BND-06")
 async def test_a_bundle_comes_out_as_it_went_in(

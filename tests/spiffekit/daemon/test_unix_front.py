@@ -179,8 +179,10 @@ async def test_who_says_nothing_is_cut_off(path):
 async def test_who_speaks_in_time_stays(path):
     limits = Limits(first_byte_within=timedelta(milliseconds=20))
     async with served(front_at(path, limits=limits)):
-        reader, writer = await asyncio.open_unix_connection(path)
-        writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0")
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(path))
+            connection.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0")  # before it is accepted
+            reader, writer = await asyncio.open_unix_connection(sock=connection.dup())
         await asyncio.wait_for(reader.readexactly(9), 5)
         await asyncio.sleep(0.06)
         writer.write(b"\0\0\x08\6\0\0\0\0\0abcdefgh")

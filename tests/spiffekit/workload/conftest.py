@@ -47,7 +47,7 @@ def x509_message(api, ca, *svids, federated=(), crls=()):
     )
 
 
-async def until(condition, within=5.0):
+async def until(condition, within=20.0):
     """Wait until a condition holds; something else on this loop makes it so."""
     async with asyncio.timeout(within):
         while not condition():

@@ -47,7 +47,7 @@ async def test_without_an_identity_in_time_it_says_why(api, path):
                 pass
         api.refuse(grpc.StatusCode.PERMISSION_DENIED, "no identity issued")
         with pytest.raises(WorkloadApiUnavailableError, match="nothing is granted"):
-            async with X509Source.open(address, ready_within=SHORT):
+            async with X509Source.open(address, ready_within=timedelta(seconds=1)):
                 pass
 
 
