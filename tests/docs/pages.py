@@ -106,5 +106,6 @@ def check_values(command, context, given, *, whole):
         missing = value is None or value in ((), []) or not isinstance(value, str | bool | int | list | tuple)
         if missing and parameter.required and whole and "help" not in given:
             raise click.MissingParameter(ctx=context, param=parameter)
-        if not missing and not UNKNOWN & set(str(value)):
+        is_path = isinstance(parameter.type, click.Path)  # there where the reader is
+        if not missing and not is_path and not UNKNOWN & set(str(value)):
             parameter.type_cast_value(context, value)
