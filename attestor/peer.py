@@ -54,13 +54,7 @@ class Process:
         Raises:
             PeerGoneError: The process has exited, or may not be examined.
         """
-        try:
-            with (self.proc / "stat").open("rb") as file:
-                # After the name, which may hold anything; proc(5) counts the state as field 3.
-                fields = file.read(MAX_STAT).rpartition(b")")[2].split()
-        except OSError as error:
-            raise PeerGoneError("caller cannot be examined") from error
-        return int(fields[1]), int(fields[19])
+        return birth(self.proc)
 
     def executable(self) -> Executable:
         """Return what names the executable that runs now.
@@ -73,3 +67,21 @@ class Process:
         except OSError as error:
             raise PeerGoneError("caller's executable cannot be examined") from error
         return (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
+
+
+def birth(proc: Path) -> tuple[int, int]:
+    """Return what `Process.birth` does, of any process.
+
+    Args:
+        proc: Its folder below /proc.
+
+    Raises:
+        PeerGoneError: It has exited, or may not be examined.
+    """
+    try:
+        with (proc / "stat").open("rb") as file:
+            # After the name, which may hold anything; proc(5) counts the state as field 3.
+            fields = file.read(MAX_STAT).rpartition(b")")[2].split()
+    except OSError as error:
+        raise PeerGoneError("process cannot be examined") from error
+    return int(fields[1]), int(fields[19])

@@ -17,6 +17,17 @@ _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _INODE: Final = re.compile(r"[0-9]+:[0-9]+", re.ASCII)  # device:inode
 _HEX: Final = re.compile(r"[0-9a-f]+")
 _ANY: Final = re.compile(r".+")
+_LABEL: Final = re.compile(r"[^:]+:.*")
+_VARIABLE: Final = re.compile(r"[^=]+=.*")
+_DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
+_CONTAINER: Final = {
+    "label": _LABEL,
+    "env": _VARIABLE,
+    "name": _ANY,
+    "image_id": _ANY,
+    "image_config_digest": _DIGEST,
+    "image_digest": _DIGEST,
+}
 KINDS: Final = {
     "unix": {
         "uid": _NUMBER,
@@ -33,6 +44,8 @@ KINDS: Final = {
         "parent:sha256": _SHA256,
         "declared:cmdline": _ANY,
     },
+    "docker": _CONTAINER,
+    "podman": _CONTAINER | {"user": re.compile(rf"[1-9][0-9]*:(?:{'|'.join(_CONTAINER)}):.+")},
     "x509pop": {"subject:cn": _ANY, "ca:fingerprint": _HEX, "serialnumber": _HEX},
 }
 """The kinds of fact that our own attestors state, by type, and the form of their values."""

@@ -42,7 +42,7 @@ class Container:
     """A container, and its cgroup in each hierarchy that has it; whatever is in it has an equal one."""
 
     id: str  # 64 lower-case hex digits
-    paths: Mapping[str, str]  # by controllers as in the file, "" for version 2; to the container's segment
+    paths: tuple[tuple[str, str], ...]  # controllers, "" for version 2, and path to the container's segment
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ def container(groups: Mapping[str, str], segment: re.Pattern[str] = ANY) -> Cont
                 break
     if len(ids) > 1:
         raise WorkloadAttestationError("cgroup hierarchies name different containers")
-    return Container(ids.pop(), found) if ids else None
+    return Container(ids.pop(), tuple(sorted(found.items()))) if ids else None
 
 
 def pod(groups: Mapping[str, str], root: str = "") -> Pod | None:

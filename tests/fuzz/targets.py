@@ -107,6 +107,6 @@ def public_key(data):
 def cgroup(data):
     groups = cgroups.parse(data)
     if found := cgroups.container(groups):
-        assert all(groups[controllers].startswith(path) for controllers, path in found.paths.items())
+        assert all(groups[controllers].startswith(path) for controllers, path in found.paths)
     cgroups.pod(groups)
     cgroups.pod(groups, "/kubelet")

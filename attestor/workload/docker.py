@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Containers of Docker, by the word of its engine."""
+
+import re
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from attestor.peer import Process
+from attestor.workload.cgroups import Container
+from attestor.workload.containers import ContainerAttestor, Inspected
+from attestor.workload.engine import Engine
+from attestor.workload.engine_api import EngineApi
+from spiffekit.daemon.clock import SystemClock
+
+TYPE: Final = "docker"
+SEGMENT: Final = re.compile(r"(?:docker-)?([0-9a-f]{64})(?:\.scope)?")
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[workload_attestor.docker]``.
+
+    Attributes:
+        socket_path: The engine's socket.
+        environment: The environment variables that `docker:env` states, by name; "*" is all. Everybody who
+            may read the evidence of an issuance sees their values.
+    """
+
+    socket_path: Path = Path("/run/docker.sock")
+    environment: tuple[str, ...] = ()
+
+
+def create(config: Config) -> ContainerAttestor:
+    """Make the attestor of a configuration table."""
+    engine = Engine(EngineApi(config.socket_path), kind=TYPE, environment=frozenset(config.environment))
+
+    async def inspect(_: Process, container: Container) -> Inspected | None:
+        return await engine.inspect(container.id)
+
+    return ContainerAttestor(TYPE, SEGMENT, inspect, SystemClock())
