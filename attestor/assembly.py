@@ -16,6 +16,7 @@ from attestor.config import Config
 from attestor.connection import Credentials
 from attestor.endpoints.admin import Admin
 from attestor.endpoints.workload_api import WorkloadApi
+from attestor.instances import Instances
 from attestor.issuer_client import IssuerClient
 from attestor.jwt import JwtCache
 from attestor.peer import Process
@@ -125,7 +126,9 @@ class Attestor:
         services |= {"node": node, "sync": sync.run, "rotation": rotation.run}
         if table.admin_socket is not None:
             services["admin"] = self._admin(table.admin_socket)
-        services["workload_api"] = self._workload_api(JwtCache(client, self.clock))
+        services["workload_api"] = self._workload_api(
+            JwtCache(client, self.clock), Instances(client, self.clock)
+        )
         return services
 
     def _admin(self, path: Path) -> Any:
@@ -141,7 +144,7 @@ class Attestor:
 
         return service
 
-    def _workload_api(self, jwt: JwtCache) -> Any:
+    def _workload_api(self, jwt: JwtCache, instances: Instances) -> Any:
         table = self.config.attestor
 
         async def service(ready: Callable[[], None]) -> NoReturn:
@@ -151,6 +154,7 @@ class Attestor:
                 self.cache,
                 self.examiner,
                 jwt,
+                instances,
                 process_of=front.peer_of,
                 clock=self.clock,
                 foreign_claims=table.allowed_foreign_jwt_claims,
@@ -164,6 +168,7 @@ class Attestor:
                 finally:
                     self.health.ready = False
                     systemd.notify("STOPPING=1")
+                    instances.close()
             raise AssertionError("waits for ever")
 
         return service

@@ -7,13 +7,16 @@ Used from one event loop. A change is applied whole before anybody is woken, so 
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from types import MappingProxyType
 
 from attestor.errors import NoIdentityError
 from spiffekit.bundle import Bundle, BundleSet
+from spiffekit.errors import SpiffeIdError, TemplateError
 from spiffekit.id import SpiffeId, TrustDomain
 from spiffekit.selector import Selector
+from spiffekit.template import Template
 from spiffekit.x509svid import X509Svid
 
 
@@ -30,7 +33,20 @@ class Entry:
     created_at: datetime
     store_svid: bool = False
     jwt_svid_include_jti: bool = False
+    needs_evidence: bool = False  # key and SVIDs are one process's, and asked for with evidence of it
+    template: Template | None = None  # gives `spiffe_id` from selectors
     expires_at: datetime | None = None
+
+    def fitting(self, selectors: frozenset[Selector]) -> "Entry | None":
+        """Return the entry as it is for a workload for which `selectors` hold, or None if they do not fit."""
+        if not self.selectors <= selectors:
+            return None
+        if self.template is None:
+            return self
+        try:
+            return replace(self, spiffe_id=self.template.expand(selectors))
+        except (TemplateError, SpiffeIdError):
+            return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +156,11 @@ class Cache:
             for selector in selectors
             for entry_id in self._by_selector.get(selector, ())
         )
-        matched = [e for e in candidates if e.selectors <= selectors and not e.store_svid]
+        matched = [
+            fitting
+            for entry in candidates
+            if not entry.store_svid and (fitting := entry.fitting(selectors)) is not None
+        ]
         hints: set[str] = set()
         found = []
         for entry in sorted(matched, key=lambda e: (e.created_at, e.id)):
@@ -151,9 +171,12 @@ class Cache:
         return tuple(found)
 
     def awaits(self, selectors: frozenset[Selector], pending: frozenset[str]) -> bool:
-        """Tell whether an entry may match still, once attestors of the `pending` types have answered."""
+        """Tell whether what attestors of the `pending` types have yet to say may matter.
+
+        It does to an entry that may match still; and evidence has the word of every attestor.
+        """
         return any(
-            any(s.type in pending for s in entry.selectors)
+            (entry.needs_evidence or any(s.type in pending for s in entry.selectors))
             and all(s in selectors or s.type in pending for s in entry.selectors)
             for entry in self.entries.values()
         )
@@ -170,16 +193,23 @@ class Cache:
         found = (self.bundles.get(trust_domain) for trust_domain in wanted)
         return self.bundles.bundle_for(self.trust_domain), tuple(b for b in found if b is not None)
 
-    def update(self, selectors: frozenset[Selector]) -> WorkloadUpdate | None:
-        """Return what a workload is entitled to, or None while an SVID of it is still being issued.
+    def update(
+        self, selectors: frozenset[Selector], own: Mapping[str, X509Svid] = MappingProxyType({})
+    ) -> WorkloadUpdate | None:
+        """Return what a workload is entitled to, or None while a shared SVID of it is still being issued.
+
+        Args:
+            selectors: What holds for the workload.
+            own: The SVIDs that belong to its process alone, by entry; what is missing was refused.
 
         Raises:
-            NoIdentityError: No entry matches.
+            NoIdentityError: No entry matches, or all that do were refused.
         """
-        entries = self.matching(selectors)
+        entries = [e for e in self.matching(selectors) if not e.needs_evidence or e.id in own]
         if not entries:
             raise NoIdentityError("no identity issued")
-        identities = [Identity(entry, svid) for entry in entries if (svid := self.svid(entry)) is not None]
+        found = ((e, own[e.id] if e.needs_evidence else self.svid(e)) for e in entries)
+        identities = [Identity(entry, svid) for entry, svid in found if svid is not None]
         if len(identities) != len(entries):
             return None
         return WorkloadUpdate(tuple(identities), *self.bundles_for(entries))

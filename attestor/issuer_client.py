@@ -30,9 +30,11 @@ from attestor.updates import Update, entry_from_proto, update_from_proto
 from spiffekit.bundle import Bundle
 from spiffekit.daemon.clock import Clock
 from spiffekit.errors import SpiffeError
+from spiffekit.evidence import Evidence
 from spiffekit.id import TrustDomain
 from spiffekit.wire import tls
 from spiffekit.wire.convert import bundle_from_proto, seconds
+from spiffekit.wire.evidence import evidence_to_proto
 from spiffekit.wire.pb.issuer.v1 import updates_pb2, updates_pb2_grpc
 from spiffekit.wire.pb.spire.api import types_pb2
 from spiffekit.wire.pb.spire.api.server.agent.v1 import agent_pb2, agent_pb2_grpc
@@ -205,9 +207,17 @@ class IssuerClient:
             return bundle_from_proto(await self._bundles.GetFederatedBundle(request, timeout=DEADLINE))
         return None
 
-    async def new_x509_svids(self, requests: Sequence[tuple[str, bytes]]) -> dict[str, tuple[bytes, ...]]:
-        """Return chains by entry ID for pairs of entry ID and request; a refused entry is left out."""
-        params = [svid_pb2.NewX509SVIDParams(entry_id=entry_id, csr=csr) for entry_id, csr in requests]
+    async def new_x509_svids(
+        self, requests: Sequence[tuple[str, bytes]], evidence: Evidence | None = None
+    ) -> dict[str, tuple[bytes, ...]]:
+        """Return chains by entry ID for pairs of entry ID and request; a refused entry is left out.
+
+        With evidence they are for one process.
+        """
+        saw = None if evidence is None else evidence_to_proto(evidence)
+        params = [
+            svid_pb2.NewX509SVIDParams(entry_id=entry_id, csr=csr, evidence=saw) for entry_id, csr in requests
+        ]
         with self._errors():
             answer = await self._svids.BatchNewX509SVID(
                 svid_pb2.BatchNewX509SVIDRequest(params=params), timeout=DEADLINE
@@ -218,12 +228,14 @@ class IssuerClient:
                 if result.status.code == 0
             }
 
-    async def new_jwt_svid(self, entry_id: str, audience: Sequence[str]) -> str:
-        """Return a JWT-SVID for an entry."""
+    async def new_jwt_svid(
+        self, entry_id: str, audience: Sequence[str], evidence: Evidence | None = None
+    ) -> str:
+        """Return a JWT-SVID for an entry; with evidence it is for one process."""
+        saw = None if evidence is None else evidence_to_proto(evidence)
+        request = svid_pb2.NewJWTSVIDRequest(entry_id=entry_id, audience=audience, evidence=saw)
         with self._errors():
-            answer = await self._svids.NewJWTSVID(
-                svid_pb2.NewJWTSVIDRequest(entry_id=entry_id, audience=audience), timeout=DEADLINE
-            )
+            answer = await self._svids.NewJWTSVID(request, timeout=DEADLINE)
             return answer.svid.token
 
     async def sync_entries(self, known: Mapping[str, Entry]) -> tuple[Entry, ...]:

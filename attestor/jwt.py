@@ -11,11 +11,12 @@ from attestor.errors import IssuerUnavailableError, IssuerUntrustedError
 from attestor.issuer_client import IssuerClient
 from spiffekit.daemon.clock import Clock
 from spiffekit.errors import SpiffeError
+from spiffekit.evidence import Evidence
 from spiffekit.jwtsvid import JwtSvid
 
 MAX_CACHED: Final = 1000  # tokens
 
-Key = tuple[str, int, tuple[str, ...]]
+Key = tuple[str, int, tuple[str, ...], str]
 
 
 class JwtCache:
@@ -26,22 +27,23 @@ class JwtCache:
         self._clock = clock
         self._tokens: OrderedDict[Key, JwtSvid] = OrderedDict()
 
-    async def fetch(self, entry: Entry, audience: Sequence[str]) -> JwtSvid:
-        """Return a token for an entry.
+    async def fetch(self, entry: Entry, audience: Sequence[str], evidence: Evidence | None = None) -> JwtSvid:
+        """Return a token for an entry; with evidence, one of that process alone.
 
         Raises:
             IssuerUnavailableError: There is none, and the issuer cannot be asked.
             IssuerUntrustedError: There is none, and whoever answers is not the issuer.
             AttestorError: The issuer refused.
         """
-        key = (entry.id, entry.revision, tuple(sorted(set(audience))))
+        instance = evidence.instance_uid if evidence is not None else ""
+        key = (entry.id, entry.revision, tuple(sorted(set(audience))), instance)
         now = self._clock.now()
         cached = None if entry.jwt_svid_include_jti else self._tokens.get(key)
         if cached is not None and _fresh(cached, now):
             self._tokens.move_to_end(key)
             return cached
         try:
-            token = await self._client.new_jwt_svid(entry.id, list(dict.fromkeys(audience)))
+            token = await self._client.new_jwt_svid(entry.id, list(dict.fromkeys(audience)), evidence)
             svid = JwtSvid.parse_unverified(token, audience, hint=entry.hint)
         except (IssuerUnavailableError, IssuerUntrustedError):
             if cached is not None and now < cached.expires_at:

@@ -3,9 +3,9 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, Final, NamedTuple, NoReturn
+from typing import Final, NamedTuple, NoReturn
 
 from cryptography import x509
 
@@ -14,7 +14,7 @@ from attestor.errors import AttestorError
 from attestor.issuer_client import IssuerClient, make_csr, new_key
 from attestor.session import RETRY, agrees, in_force, renewal_in
 from spiffekit.daemon.backoff import Backoff
-from spiffekit.daemon.clock import Clock
+from spiffekit.daemon.clock import Clock, first_of
 from spiffekit.errors import SpiffeError
 from spiffekit.keys import private_key_to_der
 from spiffekit.x509svid import X509Svid
@@ -64,11 +64,12 @@ class Rotation:
                 if not announced:
                     announced = True
                     ready()
-                await _first_of(watcher.wait(), self._clock.sleep(wait))
+                await first_of(watcher.wait(), self._clock.sleep(wait))
 
     async def rotate(self) -> None:
         """Fetch an SVID for each entry that needs one now."""
-        needed = [entry for entry in self._cache.entries.values() if self._needs(entry)]
+        shared = (entry for entry in self._cache.entries.values() if not entry.needs_evidence)
+        needed = [entry for entry in shared if self._needs(entry)]
         for remembered in (self._plans, self._refused):
             for gone in remembered.keys() - self._cache.entries.keys():
                 del remembered[gone]
@@ -124,15 +125,6 @@ class Rotation:
         logger.warning("no SVID for an entry", extra={"entry": entry.id, "reason": reason})
         again = self._clock.monotonic() + REFUSED_FOR.total_seconds()
         self._refused[entry.id] = (entry.revision, again)
-
-
-async def _first_of(*waits: Coroutine[Any, Any, None]) -> None:
-    tasks = [asyncio.ensure_future(wait) for wait in waits]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
 
 
 def _authority(svid: X509Svid) -> str:

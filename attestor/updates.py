@@ -9,6 +9,7 @@ from spiffekit.bundle import Bundle
 from spiffekit.errors import SelectorError
 from spiffekit.id import TrustDomain
 from spiffekit.selector import Selector
+from spiffekit.template import Template
 from spiffekit.wire.convert import bundle_from_proto, instant, spiffe_id_from_proto
 from spiffekit.wire.pb.issuer.v1 import updates_pb2
 from spiffekit.wire.pb.spire.api import types_pb2
@@ -40,9 +41,12 @@ def entry_from_proto(message: types_pb2.Entry) -> Entry:
     """
     if not message.selectors:
         raise SelectorError(f"entry {message.id[:80]!r} has no selectors")
+    template = Template.parse(message.spiffe_id_template) if message.spiffe_id_template else None
     return Entry(
         id=message.id,
-        spiffe_id=spiffe_id_from_proto(message.spiffe_id),
+        spiffe_id=template.base if template is not None else spiffe_id_from_proto(message.spiffe_id),
+        template=template,
+        needs_evidence=message.evidence_required or message.svid_per_process or template is not None,
         selectors=frozenset(Selector(s.type, s.value) for s in message.selectors),
         hint=message.hint,
         federates_with=tuple(TrustDomain.parse(name) for name in message.federates_with),

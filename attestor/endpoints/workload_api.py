@@ -5,36 +5,38 @@ A stream ends with PERMISSION_DENIED when nothing is granted and with UNAVAILABL
 never with an empty answer, nor with a status that makes a client give up for a reason of ours.
 """
 
-import asyncio
 import contextlib
 import logging
-import os
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from datetime import timedelta
 from typing import Any, Final
 
 import grpc
 from google.protobuf.message import Message
 
-from attestor.cache import Cache, WorkloadUpdate
+from attestor.cache import Cache, Entry, Watcher, WorkloadUpdate
+from attestor.endpoints.caller import Caller
 from attestor.errors import (
     AttestorError,
     IssuerUnavailableError,
+    NodeAttestationError,
     NoIdentityError,
     PeerGoneError,
     WorkloadAttestationError,
 )
+from attestor.instances import Instances, evidence_of
 from attestor.jwt import JwtCache
-from attestor.peer import Executable, Process
+from attestor.peer import Process
 from attestor.workload.examination import Examiner
 from spiffekit import jwtsvid
 from spiffekit.bundle import Bundle, BundleSet
-from spiffekit.daemon.clock import Clock
+from spiffekit.daemon.clock import Clock, first_of
 from spiffekit.daemon.limits import RateLimit, RateLimitedError
 from spiffekit.daemon.listener import UnknownPeerError
 from spiffekit.errors import SpiffeError, SpiffeIdError
+from spiffekit.evidence import Evidence
 from spiffekit.id import SpiffeId, TrustDomain
-from spiffekit.selector import Selector
 from spiffekit.wire.status import INTERNAL
 from spiffekit.wire.workload_api import SECURITY_HEADER, SERVICE, Method, messages, methods
 
@@ -63,11 +65,12 @@ class CallRefused(Exception):  # noqa: N818 - a verdict, not a failure
 class WorkloadApi:
     """See the module."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it works with
         self,
         cache: Cache,
         examiner: Examiner,
         jwt: JwtCache,
+        instances: Instances,
         *,
         process_of: Callable[[Context], Process],
         clock: Clock,
@@ -77,6 +80,7 @@ class WorkloadApi:
         self._cache = cache
         self._examiner = examiner
         self._jwt = jwt
+        self._instances = instances
         self._process_of = process_of
         self._clock = clock
         self._foreign_claims = frozenset((*_ALWAYS, *foreign_claims))
@@ -128,20 +132,14 @@ class WorkloadApi:
 
         return handle
 
-    async def _begin(self, context: Context) -> "_Caller":
+    async def _begin(self, context: Context) -> Caller:
         _require_header(context)
         process = self._process_of(context)
         process.require_alive()
         self._calls.spend(process.peer.uid)
-        caller = _Caller(process)
-        await self._examine(caller)
+        caller = Caller(process, self._examiner, self._cache)
+        await caller.examine()
         return caller
-
-    async def _examine(self, caller: "_Caller") -> None:
-        """Find out what is true of the caller now."""
-        executable = caller.process.executable()
-        examination = await self._examiner.examine(caller.process, self._cache.awaits)
-        caller.selectors, caller.executable = examination.selectors, executable
 
     @contextlib.contextmanager
     def _counted(self, process: Process) -> Any:
@@ -155,36 +153,61 @@ class WorkloadApi:
             self._streams[uid] -= 1
 
     async def _follow(
-        self, caller: "_Caller", render: Callable[[WorkloadUpdate], Message]
+        self, caller: Caller, render: Callable[[WorkloadUpdate], Message]
     ) -> AsyncIterator[bytes]:
         """Yield the whole state at first and after each change of it, while the caller is who it was."""
         last = b""
+        examined = True
         with self._cache.watching() as watcher, caller.on_death(watcher.wake):
             while True:
-                if await caller.executes_another():
-                    await self._examine(caller)
-                update = self._update_for(caller, render)
-                if update is not None:
-                    message = self._serialised(update, render)
+                if not examined and caller.executes_another():
+                    await caller.examine()
+                    examined = True
+                message = await self._message_for(caller, render)
+                if message not in (b"", last):
+                    if not examined:  # whoever gets something is looked at again first
+                        await caller.examine()
+                        examined = True
+                        continue
                     caller.process.require_alive()
-                    if message != last:
-                        yield message
-                        last = message
-                await watcher.wait()
+                    yield message
+                    last = message
+                await self._change(watcher, caller, render)
                 caller.process.require_alive()
+                examined = False
 
-    def _update_for(
-        self, caller: "_Caller", render: Callable[[WorkloadUpdate], Message]
-    ) -> WorkloadUpdate | None:
-        try:
-            return self._cache.update(caller.selectors)
-        except NoIdentityError:
-            if render == self._x509_svids or not self._unauthenticated_verifiers:
-                raise
-            return WorkloadUpdate((), *self._cache.bundles_for(()))
+    async def _change(
+        self, watcher: Watcher, caller: Caller, render: Callable[[WorkloadUpdate], Message]
+    ) -> None:
+        """Wait until something may have changed for the caller, or an SVID of its own is to be renewed."""
+        own = render == self._x509_svids and any(entry.needs_evidence for entry in caller.entries)
+        due = self._instances.of(caller.process, caller.examination).due() if own else None
+        if due is None:
+            await watcher.wait()
+        else:
+            await first_of(
+                watcher.wait(), self._clock.sleep(timedelta(seconds=due - self._clock.monotonic()))
+            )
+
+    async def _message_for(self, caller: Caller, render: Callable[[WorkloadUpdate], Message]) -> bytes:
+        """Return what the caller is entitled to, or nothing while an SVID of it is still being issued."""
+        entries = caller.entries
+        if render != self._x509_svids:
+            if not entries and not self._unauthenticated_verifiers:
+                raise NoIdentityError("no identity issued")
+            return self._serialised(WorkloadUpdate((), *self._cache.bundles_for(entries)), render)
+        own = [entry for entry in entries if entry.needs_evidence]
+        if not own:
+            update = self._cache.update(caller.selectors)
+            return b"" if update is None else self._serialised(update, render)
+        instance = self._instances.of(caller.process, caller.examination)
+        await self._instances.ensure(instance, caller.process, caller.examination, own)
+        update = self._cache.update(caller.selectors, instance.svids())
+        # Not kept for others: these keys are of this process alone.
+        return b"" if update is None else render(update).SerializeToString(deterministic=True)
 
     def _serialised(self, update: WorkloadUpdate, render: Callable[[WorkloadUpdate], Message]) -> bytes:
-        """Return the answer as bytes; workloads with the same entries share them."""
+        """Return the answer as bytes; workloads with the same shared entries share them."""
         if self._rendered_version != self._cache.version:
             self._rendered_version = self._cache.version
             self._rendered = {}
@@ -231,13 +254,13 @@ class WorkloadApi:
         )
         return response
 
-    async def _fetch_jwt_svid(self, request: Any, caller: "_Caller") -> Message:
+    async def _fetch_jwt_svid(self, request: Any, caller: Caller) -> Message:
         audience = [name for name in request.audience if name]
         if not audience:
             raise CallRefused(Code.INVALID_ARGUMENT, "audience must be specified")
         if len(audience) > MAX_AUDIENCES:
             raise CallRefused(Code.INVALID_ARGUMENT, f"more than {MAX_AUDIENCES} audiences")
-        entries = self._cache.matching(caller.selectors)
+        entries = caller.entries
         if request.spiffe_id:
             try:
                 wanted = SpiffeId.parse(request.spiffe_id)
@@ -247,12 +270,15 @@ class WorkloadApi:
         if not entries:
             raise NoIdentityError("no identity issued")
         try:
-            svids = [await self._jwt.fetch(entry, audience) for entry in entries]
+            svids = [await self._jwt.fetch(e, audience, self._evidence(e, caller)) for e in entries]
+        except NodeAttestationError as error:  # the issuer does not believe the evidence
+            logger.warning("JWT-SVID refused", extra={"reason": str(error)})
+            raise NoIdentityError("no identity issued") from error
         except AttestorError as error:
             logger.warning("JWT-SVID not issued", extra={"reason": str(error)})
             raise CallRefused(Code.UNAVAILABLE, "could not fetch JWT-SVID") from error
         caller.process.require_alive()
-        if await caller.executes_another():
+        if caller.executes_another():
             raise NoIdentityError("no identity issued")
         kind = self._messages["JWTSVID"]
         response: Message = self._messages["JWTSVIDResponse"](
@@ -260,13 +286,19 @@ class WorkloadApi:
         )
         return response
 
-    async def _validate_jwt_svid(self, request: Any, caller: "_Caller") -> Message:
+    def _evidence(self, entry: Entry, caller: Caller) -> Evidence | None:
+        if not entry.needs_evidence:
+            return None
+        instance = self._instances.of(caller.process, caller.examination)
+        return evidence_of(instance.uid, caller.process, caller.examination)
+
+    async def _validate_jwt_svid(self, request: Any, caller: Caller) -> Message:
         if not request.audience:
             raise CallRefused(Code.INVALID_ARGUMENT, "audience must be specified")
         if not request.svid:
             raise CallRefused(Code.INVALID_ARGUMENT, "svid must be specified")
         # Without an identity our own trust domain's tokens may be judged still: the verdict reveals nothing.
-        own, federated = self._cache.bundles_for(self._cache.matching(caller.selectors))
+        own, federated = self._cache.bundles_for(caller.entries)
         try:
             svid = jwtsvid.verify(
                 request.svid,
@@ -283,37 +315,6 @@ class WorkloadApi:
         response.claims.update(claims)
         answer: Message = response
         return answer
-
-
-class _Caller:
-    """A process that calls, what is true of it, and what it executed when that was found."""
-
-    def __init__(self, process: Process) -> None:
-        self.process = process
-        self.selectors: frozenset[Selector] = frozenset()
-        self.executable: Executable | None = None
-
-    async def executes_another(self) -> bool:
-        """Tell whether it executes something else than when it was attested."""
-        return self.process.executable() != self.executable
-
-    @contextlib.contextmanager
-    def on_death(self, wake: Callable[[], None]) -> Iterator[None]:
-        """Call `wake` when the process exits."""
-        loop = asyncio.get_running_loop()
-        # A copy: streams of one connection share the pidfd, and the loop watches a descriptor once.
-        pidfd = os.dup(self.process.peer.pidfd)
-
-        def exited() -> None:
-            loop.remove_reader(pidfd)  # it stays readable for ever
-            wake()
-
-        loop.add_reader(pidfd, exited)
-        try:
-            yield
-        finally:
-            loop.remove_reader(pidfd)
-            os.close(pidfd)
 
 
 def _key(bundle: Bundle) -> str:

@@ -3,8 +3,9 @@
 
 import asyncio
 import time
+from collections.abc import Coroutine
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class Clock(Protocol):
@@ -34,3 +35,13 @@ class SystemClock:
     async def sleep(self, duration: timedelta) -> None:
         """Wait for `duration`."""
         await asyncio.sleep(max(duration.total_seconds(), 0.0))
+
+
+async def first_of(*waits: Coroutine[Any, Any, None]) -> None:
+    """Return as soon as one of several waits is over; the others are given up."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()

@@ -58,6 +58,7 @@ class FakeIssuer:
     epoch: str = "epoch"
     calls: list = field(default_factory=list)  # names
     batches: list = field(default_factory=list)  # entries of calls for X.509-SVIDs
+    evidence: list = field(default_factory=list)  # of calls for SVIDs
     watches: list = field(default_factory=list)  # (revision, epoch) that streams were opened with
 
     def __post_init__(self):
@@ -209,8 +210,9 @@ class FakeClient:
         await self._as_node("federated_bundle")
         return self.issuer.federated.get(trust_domain)
 
-    async def new_x509_svids(self, requests):
+    async def new_x509_svids(self, requests, evidence=None):
         issuer = self.issuer
+        issuer.evidence.append(evidence)
         issuer.batches.append([entry_id for entry_id, _ in requests])
         await self._as_node("new_x509_svids")
         return {
@@ -221,8 +223,9 @@ class FakeClient:
             if entry_id not in issuer.refused and entry_id in issuer.entries
         }
 
-    async def new_jwt_svid(self, entry_id, audience):
+    async def new_jwt_svid(self, entry_id, audience, evidence=None):
         await self._as_node("new_jwt_svid")
+        self.issuer.evidence.append(evidence)
         entry = self.issuer.entries.get(entry_id)
         if entry is None:
             raise IssuerUnavailableError("there is no such entry")
