@@ -38,10 +38,8 @@ async def dial(
     context = tls.unverified_client_context()
     if svid is not None:
         tls.load_identity(context, svid)
-    reader, writer = await asyncio.wait_for(
-        asyncio.open_connection(host, port, ssl=context, server_hostname=host),
-        tls.CONNECT_WITHIN.total_seconds(),
-    )
+    async with asyncio.timeout(tls.CONNECT_WITHIN.total_seconds()):
+        reader, writer = await asyncio.open_connection(host, port, ssl=context, server_hostname=host)
     try:
         chain = tls.peer_chain(writer.get_extra_info("ssl_object"))
         if bundle is None:

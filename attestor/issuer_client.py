@@ -291,7 +291,8 @@ async def _send(stream: Any, message: Any) -> None:
 
 async def _pushed(stream: Any, quiet: timedelta) -> updates_pb2.WatchResponse:
     try:
-        message = await asyncio.wait_for(stream.read(), quiet.total_seconds())
+        async with asyncio.timeout(quiet.total_seconds()):  # wait_for may swallow that we are cancelled
+            message = await stream.read()
     except TimeoutError as error:
         raise IssuerUnavailableError("push stream is silent") from error
     if not isinstance(message, updates_pb2.WatchResponse):
