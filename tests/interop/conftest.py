@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The official clients, in processes of their own."""
 
+import contextlib
 import json
 import os
 import queue
@@ -8,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,21 @@ class Client:
         while key not in (found := self.line(wait)):
             pass
         return found
+
+    def connected(self):
+        """Return when it has connected to the Workload API."""
+        deadline = time.monotonic() + WAIT
+        while not self.sockets():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    def sockets(self):
+        """The sockets that it has open, by their names in the kernel: a new connection is a new one."""
+        found = set()
+        for path in Path(f"/proc/{self.process.pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                found.add(os.readlink(path))
+        return {name for name in found if name.startswith("socket:")}
 
     def close(self):
         self.process.kill()

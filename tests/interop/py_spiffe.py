@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 
-from spiffe import JwtSource, WorkloadApiClient, X509Source
+from spiffe import JwtSource, JwtSvid, WorkloadApiClient, X509Source
 
 
 def say(**fields):
@@ -37,7 +37,12 @@ def watch():
         def updated(context):
             svid = context.default_svid
             say(
-                update=str(svid.spiffe_id), serial=str(svid.leaf.serial_number), svids=len(context.x509_svids)
+                update=str(svid.spiffe_id),
+                serial=str(svid.leaf.serial_number),
+                authorities={
+                    str(bundle.trust_domain.name): len(bundle.x509_authorities)
+                    for bundle in context.x509_bundle_set.bundles
+                },
             )
 
         def failed(error):
@@ -50,14 +55,16 @@ def watch():
 
 def sources():
     with X509Source() as x509_source, JwtSource() as jwt_source:
-        say(ready=str(x509_source.svid.spiffe_id))
+        say(ready=str(x509_source.get_x509_context().default_svid.spiffe_id))
         serial = None
         while True:
-            svid = x509_source.svid
+            svid = x509_source.get_x509_context().default_svid
             if svid.leaf.serial_number != serial:
                 serial = svid.leaf.serial_number
-                token = jwt_source.fetch_svid(audience={"one"})
-                say(serial=str(serial), token_for=str(token.spiffe_id))
+                token = jwt_source.fetch_svid(audience={"one"}).token
+                bundle = jwt_source.get_bundle_for_trust_domain(svid.spiffe_id.trust_domain)
+                validated = JwtSvid.parse_and_validate(token, bundle, {"one"})
+                say(serial=str(serial), token_for=str(validated.spiffe_id))
             time.sleep(0.02)
 
 

@@ -16,11 +16,13 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"github.com/spiffe/go-spiffe/v2/spiffetls/tlsconfig"
 	"github.com/spiffe/go-spiffe/v2/svid/jwtsvid"
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 	"github.com/spiffe/go-spiffe/v2/workloadapi"
+	"google.golang.org/grpc/status"
 )
 
 func say(fields map[string]any) {
@@ -67,11 +69,20 @@ func fetch(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	_, witError := workloadapi.FetchWITSVID(ctx, "")
 	say(map[string]any{
-		"ids": ids, "hints": hints, "trust_domains": domains,
+		"ids": ids, "hints": hints, "trust_domains": domains, "wit": status.Code(witError).String(),
 		"jwt_subject": parsed.ID.String(), "jwt_audience": parsed.Audience, "validated": validated.ID.String(),
 	})
 	return nil
+}
+
+func authorities(bundles *x509bundle.Set) map[string]int {
+	counted := map[string]int{}
+	for _, bundle := range bundles.Bundles() {
+		counted[bundle.TrustDomain().Name()] = len(bundle.X509Authorities())
+	}
+	return counted
 }
 
 type watcher struct{}
@@ -80,12 +91,84 @@ func (watcher) OnX509ContextUpdate(c *workloadapi.X509Context) {
 	svid := c.DefaultSVID()
 	say(map[string]any{
 		"update": svid.ID.String(), "serial": svid.Certificates[0].SerialNumber.String(),
-		"trust_domains": len(c.Bundles.Bundles()), "svids": len(c.SVIDs),
+		"authorities": authorities(c.Bundles),
 	})
 }
 
 func (watcher) OnX509ContextWatchError(err error) {
 	say(map[string]any{"watch_error": err.Error()})
+}
+
+// sources keeps an X509Source and a JWTSource, and prints each SVID that comes with a token validated at that time.
+func sources(ctx context.Context) error {
+	x509Source, err := workloadapi.NewX509Source(ctx)
+	if err != nil {
+		return err
+	}
+	defer x509Source.Close()
+	jwtSource, err := workloadapi.NewJWTSource(ctx)
+	if err != nil {
+		return err
+	}
+	defer jwtSource.Close()
+	serial := ""
+	for ; ctx.Err() == nil; time.Sleep(20 * time.Millisecond) {
+		svid, err := x509Source.GetX509SVID()
+		if err != nil {
+			return err
+		}
+		if svid.Certificates[0].SerialNumber.String() == serial {
+			continue
+		}
+		serial = svid.Certificates[0].SerialNumber.String()
+		token, err := jwtSource.FetchJWTSVID(ctx, jwtsvid.Params{Audience: "one"})
+		if err != nil {
+			return err
+		}
+		validated, err := jwtsvid.ParseAndValidate(token.Marshal(), jwtSource, []string{"one"})
+		if err != nil {
+			return err
+		}
+		say(map[string]any{"serial": serial, "token_for": validated.ID.String()})
+	}
+	return nil
+}
+
+type counting struct {
+	updated chan string
+}
+
+func (c counting) OnX509ContextUpdate(x *workloadapi.X509Context) {
+	c.updated <- x.DefaultSVID().Certificates[0].SerialNumber.String()
+}
+
+func (c counting) OnX509ContextWatchError(err error) {
+	say(map[string]any{"watch_error": err.Error()})
+}
+
+// crowd watches with clients that each have a connection of their own, and prints each SVID that all of them have.
+func crowd(ctx context.Context, size int) error {
+	updated := make(chan string, size)
+	for range size {
+		client, err := workloadapi.New(ctx)
+		if err != nil {
+			return err
+		}
+		defer client.Close()
+		go client.WatchX509Context(ctx, counting{updated})
+	}
+	counted := map[string]int{}
+	for {
+		select {
+		case serial := <-updated:
+			counted[serial]++
+			if counted[serial] == size {
+				say(map[string]any{"serial": serial, "watchers": size})
+			}
+		case <-ctx.Done():
+			return nil
+		}
+	}
 }
 
 // serve answers mTLS clients of the same trust domain with their SPIFFE ID, and rotates by itself.
@@ -154,7 +237,7 @@ func dial(ctx context.Context, address, id string) error {
 
 func main() {
 	if len(os.Args) < 3 {
-		fail(errors.New("usage: workload SECONDS fetch | watch | serve | dial ADDRESS ID"))
+		fail(errors.New("usage: workload SECONDS fetch | watch | sources | crowd SIZE | serve | dial ADDRESS ID"))
 	}
 	seconds, err := strconv.ParseFloat(os.Args[1], 64)
 	if err != nil {
@@ -170,6 +253,14 @@ func main() {
 		if errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
 			err = nil
 		}
+	case "sources":
+		err = sources(ctx)
+	case "crowd":
+		size, wrong := strconv.Atoi(os.Args[3])
+		if wrong != nil {
+			fail(wrong)
+		}
+		err = crowd(ctx, size)
 	case "serve":
 		err = serve(ctx)
 	case "dial":
