@@ -15,6 +15,9 @@ _NUMBER: Final = re.compile(r"[0-9]+", re.ASCII)
 _PATH: Final = re.compile(r"/.+")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _INODE: Final = re.compile(r"[0-9]+:[0-9]+", re.ASCII)  # device:inode
+_UNIT: Final = re.compile(r"[^/\s]+\.[a-z]+")  # with its type, e.g. web.service
+_SLUID: Final = re.compile(r"s[0-9A-Za-z]+", re.ASCII)
+_STEP: Final = re.compile(r"[0-9]+(\+[0-9]+)?|[a-z]+", re.ASCII)
 _HEX: Final = re.compile(r"[0-9a-f]+")
 _ANY: Final = re.compile(r".+")
 _LABEL: Final = re.compile(r"[^:]+:.*")
@@ -46,6 +49,8 @@ KINDS: Final = {
     },
     "docker": _CONTAINER,
     "podman": _CONTAINER | {"user": re.compile(rf"[1-9][0-9]*:(?:{'|'.join(_CONTAINER)}):.+")},
+    "systemd": {"id": _UNIT, "fragment_path": _PATH},
+    "slurm": {"job_id": _NUMBER, "sluid": _SLUID, "step": _STEP},
     "x509pop": {"subject:cn": _ANY, "ca:fingerprint": _HEX, "serialnumber": _HEX},
 }
 """The kinds of fact that our own attestors state, by type, and the form of their values."""
