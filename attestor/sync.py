@@ -67,7 +67,7 @@ class Sync:
             async for update in self._client.watch(QUIET, revision=self._revision, epoch=self._epoch):
                 backoff.reset()
                 if update.heartbeat:
-                    if update.epoch == self._epoch:
+                    if update.epoch == self._epoch and not parts:
                         self._revision = update.revision  # what lies between was not for us
                     continue
                 parts.append(update)

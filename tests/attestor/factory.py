@@ -4,6 +4,8 @@
 from datetime import UTC, datetime, timedelta
 
 from attestor.cache import Entry
+from issuer.errors import NodeRejectedError
+from issuer.node import NodeProof
 from spiffekit.id import SpiffeId, TrustDomain
 from spiffekit.selector import Selector
 
@@ -39,3 +41,12 @@ class Machine:
 
     async def respond(self, challenge):
         return challenge[::-1]
+
+
+class Backwards:
+    """The issuer's half of `Machine`."""
+
+    async def verify(self, payload, challenge, context):
+        if await challenge(b"abc") != b"cba":
+            raise NodeRejectedError("response does not fit the challenge")
+        return NodeProof(context.node_id(f"/test/{payload.decode()}"), can_reattest=True)

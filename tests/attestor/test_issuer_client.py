@@ -22,31 +22,20 @@ from attestor.errors import (
 )
 from attestor.issuer_client import SYNC_PAGE, IssuerClient, make_csr, new_key
 from attestor.node import join_token
-from issuer.errors import NodeRejectedError
 from issuer.model import JoinToken
-from issuer.node import NodeProof
 from spiffekit.bundle import BundleSet
 from spiffekit.id import TrustDomain
 from spiffekit.jwtsvid import verify as verify_jwt
 from spiffekit.keys import private_key_to_der, public_key_to_der
 from spiffekit.testing import TestCA
 from spiffekit.x509svid import X509Svid, verify
-from tests.attestor.factory import Machine
+from tests.attestor.factory import Backwards, Machine
 from tests.fakes.clock import FakeClock
 from tests.issuer_api.world import TRUST_DOMAIN, World
 
 QUIET = timedelta(seconds=5)
 BEAT = timedelta(milliseconds=30)
 HOUR = timedelta(hours=1)
-
-
-class Backwards:
-    """Checks what `Machine` proves."""
-
-    async def verify(self, payload, challenge, context):
-        if await challenge(b"abc") != b"cba":
-            raise NodeRejectedError("response does not fit the challenge")
-        return NodeProof(context.node_id(f"/test/{payload.decode()}"), can_reattest=True)
 
 
 @pytest.fixture

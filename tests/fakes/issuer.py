@@ -249,10 +249,9 @@ class FakeClient:
         with contextlib.ExitStack() as stack:
             self.issuer.streams.append(stream)
             stack.callback(self.issuer.streams.remove, stream)
-            if self.issuer.opens_with_snapshot and (revision, epoch) != (
-                self.issuer.revision,
-                self.issuer.epoch,
-            ):
+            if (revision, epoch) == (self.issuer.revision, self.issuer.epoch):
+                yield self.issuer.update(heartbeat=True)
+            elif self.issuer.opens_with_snapshot:
                 yield self.issuer.snapshot()
             while (message := await stream.get()) is not None:
                 if isinstance(message, Exception):
