@@ -51,6 +51,7 @@ KINDS: Final = {
     "podman": _CONTAINER | {"user": re.compile(rf"[1-9][0-9]*:(?:{'|'.join(_CONTAINER)}):.+")},
     "systemd": {"id": _UNIT, "fragment_path": _PATH},
     "slurm": {"job_id": _NUMBER, "sluid": _SLUID, "step": _STEP},
+    "sshpop": {"hostname": _ANY},
     "x509pop": {"subject:cn": _ANY, "ca:fingerprint": _HEX, "serialnumber": _HEX},
 }
 """The kinds of fact that our own attestors state, by type, and the form of their values."""
