@@ -16,6 +16,7 @@ SECTION = re.compile(r"[A-Z](?:\.\d+)*|\d+(?:\.\d+)*")
 def sources():
     for package in ("spiffekit", "attestor", "issuer"):
         yield from (p for p in (ROOT / package).rglob("*.py") if "pb" not in p.parts)
+    yield from (ROOT / "docs").rglob("*.md")
 
 
 def citations(text):

@@ -49,7 +49,7 @@ attributes = options(
         help="May be given several times.",
     ),
     click.option("--admin", is_flag=True, help="The holder may administrate the issuer."),
-    click.option("--downstream", is_flag=True, help="The holder may run a downstream issuer."),
+    click.option("--downstream", is_flag=True, help="Mark a downstream issuer; without effect here yet."),
     click.option(
         "--entryExpiry",
         "expires_at",
@@ -64,7 +64,12 @@ attributes = options(
         "--hint", default="", help="Tells the workload what the identity is for; at most 1024 bytes."
     ),
     click.option("--storeSVID", "store_svid", is_flag=True, help="For secret stores, not for workloads."),
-    click.option("--disableX509SVIDPrefetch", "no_prefetch", is_flag=True, help="Issue only on demand."),
+    click.option(
+        "--disableX509SVIDPrefetch",
+        "no_prefetch",
+        is_flag=True,
+        help="Tell stock agents to issue only on demand.",
+    ),
     click.option("--jwtSVIDIncludeJTI", "include_jti", is_flag=True, help="Give each JWT-SVID a jti."),
     click.option(
         "--evidence", "evidence", is_flag=True, help="Sign only with evidence that the selectors hold now."

@@ -19,7 +19,7 @@ def group() -> None:
 @click.option(
     "--spiffeID", "spiffe_id", type=SPIFFE_ID, help="An alias that the node gets besides its own ID."
 )
-@click.option("--ttl", type=SECONDS, default=600, show_default=True, help="How long the token may wait.")
+@click.option("--ttl", type=SECONDS, default=600, show_default="10m", help="How long the token may wait.")
 @click.option("--token", "value", default="", help="The token itself; a random one if left out.")
 @socket_option
 @output_option

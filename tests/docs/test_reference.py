@@ -15,7 +15,7 @@ from attestor.config import Config as AttestorConfig
 from attestor.config import WorkloadAttestorOptions
 from issuer.config import Config as IssuerConfig
 from spiffekit.daemon.config import decode, load
-from tests.docs.pages import PAGES, ROOT, fences, name
+from tests.docs.pages import PAGES, ROOT, fences, links, name
 
 REFERENCE = ROOT / "docs" / "reference"
 KINDS = {
@@ -69,6 +69,12 @@ def test_a_plugins_page_has_its_parts(point):
         wanted.insert(1, "selectors")
     for part in wanted:
         assert any(part in heading for heading in headings), part
+
+
+@pytest.mark.parametrize("point", PLUGINS, ids=lambda p: f"{p.group}-{p.name}")
+def test_a_plugin_is_linked_from_the_page_of_its_daemon(point):
+    program = point.group.partition(".")[0]
+    assert page_of(point).name in links((REFERENCE / f"{program}.md").read_text())
 
 
 def samples():
