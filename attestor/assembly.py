@@ -15,6 +15,8 @@ from attestor.cache import Cache
 from attestor.config import Config
 from attestor.connection import Credentials
 from attestor.endpoints.admin import Admin
+from attestor.endpoints.admission import Admission
+from attestor.endpoints.reflection import Reflection
 from attestor.endpoints.workload_api import WorkloadApi
 from attestor.instances import Instances
 from attestor.issuer_client import IssuerClient
@@ -137,7 +139,7 @@ class Attestor:
                 path.parent.mkdir(mode=ADMIN_FOLDER_MODE, parents=True)
                 path.parent.chmod(ADMIN_FOLDER_MODE)  # whatever the umask says
             front: UnixFront[PeerProcess] = UnixFront(path, mode=ADMIN_MODE, identify=lambda peer: peer)
-            async with _serving(front, Admin(self.cache, self.examiner).handler()):
+            async with serving(front, Admin(self.cache, self.examiner).handler()):
                 ready()
                 await asyncio.Event().wait()
             raise AssertionError("waits for ever")
@@ -150,17 +152,18 @@ class Attestor:
         async def service(ready: Callable[[], None]) -> NoReturn:
             table.socket_path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
             front: UnixFront[Process] = UnixFront(table.socket_path, mode=SOCKET_MODE, identify=Process.of)
+            admission = Admission(front.peer_of, self.clock)
             api = WorkloadApi(
                 self.cache,
                 self.examiner,
                 jwt,
                 instances,
-                process_of=front.peer_of,
+                admission=admission,
                 clock=self.clock,
                 foreign_claims=table.allowed_foreign_jwt_claims,
                 unauthenticated_verifiers=table.allow_unauthenticated_verifiers,
             )
-            async with _serving(front, api.handler()):
+            async with serving(front, api.handler(), Reflection(admission).handler()):
                 self._announce()
                 ready()
                 try:
@@ -192,12 +195,12 @@ def _workload_attestors(config: Config) -> list[Configured]:
 
 
 @contextlib.asynccontextmanager
-async def _serving(front: UnixFront[Any], handler: grpc.GenericRpcHandler) -> AsyncIterator[None]:
-    """Serve one handler behind a listener."""
+async def serving(front: UnixFront[Any], *handlers: grpc.GenericRpcHandler) -> AsyncIterator[None]:
+    """Serve handlers behind a listener."""
     async with contextlib.AsyncExitStack() as stack:
         inner = stack.enter_context(inner_socket())
         server = grpc.aio.server(options=server_options(MAX_REQUEST))
-        server.add_generic_rpc_handlers((handler,))
+        server.add_generic_rpc_handlers(handlers)
         server.add_insecure_port(f"unix:{inner}")
         await server.start()
         stack.push_async_callback(server.stop, DRAIN)

@@ -82,6 +82,7 @@ class Cache:
         self.bundles = BundleSet()
         self.entries: dict[str, Entry] = {}
         self._svids: dict[str, tuple[int, X509Svid]] = {}  # with the revision of the entry that it is for
+        self._refused: dict[str, int] = {}  # entries without SVIDs, with their revision
         self._by_selector: dict[Selector, set[str]] = {}
         self._watchers: set[Watcher] = set()
         self.version = 0  # grows with every change
@@ -107,6 +108,7 @@ class Cache:
             self._by_selector.setdefault(min(entry.selectors), set()).add(entry.id)
         for entry_id in gone:
             self._svids.pop(entry_id, None)  # the key goes with the entry
+            self._refused.pop(entry_id, None)
         if snapshot:
             self.bundles = BundleSet(bundles)
         else:
@@ -125,13 +127,16 @@ class Cache:
             if not self._by_selector[pivot]:
                 del self._by_selector[pivot]
 
-    def put_svids(self, svids: Mapping[str, X509Svid]) -> None:
-        """Keep new SVIDs by the ID of their entry."""
+    def put_svids(self, svids: Mapping[str, X509Svid], refused: Iterable[Entry] = ()) -> None:
+        """Keep new SVIDs by the ID of their entry; for those `refused` there are none for now."""
         for entry_id, svid in svids.items():
             entry = self.entries.get(entry_id)
             if entry is not None and entry.spiffe_id == svid.spiffe_id:
                 self._svids[entry_id] = (entry.revision, svid)
-        self.notify()
+        told = {entry.id: entry.revision for entry in refused if entry.id in self.entries}
+        if svids or not told.items() <= self._refused.items():
+            self._refused |= told
+            self.notify()
 
     def svid(self, entry: Entry) -> X509Svid | None:
         """Return the SVID of an entry as it is now, or None."""
@@ -198,6 +203,8 @@ class Cache:
     ) -> WorkloadUpdate | None:
         """Return what a workload is entitled to, or None while a shared SVID of it is still being issued.
 
+        An entry that the issuer refuses an SVID does not keep the others from it.
+
         Args:
             selectors: What holds for the workload.
             own: The SVIDs that belong to its process alone, by entry; what is missing was refused.
@@ -208,11 +215,11 @@ class Cache:
         entries = [e for e in self.matching(selectors) if not e.needs_evidence or e.id in own]
         if not entries:
             raise NoIdentityError("no identity issued")
-        found = ((e, own[e.id] if e.needs_evidence else self.svid(e)) for e in entries)
-        identities = [Identity(entry, svid) for entry, svid in found if svid is not None]
-        if len(identities) != len(entries):
+        found = [(e, own[e.id] if e.needs_evidence else self.svid(e)) for e in entries]
+        if any(svid is None and self._refused.get(entry.id) != entry.revision for entry, svid in found):
             return None
-        return WorkloadUpdate(tuple(identities), *self.bundles_for(entries))
+        identities = tuple(Identity(entry, svid) for entry, svid in found if svid is not None)
+        return WorkloadUpdate(identities, *self.bundles_for(entries)) if identities else None
 
     @contextmanager
     def watching(self) -> Iterator["Watcher"]:

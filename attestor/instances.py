@@ -164,6 +164,8 @@ class Instances:
                 svid = X509Svid.parse(b"".join(chains[entry.id]), der, hint=entry.hint)
             except SpiffeError as error:
                 raise IssuerUnavailableError(f"issuer's SVID cannot be used: {error}") from error
+            if svid.spiffe_id != entry.spiffe_id:
+                raise IssuerUnavailableError(f"issuer's SVID is for {svid.spiffe_id} and not the entry's ID")
             now = self._clock.now()
             due = self._clock.monotonic() + renewal_in(svid, now)
             instance.held[entry.id] = _Held(entry.revision, svid, due, agrees(svid, now))

@@ -98,16 +98,21 @@ class Rotation:
             if index % CHUNK == CHUNK - 1:
                 await asyncio.sleep(0)
         chains = await self._client.new_x509_svids(requests)
-        fresh = {}
+        fresh: dict[str, X509Svid] = {}
+        refused: list[Entry] = []
         for entry in entries:
+            if self._cache.entries.get(entry.id) != entry:
+                continue  # changed meanwhile: what was issued is not for the entry as it is now
             if entry.id not in chains:
                 self._put_off(entry, "issuer refused an SVID")
+                refused.append(entry)
                 continue
             try:
                 der = private_key_to_der(keys[entry.id])
                 svid = X509Svid.parse(b"".join(chains[entry.id]), der, hint=entry.hint)
             except SpiffeError as error:
                 self._put_off(entry, f"issuer's SVID cannot be used: {error}")
+                refused.append(entry)
                 continue
             now, monotonic = self._clock.now(), self._clock.monotonic()
             due = monotonic + renewal_in(svid, now)
@@ -117,8 +122,7 @@ class Rotation:
             else:
                 self._refused.pop(entry.id, None)
             fresh[entry.id] = svid
-        if fresh:
-            self._cache.put_svids(fresh)
+        self._cache.put_svids(fresh, refused)
 
     def _put_off(self, entry: Entry, reason: str) -> None:
         """Ask again later, or when the entry has changed."""

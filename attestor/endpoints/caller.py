@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterator
 
 from attestor.cache import Cache, Entry
+from attestor.errors import WorkloadAttestationError
 from attestor.peer import Executable, Process
 from attestor.workload.examination import Examination, Examiner
 from spiffekit.selector import Selector
@@ -48,25 +49,34 @@ class Caller:
             WorkloadAttestationError: It cannot be told.
             PeerGoneError: It has exited.
         """
-        before = self._examination
-        # What it executes is taken first: an exec meanwhile shows as another executable afterwards.
         executable = self.process.executable()
-        self._examination = await self._examiner.examine(self.process, self._cache.awaits)
-        self._executable = executable
-        if before is not None and (lost := self._lost(before)):
+        examination = await self._examiner.examine(self.process, self._cache.awaits)
+        if self.process.executable() != executable:  # some attestors saw the old one, and some the new one
+            raise WorkloadAttestationError("executable changed during attestation")
+        now = {entry.id for entry in self._cache.matching(examination.selectors)}
+        lost = [entry.id for entry in self.entries if entry.id not in now] if self._examination else []
+        # Who cannot be heard may not take an identity away: a caller that is denied drops what it has.
+        if (
+            (lost or not now)
+            and examination.failed
+            and self._cache.awaits(examination.selectors, examination.failed)
+        ):
+            raise WorkloadAttestationError("an attestor failed that may matter")
+        if lost:
             logger.warning(
                 "posture changed",
                 extra={"pid": self.process.pid, "uid": self.process.peer.uid, "entries": lost},
             )
-
-    def _lost(self, before: Examination) -> list[str]:
-        """Return the IDs of the entries that matched before and do no longer."""
-        now = {entry.id for entry in self.entries}
-        return [entry.id for entry in self._cache.matching(before.selectors) if entry.id not in now]
+        self._examination, self._executable = examination, executable
 
     def executes_another(self) -> bool:
         """Tell whether it executes something else than when it was examined."""
         return self.process.executable() != self._executable
+
+    def awaits_more(self) -> bool:
+        """Tell whether an attestor that was not waited for may matter by now."""
+        unheard = self.examination.unheard
+        return bool(unheard) and self._cache.awaits(self.selectors, unheard)
 
     @contextlib.contextmanager
     def on_death(self, wake: Callable[[], None]) -> Iterator[None]:

@@ -5,10 +5,9 @@ A stream ends with PERMISSION_DENIED when nothing is granted and with UNAVAILABL
 never with an empty answer, nor with a status that makes a client give up for a reason of ours.
 """
 
-import contextlib
 import logging
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing
 from datetime import timedelta
 from typing import Any, Final
 
@@ -16,50 +15,30 @@ import grpc
 from google.protobuf.message import Message
 
 from attestor.cache import Cache, Entry, Watcher, WorkloadUpdate
+from attestor.endpoints.admission import Admission, CallRefused, Context, refuse, require_header
 from attestor.endpoints.caller import Caller
-from attestor.errors import (
-    AttestorError,
-    IssuerUnavailableError,
-    NodeAttestationError,
-    NoIdentityError,
-    PeerGoneError,
-    WorkloadAttestationError,
-)
+from attestor.errors import AttestorError, NodeAttestationError, NoIdentityError
 from attestor.instances import Instances, evidence_of
 from attestor.jwt import JwtCache
-from attestor.peer import Process
 from attestor.workload.examination import Examiner
 from spiffekit import jwtsvid
 from spiffekit.bundle import Bundle, BundleSet
 from spiffekit.daemon.clock import Clock, first_of
-from spiffekit.daemon.limits import RateLimit, RateLimitedError
-from spiffekit.daemon.listener import UnknownPeerError
 from spiffekit.errors import SpiffeError, SpiffeIdError
 from spiffekit.evidence import Evidence
 from spiffekit.id import SpiffeId, TrustDomain
-from spiffekit.wire.status import INTERNAL
-from spiffekit.wire.workload_api import SECURITY_HEADER, SERVICE, Method, messages, methods
+from spiffekit.jwtsvid import JwtSvid
+from spiffekit.wire.workload_api import SERVICE, Method, messages, methods
 
 logger = logging.getLogger(__name__)
 
-Context = Any  # grpc.aio.ServicerContext: its stubs cannot be subscripted at run time
 Code = grpc.StatusCode
 Rendered = tuple[str, tuple[str, ...], tuple[TrustDomain, ...]]
 """What an answer depends on within one version of the cache: its kind, entries and federated bundles."""
 
-MAX_STREAMS_PER_UID: Final = 1536  # one user must not take all of our memory
-CALLS_PER_SECOND: Final = 200.0  # of one user: each is an attestation
-CALLS_AT_ONCE: Final = 2000.0  # a whole node of one user may start over at the same moment
-MAX_AUDIENCES: Final = 50
+MAX_AUDIENCES: Final = 50  # of one token; like the next, as much as our issuer takes
+MAX_AUDIENCE_BYTES: Final = 2048
 _ALWAYS: Final = ("sub", "exp", "aud")  # claims of another trust domain's token that mean something here
-
-
-class CallRefused(Exception):  # noqa: N818 - a verdict, not a failure
-    """Ends a call with a status."""
-
-    def __init__(self, code: grpc.StatusCode, message: str) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 class WorkloadApi:
@@ -72,7 +51,7 @@ class WorkloadApi:
         jwt: JwtCache,
         instances: Instances,
         *,
-        process_of: Callable[[Context], Process],
+        admission: Admission,
         clock: Clock,
         foreign_claims: Sequence[str] = (),
         unauthenticated_verifiers: bool = False,
@@ -81,12 +60,10 @@ class WorkloadApi:
         self._examiner = examiner
         self._jwt = jwt
         self._instances = instances
-        self._process_of = process_of
+        self._admission = admission
         self._clock = clock
         self._foreign_claims = frozenset((*_ALWAYS, *foreign_claims))
         self._unauthenticated_verifiers = unauthenticated_verifiers
-        self._streams: Counter[int] = Counter()
-        self._calls = RateLimit(CALLS_PER_SECOND, CALLS_AT_ONCE, monotonic=clock.monotonic)
         self._rendered: dict[Rendered, bytes] = {}
         self._rendered_version = -1
         self._messages: Mapping[str, Any] = messages()
@@ -113,59 +90,46 @@ class WorkloadApi:
                 caller = await self._begin(context)
                 return await behave(request, caller)
             except Exception as error:  # noqa: BLE001 - the RPC boundary: every error becomes a status
-                await _refuse(context, error)
+                await refuse(context, error)
 
         return handle
 
     def _streaming(self, render: Callable[[WorkloadUpdate], Message] | None) -> Callable[..., Any]:
         async def handle(_request: Message, context: Context) -> AsyncIterator[bytes]:
             try:
-                _require_header(context)
                 if render is None:
+                    require_header(context)
                     raise CallRefused(Code.UNIMPLEMENTED, "the WIT profile is not supported")
                 caller = await self._begin(context)
-                with self._counted(caller.process):
-                    async for message in self._follow(caller, render):
-                        yield message
+                with self._admission.streaming(caller.process):
+                    async with aclosing(self._follow(caller, render)) as followed:
+                        async for message in followed:
+                            yield message
             except Exception as error:  # noqa: BLE001 - the RPC boundary: every error becomes a status
-                await _refuse(context, error)
+                await refuse(context, error)
 
         return handle
 
     async def _begin(self, context: Context) -> Caller:
-        _require_header(context)
-        process = self._process_of(context)
-        process.require_alive()
-        self._calls.spend(process.peer.uid)
-        caller = Caller(process, self._examiner, self._cache)
+        caller = Caller(self._admission.admit(context), self._examiner, self._cache)
         await caller.examine()
         return caller
 
-    @contextlib.contextmanager
-    def _counted(self, process: Process) -> Any:
-        uid = process.peer.uid
-        if self._streams[uid] >= MAX_STREAMS_PER_UID:
-            raise CallRefused(Code.UNAVAILABLE, "too many streams of this user")
-        self._streams[uid] += 1
-        try:
-            yield
-        finally:
-            self._streams[uid] -= 1
-
     async def _follow(
         self, caller: Caller, render: Callable[[WorkloadUpdate], Message]
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes, None]:
         """Yield the whole state at first and after each change of it, while the caller is who it was."""
         last = b""
         examined = True
         with self._cache.watching() as watcher, caller.on_death(watcher.wake):
             while True:
-                if not examined and caller.executes_another():
+                if caller.awaits_more() or (not examined and caller.executes_another()):
                     await caller.examine()
                     examined = True
                 message = await self._message_for(caller, render)
                 if message not in (b"", last):
-                    if not examined:  # whoever gets something is looked at again first
+                    # Whoever gets something is looked at again first, and after it was waited for.
+                    if not examined or caller.executes_another():
                         await caller.examine()
                         examined = True
                         continue
@@ -260,6 +224,8 @@ class WorkloadApi:
             raise CallRefused(Code.INVALID_ARGUMENT, "audience must be specified")
         if len(audience) > MAX_AUDIENCES:
             raise CallRefused(Code.INVALID_ARGUMENT, f"more than {MAX_AUDIENCES} audiences")
+        if any(len(name.encode()) > MAX_AUDIENCE_BYTES for name in audience):
+            raise CallRefused(Code.INVALID_ARGUMENT, f"audience is longer than {MAX_AUDIENCE_BYTES} bytes")
         entries = caller.entries
         if request.spiffe_id:
             try:
@@ -269,22 +235,27 @@ class WorkloadApi:
             entries = tuple(entry for entry in entries if entry.spiffe_id == wanted)
         if not entries:
             raise NoIdentityError("no identity issued")
-        try:
-            svids = [await self._jwt.fetch(e, audience, self._evidence(e, caller)) for e in entries]
-        except NodeAttestationError as error:  # the issuer does not believe the evidence
-            logger.warning("JWT-SVID refused", extra={"reason": str(error)})
-            raise NoIdentityError("no identity issued") from error
-        except AttestorError as error:
-            logger.warning("JWT-SVID not issued", extra={"reason": str(error)})
-            raise CallRefused(Code.UNAVAILABLE, "could not fetch JWT-SVID") from error
+        svids = [svid for entry in entries if (svid := await self._token(entry, audience, caller))]
         caller.process.require_alive()
-        if caller.executes_another():
+        if not svids or caller.executes_another():
             raise NoIdentityError("no identity issued")
         kind = self._messages["JWTSVID"]
         response: Message = self._messages["JWTSVIDResponse"](
             svids=[kind(spiffe_id=str(s.spiffe_id), svid=s.token, hint=s.hint) for s in svids]
         )
         return response
+
+    async def _token(self, entry: Entry, audience: Sequence[str], caller: Caller) -> JwtSvid | None:
+        """Return a token for an entry, or None if the issuer refuses one."""
+        evidence = self._evidence(entry, caller)
+        try:
+            return await self._jwt.fetch(entry, audience, evidence)
+        except NodeAttestationError as error:  # the issuer does not believe the evidence
+            logger.warning("JWT-SVID refused", extra={"entry": entry.id, "reason": str(error)})
+            return None
+        except AttestorError as error:
+            logger.warning("JWT-SVID not issued", extra={"entry": entry.id, "reason": str(error)})
+            raise CallRefused(Code.UNAVAILABLE, "could not fetch JWT-SVID") from error
 
     def _evidence(self, entry: Entry, caller: Caller) -> Evidence | None:
         if not entry.needs_evidence:
@@ -312,39 +283,17 @@ class WorkloadApi:
         if not svid.spiffe_id.is_member_of(self._cache.trust_domain):
             claims = {name: value for name, value in claims.items() if name in self._foreign_claims}
         response = self._messages["ValidateJWTSVIDResponse"](spiffe_id=str(svid.spiffe_id))
-        response.claims.update(claims)
+        try:
+            response.claims.update(claims)
+        except (ValueError, OverflowError) as error:
+            message = "token has a claim that cannot be passed on"
+            raise CallRefused(Code.INVALID_ARGUMENT, message) from error
         answer: Message = response
         return answer
 
 
 def _key(bundle: Bundle) -> str:
     return str(bundle.trust_domain.id)
-
-
-def _require_header(context: Context) -> None:
-    """Check the security header (Workload_Endpoint §3): once, and exactly "true"."""
-    values = [value for key, value in context.invocation_metadata() or () if key == SECURITY_HEADER[0]]
-    if values != [SECURITY_HEADER[1]]:
-        raise CallRefused(Code.INVALID_ARGUMENT, "security header missing from request")
-
-
-async def _refuse(context: Context, error: Exception) -> None:
-    match error:
-        case CallRefused():
-            await context.abort(error.code, str(error))
-        case NoIdentityError():
-            await context.abort(Code.PERMISSION_DENIED, str(error))
-        case PeerGoneError() | UnknownPeerError():
-            await context.abort(Code.PERMISSION_DENIED, "caller cannot be identified")
-        case WorkloadAttestationError():
-            await context.abort(Code.UNAVAILABLE, "workload attestation failed")
-        case RateLimitedError():
-            await context.abort(Code.UNAVAILABLE, str(error))
-        case IssuerUnavailableError() | SpiffeError():
-            await context.abort(Code.UNAVAILABLE, "not ready")
-        case _:
-            logger.error("call failed", exc_info=error)
-            await context.abort(Code.INTERNAL, INTERNAL)
 
 
 def _unary_handler(method: Method, behave: Callable[..., Any]) -> Any:

@@ -44,6 +44,12 @@ class Examination:
     container: ContainerFacts | None
     pod: PodFacts | None
     collected_at: datetime  # when the first attestor answered
+    unheard: frozenset[str] = frozenset()  # types of attestors that were not waited for
+
+    @property
+    def failed(self) -> frozenset[str]:
+        """Types of attestors that could not examine it."""
+        return frozenset(finding.type for finding in self.findings if finding.error)
 
 
 class Examiner:
@@ -89,9 +95,9 @@ class Examiner:
             await asyncio.gather(*pending, return_exceptions=True)
         process.require_alive()
         self._judge(found, process)
-        return self._examination(found)
+        return self._examination(found, frozenset(asked[task].attestor.type for task in pending))
 
-    def _examination(self, found: Sequence[Finding]) -> Examination:
+    def _examination(self, found: Sequence[Finding], unheard: frozenset[str]) -> Examination:
         facts = [finding.facts for finding in found]
         return Examination(
             tuple(found),
@@ -99,6 +105,7 @@ class Examiner:
             next((f.container for f in facts if f.container is not None), None),
             next((f.pod for f in facts if f.pod is not None), None),
             min((finding.collected_at for finding in found), default=self._clock.now()),
+            unheard,
         )
 
     def _judge(self, found: Sequence[Finding], process: Process) -> None:

@@ -166,6 +166,45 @@ def test_an_update_has_every_identity_or_is_not_there_yet(cache):
     assert update.federated == ()
 
 
+def test_what_the_issuer_refuses_is_left_out_until_it_changes_or_is_granted(cache):
+    good, bad = entry("good"), entry("bad", created=1)
+    cache.apply(entries=[good, bad])
+    issued(cache, good)
+    cache.put_svids({}, refused=[bad])
+    assert names(cache) == ["good"]
+    changed = entry("bad", created=1, revision=1)
+    cache.apply(entries=[changed])
+    assert cache.update(selectors("unix:uid:1")) is None
+    issued(cache, changed)
+    assert names(cache) == ["good", "bad"]
+    cache.put_svids({}, refused=[good, changed])  # what there is counts
+    assert names(cache) == ["good", "bad"]
+
+
+def test_when_all_is_refused_there_is_nothing_yet_rather_than_an_empty_answer(cache):
+    only = entry("only")
+    cache.apply(entries=[only])
+    cache.put_svids({}, refused=[only])
+    assert cache.update(selectors("unix:uid:1")) is None
+
+
+def test_a_refusal_is_told_once_and_goes_with_the_entry(cache):
+    good, bad = entry("good"), entry("bad", created=1)
+    cache.apply(entries=[good, bad])
+    issued(cache, good)
+    before = cache.version
+    for _ in range(3):
+        cache.put_svids({}, refused=[bad, entry("unknown")])
+    assert cache.version == before + 1
+    cache.apply(entries=[], removed=["bad"])
+    cache.apply(entries=[bad])
+    assert cache.update(selectors("unix:uid:1")) is None
+
+
+def names(cache):
+    return [identity.entry.id for identity in cache.update(selectors("unix:uid:1")).identities]
+
+
 def test_without_an_entry_there_is_no_identity(cache):
     with pytest.raises(NoIdentityError, match="no identity issued"):
         cache.update(selectors("unix:uid:1"))

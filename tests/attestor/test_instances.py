@@ -197,6 +197,16 @@ async def test_an_svid_that_cannot_be_used_counts_as_none(world, start):
         await world.ensure(process, OWN)
 
 
+async def test_an_svid_for_another_id_counts_as_none(world, start):
+    _, process = start()
+    world.issuer.grant(replace(OWN, spiffe_id=SpiffeId.parse("spiffe://example.org/new")))
+    examination = world.examination()
+    instance = world.instances.of(process, examination)
+    with pytest.raises(IssuerUnavailableError, match="is for spiffe:"):
+        await world.instances.ensure(instance, process, examination, [OWN])
+    assert instance.svids() == {}
+
+
 @pytest.mark.parametrize(
     "changed",
     [replace(OWN, revision=1), replace(OWN, spiffe_id=SpiffeId.parse("spiffe://example.org/new"))],

@@ -13,7 +13,7 @@ from attestor.errors import IssuerUnavailableError, NodeBannedError
 from attestor.issuer_client import make_csr, new_key
 from attestor.rotation import BATCH, REFUSED_FOR, Rotation
 from spiffekit.errors import SpiffeError
-from tests.attestor.factory import entry
+from tests.attestor.factory import entry, selectors
 from tests.fakes.clock import FakeClock
 from tests.fakes.issuer import FakeClient, FakeIssuer
 
@@ -196,15 +196,37 @@ async def test_an_entry_without_an_svid_does_not_deny_the_others_and_is_asked_fo
     world, trouble, caplog
 ):
     getattr(world.issuer, trouble).add("bad")
-    world.apply(entry("bad"), entry("good"))
+    world.apply(entry("bad"), entry("good"), bundles=[world.issuer.bundle])
     async with world.running():
         assert world.serial("good") is not None
+        assert [i.entry.id for i in world.cache.update(selectors("unix:uid:1")).identities] == ["good"]
         await world.pass_time(REFUSED_FOR - 2 * SECOND)
         assert world.issuer.batches == [["bad", "good"]]
         assert caplog.text.count("no SVID for an entry") == 1
         getattr(world.issuer, trouble).clear()
         await world.pass_time(4 * SECOND)
         assert world.serial("bad") is not None
+
+
+async def test_an_svid_of_an_entry_that_changed_while_it_was_issued_is_not_used(world):
+    """It may have other DNS names, or too long a life."""
+    world.apply(entry("only"), entry("gone"))
+    changed = entry("only", revision=1)
+
+    class Slow(FakeClient):
+        async def new_x509_svids(self, requests):
+            chains = await super().new_x509_svids(requests)
+            world.apply(changed)
+            world.cache.apply(entries=[], removed=["gone"])
+            return chains
+
+    world.rotation = Rotation(Slow(world.issuer, world.credentials), world.cache, clock=world.clock)
+    await world.rotation.rotate()
+    assert world.serial() is None
+    world.rotation = Rotation(FakeClient(world.issuer, world.credentials), world.cache, clock=world.clock)
+    await world.rotation.rotate()
+    assert world.serial() is not None
+    assert world.issuer.batches == [["only", "gone"], ["only"]]
 
 
 async def test_a_refused_entry_that_changes_is_asked_for_at_once(world):

@@ -218,7 +218,7 @@ class FakeClient:
         return {
             entry_id: (b"spoiled",)
             if entry_id in issuer.spoiled
-            else issuer.sign(issuer.entries[entry_id].spiffe_id, csr)
+            else issuer.sign(_id(issuer.entries[entry_id], evidence), csr)
             for entry_id, csr in requests
             if entry_id not in issuer.refused and entry_id in issuer.entries
         }
@@ -229,10 +229,12 @@ class FakeClient:
         entry = self.issuer.entries.get(entry_id)
         if entry is None:
             raise IssuerUnavailableError("there is no such entry")
+        if entry_id in self.issuer.refused:
+            raise NodeAttestationError("evidence does not satisfy the entry")
         self.issuer.ca.now = self.issuer.clock.now()
         claims = {"jti": secrets.token_hex(8)} if entry.jwt_svid_include_jti else {}
         return self.issuer.ca.jwt(
-            str(entry.spiffe_id), audience, lifetime=timedelta(minutes=5), claims=claims
+            str(_id(entry, evidence)), audience, lifetime=timedelta(minutes=5), claims=claims
         )
 
     async def sync_entries(self, known):
@@ -257,6 +259,11 @@ class FakeClient:
                 if isinstance(message, Exception):
                     raise message
                 yield message
+
+
+def _id(entry, evidence):
+    """What an entry gives to a process; with a template that depends on what holds for it."""
+    return entry.spiffe_id if entry.template is None else entry.template.expand(evidence.selectors)
 
 
 def _serial(chain):

@@ -15,6 +15,7 @@ class FakeWorkloadApi:
     def __init__(self):
         self.messages = messages()
         self.calls = []  # (method, metadata)
+        self.deadlines = []  # of streams, in seconds from when they were opened
         self.answers = {}  # of unary methods
         self._now = {}
         self._changed = asyncio.Event()
@@ -39,6 +40,7 @@ class FakeWorkloadApi:
     def _stream(self, name):
         async def handle(_request, context):
             self.calls.append((name, dict(context.invocation_metadata())))
+            self.deadlines.append(context.time_remaining())
             sent = None
             while True:
                 changed = self._changed

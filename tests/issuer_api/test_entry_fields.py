@@ -144,6 +144,7 @@ BAD = {
 }
 
 
+@pytest.mark.requirement("WLAPI-68")
 async def test_a_bad_field_is_named_with_the_rule_that_it_breaks(stub):
     results = await create(stub, *(message(**changes) for changes, _ in BAD.values()))
     assert {result.status.code for result in results} == {Code.INVALID_ARGUMENT.value[0]}
@@ -160,6 +161,7 @@ async def test_an_update_obeys_the_same_rules(stub):
     assert await get(stub, entry.id) == entry
 
 
+@pytest.mark.requirement("WLAPI-68")
 @pytest.mark.parametrize(
     "changes",
     [

@@ -82,6 +82,13 @@ def test_the_argument_wins_over_the_variable_and_one_is_needed() -> None:
         endpoint_address(environment={})
 
 
+@pytest.mark.requirement("WEP-29")
+def test_no_other_variable_is_looked_at_and_there_is_no_default() -> None:
+    others = ("SPIFFE_SOCKET", "spiffe_endpoint_socket", "SPIFFE_ENDPOINT_SOCKETS", "SPIRE_AGENT_SOCKET")
+    with pytest.raises(AddressError, match="no endpoint address"):
+        endpoint_address(environment=dict.fromkeys(others, "unix:///run/api.sock"))
+
+
 def test_predicates_accept_on_segment_boundaries_and_an_empty_choice_denies() -> None:
     web, one, two = (SpiffeId.parse(f"spiffe://example.org/{path}") for path in ("web", "web/1", "web2"))
     assert [exact(web)(peer) for peer in (web, one, two)] == [True, False, False]

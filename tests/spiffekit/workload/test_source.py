@@ -51,11 +51,12 @@ async def test_without_an_identity_in_time_it_says_why(api, path):
                 pass
 
 
-@pytest.mark.requirement("WEP-19")
-async def test_a_refusal_for_good_is_not_tried_again(api, path):
-    api.refuse(grpc.StatusCode.INVALID_ARGUMENT, "header")
+@pytest.mark.requirement("WEP-19", "WEP-24")
+@pytest.mark.parametrize("code", [grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNIMPLEMENTED])
+async def test_a_refusal_for_good_is_not_tried_again(api, path, code):
+    api.refuse(code, "for good")
     async with api.serving(path) as address:
-        with pytest.raises(WorkloadApiError, match="header"):
+        with pytest.raises(WorkloadApiError, match="for good"):
             async with X509Source.open(address):
                 pass
     assert api.called("FetchX509SVID") == 1
@@ -95,6 +96,18 @@ async def test_what_is_taken_back_is_no_longer_used_and_comes_back(api, path, ca
         await until(lambda: source.x509_update().svids == (again,))
 
 
+@pytest.mark.requirement("WLAPI-06")
+async def test_one_stream_is_kept_open_for_all_updates_and_has_no_deadline(api, path, ca):
+    api.say("FetchX509SVID", x509_message(api, ca, ca.issue(WEB)))
+    async with api.serving(path) as address, X509Source.open(address) as source:
+        for _ in range(5):
+            renewed = ca.issue(WEB)
+            api.say("FetchX509SVID", x509_message(api, ca, renewed))
+            await until(lambda svid=renewed: source.x509_svid() == svid)
+    assert api.called("FetchX509SVID") == 1
+    assert api.deadlines == [None]
+
+
 async def test_an_outage_leaves_what_was_granted(api, path, ca):
     svid = ca.issue(WEB)
     message = x509_message(api, ca, svid)
@@ -130,10 +143,11 @@ async def test_a_malformed_update_is_discarded(api, path, ca, caplog):
     assert b"no key".hex() not in caplog.text
 
 
-@pytest.mark.requirement("WLAPI-26", "WLAPI-31", "WLAPI-44", "WEP-22")
-async def test_a_denied_stream_is_tried_again_with_growing_waits(api, path):
+@pytest.mark.requirement("WLAPI-26", "WLAPI-31", "WLAPI-44", "WEP-21", "WEP-23")
+@pytest.mark.parametrize("code", [grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAVAILABLE])
+async def test_a_stream_that_is_refused_for_now_is_tried_again_with_growing_waits(api, path, code):
     clock = FakeClock()
-    api.refuse(grpc.StatusCode.PERMISSION_DENIED)
+    api.refuse(code)
     waits = []
 
     class Recording(FakeClock):

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who may call on a public socket, how often, and with which status a call ends that fails."""
+
+import contextlib
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import grpc
+
+from attestor.errors import (
+    IssuerUnavailableError,
+    NoIdentityError,
+    PeerGoneError,
+    WorkloadAttestationError,
+)
+from attestor.peer import Process
+from spiffekit.daemon.clock import Clock
+from spiffekit.daemon.limits import RateLimit, RateLimitedError
+from spiffekit.daemon.listener import UnknownPeerError
+from spiffekit.errors import SpiffeError
+from spiffekit.wire.status import INTERNAL
+from spiffekit.wire.workload_api import SECURITY_HEADER
+
+logger = logging.getLogger(__name__)
+
+Context = Any  # grpc.aio.ServicerContext: its stubs cannot be subscripted at run time
+Code = grpc.StatusCode
+
+MAX_STREAMS_PER_UID: Final = 1536  # one user must not take all of our memory
+CALLS_PER_SECOND: Final = 200.0  # of one user: each is an attestation
+CALLS_AT_ONCE: Final = 2000.0  # a whole node of one user may start over at the same moment
+
+
+class CallRefused(Exception):  # noqa: N818 - a verdict, not a failure
+    """Ends a call with a status."""
+
+    def __init__(self, code: grpc.StatusCode, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Admission:
+    """Admits callers by their users' share of calls and streams.
+
+    Args:
+        process_of: Returns the process behind a call; raises `UnknownPeerError`.
+        clock: What the limits go by.
+    """
+
+    def __init__(self, process_of: Callable[[Context], Process], clock: Clock) -> None:
+        self._process_of = process_of
+        self._calls = RateLimit(CALLS_PER_SECOND, CALLS_AT_ONCE, monotonic=clock.monotonic)
+        self._streams: Counter[int] = Counter()
+
+    def admit(self, context: Context) -> Process:
+        """Return the process behind a call that has the security header, and whose user may call now.
+
+        Raises:
+            CallRefused: The header is missing.
+            UnknownPeerError: The caller cannot be identified.
+            PeerGoneError: It has exited.
+            RateLimitedError: Its user calls too often.
+        """
+        require_header(context)
+        process = self._process_of(context)
+        process.require_alive()
+        self.charge(process)
+        return process
+
+    def charge(self, process: Process) -> None:
+        """Count a call of the process's user, or raise `RateLimitedError`."""
+        self._calls.spend(process.peer.uid)
+
+    @contextlib.contextmanager
+    def streaming(self, process: Process) -> Iterator[None]:
+        """Count a stream of the process's user while the context lasts, or raise `CallRefused`."""
+        uid = process.peer.uid
+        if self._streams[uid] >= MAX_STREAMS_PER_UID:
+            raise CallRefused(Code.UNAVAILABLE, "too many streams of this user")
+        self._streams[uid] += 1
+        try:
+            yield
+        finally:
+            self._streams[uid] -= 1
+            if not self._streams[uid]:
+                del self._streams[uid]
+
+
+def require_header(context: Context) -> None:
+    """Check the security header (Workload_Endpoint §3): once, and exactly "true"."""
+    values = [value for key, value in context.invocation_metadata() or () if key == SECURITY_HEADER[0]]
+    if values != [SECURITY_HEADER[1]]:
+        raise CallRefused(Code.INVALID_ARGUMENT, "security header missing from request")
+
+
+async def refuse(context: Context, error: Exception) -> None:
+    """End a call with the status of an error."""
+    match error:
+        case CallRefused():
+            await context.abort(error.code, str(error))
+        case NoIdentityError():
+            await context.abort(Code.PERMISSION_DENIED, str(error))
+        case PeerGoneError() | UnknownPeerError():
+            await context.abort(Code.PERMISSION_DENIED, "caller cannot be identified")
+        case WorkloadAttestationError():
+            await context.abort(Code.UNAVAILABLE, "workload attestation failed")
+        case RateLimitedError():
+            await context.abort(Code.UNAVAILABLE, str(error))
+        case IssuerUnavailableError() | SpiffeError():
+            await context.abort(Code.UNAVAILABLE, "not ready")
+        case _:
+            logger.error("call failed", exc_info=error)
+            await context.abort(Code.INTERNAL, INTERNAL)
