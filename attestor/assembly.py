@@ -81,11 +81,16 @@ class Attestor:
         ).values()
         (self.keys,) = plugins.load("attestor.keys", config.key_manager, prefix="key_manager.").values()
         self.examiner = Examiner(_workload_attestors(config), self.clock)
-        self.bootstrap = self._bootstrap_bundle()
+        self.bootstrap()  # a mistake in it is told at once
         gauge = Gauge("attestor_entries", "Entries of this node.", registry=self.registry)
         gauge.set_function(lambda: len(self.cache.entries))
 
-    def _bootstrap_bundle(self) -> Bundle | None:
+    def bootstrap(self) -> Bundle | None:
+        """Read what the first contact with the issuer trusts; None: whoever names the issuer's ID.
+
+        Raises:
+            ConfigError: It cannot be read.
+        """
         table = self.config.attestor
         if table.trust_bundle_path is None:
             return None

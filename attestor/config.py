@@ -36,8 +36,8 @@ class AttestorTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         data_dir: The folder of the node's SVID and bundle.
         trust_bundle_path: The bundle that the first contact is verified with.
         trust_bundle_format: pem or spiffe.
-        insecure_bootstrap: Without a bundle: trust the first chain that names the issuer's SPIFFE ID.
-        rebootstrap: auto or never: start from `trust_bundle_path` again when the issuer is not trusted.
+        insecure_bootstrap: Without a bundle: trust the first chain that names the issuer's ID, once.
+        rebootstrap: auto or never: read `trust_bundle_path` again when the issuer is not trusted.
         sync_interval: How often a stock SPIRE server, which cannot push, is asked.
         allow_unauthenticated_verifiers: Give our own bundle to processes without an identity, too.
         allowed_foreign_jwt_claims: Claims of other trust domains' tokens that ValidateJWTSVID passes on.

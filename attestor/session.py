@@ -24,6 +24,7 @@ from attestor.state import NodeState, StateFile
 from spiffekit.bundle import Bundle
 from spiffekit.daemon.backoff import Backoff
 from spiffekit.daemon.clock import Clock
+from spiffekit.daemon.config import ConfigError
 from spiffekit.errors import SpiffeError
 from spiffekit.keys import PrivateKey, private_key_to_der
 from spiffekit.x509svid import X509Svid
@@ -89,7 +90,18 @@ class NodeKeys(Protocol):
 
 
 class NodeSession:
-    """See the module. `bootstrap` is what the first contact trusts; None: whoever names the issuer's ID."""
+    """See the module.
+
+    Args:
+        client: Calls the issuer.
+        attestor: Proves the node.
+        keys: Where its private key is.
+        state: What outlives a restart.
+        bootstrap: Reads what the first contact trusts; None: whoever names the issuer's ID. It may raise
+            `ConfigError`.
+        rebootstrap: Whether to read it again when the issuer is not trusted any longer.
+        clock: The clock.
+    """
 
     def __init__(
         self,
@@ -98,7 +110,7 @@ class NodeSession:
         *,
         keys: NodeKeys,
         state: StateFile,
-        bootstrap: Bundle | None,
+        bootstrap: Callable[[], Bundle | None],
         rebootstrap: bool,
         clock: Clock,
     ) -> None:
@@ -126,6 +138,7 @@ class NodeSession:
             NodeAttestationError: The proof was refused.
             NodeBannedError: The node is banned.
             StateError: What has to outlive a restart cannot be read or written.
+            ConfigError: What to trust cannot be read.
         """
         credentials = self._client.credentials
         remembered = self._state.load(self._keys.load())
@@ -137,7 +150,7 @@ class NodeSession:
             await self._renew_if_due()
             return
         # What the issuer published last counts before what the operator gave us once.
-        credentials.bundle = self._state.bundle() or self._bootstrap
+        credentials.bundle = self._state.bundle() or self._bootstrap()
         backoff = Backoff(*RETRY)
         while True:
             try:
@@ -214,7 +227,6 @@ class NodeSession:
             NodeBannedError: The node is banned; its identity is forgotten.
             NodeAttestationError: The node has to prove itself again and cannot.
         """
-        bundle = self._client.credentials.bundle
         match error:
             case NodeBannedError():
                 self._state.forget()
@@ -226,9 +238,9 @@ class NodeSession:
                 # An issuer may refuse the connection of a node whose SVID has expired, and says no more.
                 logger.warning("node SVID has expired, attesting again", extra={"reason": str(error)})
                 await self._reattest()
-            case IssuerUntrustedError() if self._rebootstrap and self._bootstrap not in (None, bundle):
+            case IssuerUntrustedError() if (given := self._given_again()) is not None:
                 logger.warning("issuer is not trusted, bootstrapping again", extra={"reason": str(error)})
-                await self._bootstrap_again()
+                await self._bootstrap_again(given)
             case StateError():
                 logger.error(str(error))
             case _:
@@ -246,11 +258,22 @@ class NodeSession:
         except (IssuerUnavailableError, IssuerUntrustedError, StateError) as error:
             logger.warning("node not attested yet", extra={"reason": str(error)})
 
-    async def _bootstrap_again(self) -> None:
+    def _given_again(self) -> Bundle | None:
+        """Return what the operator tells us to trust now, or None if that is nothing else."""
+        if not self._rebootstrap:
+            return None
+        try:
+            given = self._bootstrap()
+        except ConfigError as error:
+            logger.warning("trust bundle cannot be read", extra={"reason": str(error)})
+            return None
+        return None if given == self._client.credentials.bundle else given
+
+    async def _bootstrap_again(self, given: Bundle) -> None:
         """Ask whom the operator told us to trust for the bundle of now; till then what we trust stays."""
         rejected = self._client.credentials.bundle
         try:
-            async with self._lock, self._client.anonymous(self._bootstrap) as client:
+            async with self._lock, self._client.anonymous(given) as client:
                 if self._client.credentials.bundle is not rejected:
                     return
                 if self._reattestable:  # who has lost its authorities does not know our SVID either

@@ -65,10 +65,16 @@ class World:
             attestor or join_token.create(join_token.Config("token")),
             keys=self.keys,
             state=self.state,
-            bootstrap=self.bootstrap,
+            bootstrap=self.read_bootstrap,
             rebootstrap=rebootstrap,
             clock=self.clock,
         )
+
+    def read_bootstrap(self):
+        """The file that the operator gives the node."""
+        if isinstance(self.bootstrap, Exception):
+            raise self.bootstrap
+        return self.bootstrap
 
     def restart_as_machine(self, **options):
         """Of a node that can prove itself again."""

@@ -17,6 +17,7 @@ from attestor.errors import (
     StateError,
 )
 from attestor.session import CHECK_EVERY, RETRY
+from spiffekit.daemon.config import ConfigError
 from spiffekit.testing import TestCA
 from tests.attestor.session_world import HOUR, MACHINE, MINUTE, SECOND, TOKEN_NODE, World
 from tests.fakes.clock import FakeClock
@@ -215,6 +216,24 @@ async def test_a_node_without_another_proof_asks_for_the_bundle_and_keeps_its_id
     assert world.svid == svid
     assert world.kept.bundle == world.issuer.bundle
     assert world.called("attest") == 1
+
+
+async def test_what_the_operator_gives_a_running_node_is_read(machine, caplog):
+    machine.issuer.rebuild()
+    async with machine.running():
+        machine.bootstrap = ConfigError("attestor.trust_bundle_path: no such file")
+        await machine.session.recover(FALSE)
+        assert "trust bundle cannot be read" in caplog.text
+        machine.bootstrap = machine.issuer.bundle
+        await machine.session.recover(FALSE)
+        await a_call(machine)
+
+
+async def test_a_mistake_in_what_the_operator_gives_ends_the_start(tmp_path):
+    world = World(tmp_path)
+    world.bootstrap = ConfigError("attestor.trust_bundle_path: no such file")
+    with pytest.raises(ConfigError):
+        await world.session.start()
 
 
 async def test_services_that_distrust_together_bootstrap_once(machine):

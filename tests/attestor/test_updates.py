@@ -7,9 +7,10 @@ import pytest
 
 from attestor.cache import Entry
 from attestor.updates import Update, entry_from_proto, update_from_proto
-from spiffekit.errors import BundleError, SelectorError, SpiffeIdError
+from spiffekit.errors import BundleError, SelectorError, SpiffeIdError, TemplateError
 from spiffekit.id import SpiffeId, TrustDomain
 from spiffekit.selector import Selector
+from spiffekit.template import Template
 from spiffekit.testing import TestCA
 from spiffekit.wire.convert import bundle_to_proto
 from spiffekit.wire.pb.issuer.v1 import updates_pb2
@@ -67,10 +68,25 @@ def test_what_was_not_said_has_its_default():
     )
 
 
+@pytest.mark.parametrize("name", ["evidence_required", "svid_per_process"])
+def test_an_entry_that_is_for_one_process_needs_evidence_of_it(name):
+    assert entry_from_proto(message(**{name: True})).needs_evidence
+    assert not entry_from_proto(message()).needs_evidence
+
+
+def test_an_entry_with_a_template_has_it_instead_of_an_id():
+    template = "spiffe://example.org/ns/{k8s:ns}/web"
+    found = entry_from_proto(message(spiffe_id=None, spiffe_id_template=template))
+    assert found.template == Template.parse(template)
+    assert found.spiffe_id == found.template.base
+    assert found.needs_evidence
+
+
 @pytest.mark.parametrize(
     ("changes", "error"),
     [
         ({"selectors": []}, SelectorError),
+        ({"spiffe_id_template": "spiffe://example.org/no/placeholder"}, TemplateError),
         ({"selectors": [types_pb2.Selector(value="uid:1")]}, SelectorError),
         ({"spiffe_id": types_pb2.SPIFFEID(trust_domain="example.org", path="/../x")}, SpiffeIdError),
         ({"spiffe_id": types_pb2.SPIFFEID()}, SpiffeIdError),
@@ -78,7 +94,7 @@ def test_what_was_not_said_has_its_default():
         ({"created_at": -1}, ValueError),
         ({"expires_at": 2**62}, ValueError),
     ],
-    ids=["no selectors", "bad selector", "bad path", "no ID", "bad trust domain", "too early", "too late"],
+    ids=["no selectors", "template", "selector", "path", "no ID", "trust domain", "too early", "too late"],
 )  # fmt: skip
 def test_a_malformed_entry_is_refused(changes, error):
     with pytest.raises(error):
