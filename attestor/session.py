@@ -2,9 +2,10 @@
 """This node's own identity: proved once, kept in the state, renewed at half of its life."""
 
 import asyncio
+import contextlib
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from importlib.metadata import version
 from typing import Final, NoReturn, Protocol
@@ -74,6 +75,14 @@ def _life(svid: X509Svid) -> timedelta:
 
 def _jitter() -> float:
     return 0.9 + 0.2 * random.random()  # noqa: S311 - spreads load, protects nothing
+
+
+@contextlib.contextmanager
+def _keeping() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StateError(f"node identity cannot be kept: {error}") from error
 
 
 class NodeKeys(Protocol):
@@ -177,6 +186,8 @@ class NodeSession:
     async def _attest(self, client: IssuerClient) -> None:
         # The bundle comes first: a proof may work only once, so nothing that may fail stands after it.
         before, bundle = self._client.credentials.bundle, await client.bundle()
+        with _keeping():
+            self._state.require_room()
         key = new_key()
         try:
             chain, self._reattestable = await client.attest(self._attestor, make_csr(key))
@@ -192,13 +203,11 @@ class NodeSession:
             svid = X509Svid.parse(b"".join(chain), private_key_to_der(key))
         except SpiffeError as error:
             raise NodeAttestationError(f"issuer sent an SVID that cannot be used: {error}") from error
-        try:
+        with _keeping():
             # Until the state is written the old key stays: after a crash the state fits one of them.
             self._keys.add(key)
             self._state.save(NodeState(svid, bundle, self._reattestable))
             self._keys.keep_only(key)
-        except OSError as error:
-            raise StateError(f"node identity cannot be kept: {error}") from error
         self._client.credentials.svid = svid
         self._client.credentials.bundle = bundle
         self._client.drop_connections()

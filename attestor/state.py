@@ -21,6 +21,7 @@ from spiffekit.wire.pb.spire.api import types_pb2
 from spiffekit.x509svid import X509Svid
 
 FILE: Final = "state.json"
+ROOM: Final = 64 * 1024  # bytes; more than a state has unless it has very many authorities
 UNUSABLE: Final = (ValueError, KeyError, TypeError, DecodeError, SpiffeError)  # what a damaged file raises
 
 
@@ -48,6 +49,16 @@ class StateFile:
             "reattestable": state.reattestable,
         }
         write_private(private_folder(self._folder) / FILE, json.dumps(document).encode())
+
+    def require_room(self) -> None:
+        """Check that a state can be written, before a proof that counts once is used up for it.
+
+        Raises:
+            OSError: It cannot.
+        """
+        trial = private_folder(self._folder) / f"{FILE}.trial"
+        write_private(trial, bytes(ROOM))
+        trial.unlink()
 
     def load(self, keys: Iterable[PrivateKey]) -> NodeState | None:
         """Return the state, or None if there is none that fits one of `keys` and our trust domain.

@@ -31,6 +31,7 @@ class Daemon:
     def __init__(self, name: str, folder: Path, config: Path) -> None:
         self.name = name
         self.log = folder / f"{name}.log"
+        self.under: Sequence[str] = ()  # the command that runs it, and its arguments so far
         self._config = config
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -50,7 +51,7 @@ class Daemon:
         """Start the process without waiting for it to be ready."""
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", self.name, "run", "--config", str(self._config)],
+                [*self.under, sys.executable, "-m", self.name, "run", "--config", str(self._config)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -51,6 +51,15 @@ def test_at_first_there_is_none(folder):
     assert state_file(folder).bundle() is None
 
 
+def test_room_for_a_state_is_looked_for_and_nothing_is_left_of_it(folder):
+    state_file(folder).require_room()
+    assert list(folder.iterdir()) == []
+    (folder / f"{FILE}.trial").mkdir()  # nothing can be written there
+    with pytest.raises(OSError):
+        state_file(folder).require_room()
+    assert len(list(folder.iterdir())) == 1
+
+
 def test_the_file_is_ours_alone_and_holds_no_key(folder):
     state_file(folder).save(STATE)
     (file,) = folder.iterdir()
