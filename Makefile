@@ -1,6 +1,6 @@
 # Everything a contributor runs. Needs Python >= 3.11, make and the package index.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check lint types test proto docs lock bench soak clean
+.PHONY: help setup demo check lint types test test-kubernetes proto docs lock bench soak clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -34,6 +34,9 @@ types: .venv/ready
 
 test: .venv/ready
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-kubernetes: .venv/ready ## hold our fake API server's promises against the cluster of KUBECONFIG
+	TEST_KUBECONFIG="$(KUBECONFIG)" $(BIN)/python -m pytest tests/contracts/test_kubernetes.py
 
 proto: .venv/ready ## generate spiffekit/wire/pb from proto/
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python proto/generate.py

@@ -26,7 +26,7 @@ from attestor.rotation import Rotation
 from attestor.session import NodeSession
 from attestor.state import StateFile
 from attestor.sync import Sync
-from attestor.workload import Configured
+from attestor.workload import Configured, Following
 from attestor.workload.examination import Examiner
 from spiffekit.bundle import Bundle
 from spiffekit.daemon import health as health_server
@@ -80,7 +80,8 @@ class Attestor:
             "attestor.node", config.node_attestor, prefix="node_attestor."
         ).values()
         (self.keys,) = plugins.load("attestor.keys", config.key_manager, prefix="key_manager.").values()
-        self.examiner = Examiner(_workload_attestors(config), self.clock)
+        self.attestors = _workload_attestors(config)
+        self.examiner = Examiner(self.attestors, self.clock)
         self.bootstrap()  # a mistake in it is told at once
         gauge = Gauge("attestor_entries", "Entries of this node.", registry=self.registry)
         gauge.set_function(lambda: len(self.cache.entries))
@@ -131,6 +132,9 @@ class Attestor:
                 table.health_address, table.health_port, self.health, self.registry
             )
         services |= {"node": node, "sync": sync.run, "rotation": rotation.run}
+        for one in self.attestors:
+            if isinstance(one.attestor, Following):
+                services[f"workload_attestor.{one.attestor.type}"] = one.attestor.run
         if table.admin_socket is not None:
             services["admin"] = self._admin(table.admin_socket)
         services["workload_api"] = self._workload_api(

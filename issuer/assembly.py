@@ -27,6 +27,7 @@ from issuer.ca.rotation import Rotation, ServerIdentity
 from issuer.changes import ChangeLog
 from issuer.config import Config
 from issuer.evidence import EvidenceJudge
+from issuer.kubernetes import Clusters
 from issuer.pruning import Pruning
 from issuer.registration import Registrations
 from issuer.store import Database
@@ -38,6 +39,7 @@ from spiffekit.daemon.clock import SystemClock
 from spiffekit.daemon.config import ConfigError
 from spiffekit.daemon.health import Health
 from spiffekit.daemon.key_files import private_folder
+from spiffekit.daemon.kubernetes.client import KubernetesClient
 from spiffekit.daemon.lifecycle import run_until_signalled
 from spiffekit.daemon.limits import RateLimit
 from spiffekit.daemon.listener import Front, TlsFront, UnixFront, inner_socket, server_options
@@ -102,6 +104,8 @@ class Issuer:
         self.health = Health()
         self.registrations = Registrations(self.trust_domain)
         (keys,) = plugins.load("issuer.keys", config.key_manager, prefix="key_manager.").values()
+        self.kubernetes = {n: KubernetesClient(t.access()) for n, t in config.kubernetes.items()}
+        self.clusters = Clusters.of(config.kubernetes, self.kubernetes, self.clock)
         self.verifiers = plugins.load("issuer.node", config.node_attestor, prefix="node_attestor.")
         policy = AuthorityPolicy(
             ca_ttl=table.ca_ttl,
@@ -141,7 +145,10 @@ class Issuer:
         table = self.config.issuer
         rotation = Rotation(self.authorities, self.identity, ca_ttl=table.ca_ttl, clock=self.clock)
         pruning = Pruning(self.database, self.clock, nodes_expired_for=table.prune_nodes_expired_for)
-        services: dict[str, Any] = {"rotation": rotation.run, "pruning": pruning.run, "api": self._serve}
+        services: dict[str, Any] = {"rotation": rotation.run, "pruning": pruning.run}
+        if self.kubernetes:
+            services["kubernetes"] = self.clusters.run
+        services["api"] = self._serve
         if table.health_address is not None:
             services["health"] = health_server.serve(
                 table.health_address, table.health_port, self.health, self.registry
@@ -233,6 +240,7 @@ class Issuer:
             verifiers=self.verifiers,
             node_svid_ttl=table.node_svid_ttl or table.default_x509_svid_ttl,
             attest_limit=attest,
+            clusters=self.kubernetes,
         )
         svid = SvidService(
             self.trust_domain,
@@ -241,7 +249,7 @@ class Issuer:
             x509_svid_ttl=table.default_x509_svid_ttl,
             jwt_svid_ttl=table.default_jwt_svid_ttl,
             sign_limit=sign,
-            judge=EvidenceJudge(),
+            judge=EvidenceJudge(self.clusters if self.kubernetes else None),
         )
         updates = UpdatesService(
             self.trust_domain,

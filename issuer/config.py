@@ -2,7 +2,8 @@
 """The issuer's configuration file: its tables, their options and defaults."""
 
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -12,6 +13,7 @@ import msgspec
 
 from spiffekit.daemon import plugins
 from spiffekit.daemon.config import ConfigError, Span
+from spiffekit.daemon.kubernetes.access import Access, AccessError, in_cluster, kubeconfig
 from spiffekit.daemon.logging import Format, Level
 from spiffekit.errors import SpiffeIdError
 from spiffekit.id import SpiffeId, TrustDomain
@@ -20,6 +22,8 @@ from spiffekit.keys import KeyType
 MIN_TTL: Final = timedelta(seconds=1)
 MAX_TTL: Final = timedelta(days=36525)  # beyond, instants leave the calendar
 MAX_PORT: Final = 65535
+MIN_STALE: Final = timedelta(seconds=10)  # a watch lasts for half of it
+_CLUSTER: Final = re.compile(r"[A-Za-z0-9._-]{1,63}", re.ASCII)
 _EVERY_ADDRESS: Final = {"0.0.0.0", "::"}  # noqa: S104 - compared, not bound
 _ENTRY_POINTS: Final = {"key_manager": "issuer.keys", "node_attestor": "issuer.node"}
 
@@ -72,17 +76,40 @@ class IssuerTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     log_format: Format = "text"
 
 
+class KubernetesTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``[kubernetes.NAME]``: a cluster whose nodes may attest and whose pods are watched.
+
+    Attributes:
+        kubeconfig: How its API server is reached; as every pod of it may, if left out.
+        context: The context in that file; its current one if left out.
+        stale_after: Pods that have not been seen for so long earn nothing until they are seen again.
+    """
+
+    kubeconfig: Path | None = None
+    context: str = ""
+    stale_after: Span = Span(seconds=60)
+
+    def access(self) -> Access:
+        """Return how it is reached.
+
+        Raises:
+            AccessError: It cannot be told.
+        """
+        return in_cluster() if self.kubeconfig is None else kubeconfig(self.kubeconfig, self.context)
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The whole file: ``[issuer]``, one ``[key_manager.NAME]``, and a ``[node_attestor.NAME]`` each."""
+    """The whole file: ``[issuer]``, one key manager, and tables for node attestors and clusters."""
 
     issuer: IssuerTable
     key_manager: dict[str, dict[str, Any]]
     node_attestor: dict[str, dict[str, Any]] = {}
+    kubernetes: dict[str, KubernetesTable] = {}
 
     def problems(self) -> list[str]:
         """Return what is wrong across fields, each as ``key: rule``."""
         table = self.issuer
-        found = [*_bad_ids(table), *_bad_spans(table), *_bad_numbers(table)]
+        found = [*_bad_ids(table), *_bad_spans(table), *_bad_numbers(table), *_bad_clusters(self.kubernetes)]
         if len(self.key_manager) != 1:
             found.append(f"key_manager: exactly one is needed, not {len(self.key_manager)}")
         if _overlap(table):
@@ -107,6 +134,18 @@ def _bad_ids(table: IssuerTable) -> Iterator[str]:
             SpiffeId.parse(admin_id)
         except SpiffeIdError as error:
             yield f"issuer.admin_ids: {error}"
+
+
+def _bad_clusters(tables: Mapping[str, KubernetesTable]) -> Iterator[str]:
+    for name, table in tables.items():
+        if not _CLUSTER.fullmatch(name) or name in (".", ".."):
+            yield f"kubernetes.{name}: a name has letters, digits, '.', '_' and '-' only: it goes into IDs"
+        if table.stale_after < MIN_STALE:
+            yield f"kubernetes.{name}.stale_after: shorter than {MIN_STALE.seconds} s"
+        try:
+            table.access()
+        except AccessError as error:
+            yield f"kubernetes.{name}: {error}"
 
 
 def _overlap(table: IssuerTable) -> bool:

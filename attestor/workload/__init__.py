@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Workload attestors: each states what is true of a process; `examination` asks all of them at once."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final, Protocol
+from typing import Final, NoReturn, Protocol, runtime_checkable
 
 from attestor.peer import Process
 from spiffekit.evidence import ContainerFacts, PodFacts
@@ -38,6 +39,14 @@ class WorkloadAttestor(Protocol):
         Raises:
             WorkloadAttestationError: It is ours, but could not be examined.
         """
+
+
+@runtime_checkable
+class Following(Protocol):
+    """A workload attestor that follows something all the time, besides answering."""
+
+    async def run(self, ready: Callable[[], None]) -> NoReturn:
+        """Follow it until cancelled; call `ready` when processes may be asked about."""
 
 
 @dataclass(frozen=True, slots=True)

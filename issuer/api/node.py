@@ -7,6 +7,7 @@ import secrets
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 from typing import Any, Final
 
 from google.protobuf.empty_pb2 import Empty
@@ -32,6 +33,7 @@ from issuer.registration import Registrations
 from issuer.selection import compares
 from issuer.store import Database, Transaction
 from issuer.store.nodes import ID_SELECTOR, SERVER_PATH
+from spiffekit.daemon.kubernetes.client import KubernetesClient
 from spiffekit.daemon.limits import RateLimit
 from spiffekit.id import SpiffeId, TrustDomain
 from spiffekit.keys import PublicKey
@@ -62,6 +64,7 @@ class NodeService:
         node_svid_ttl: timedelta,
         attest_limit: RateLimit,
         attest_within: timedelta = ATTEST_WITHIN,
+        clusters: Mapping[str, KubernetesClient] = MappingProxyType({}),
     ) -> None:
         self._trust_domain = trust_domain
         self._database = database
@@ -71,6 +74,7 @@ class NodeService:
         self._ttl = node_svid_ttl
         self._limit = attest_limit
         self._within = attest_within
+        self._clusters = clusters
 
     # What a verifier may ask of us (issuer.node.NodeContext).
 
@@ -86,6 +90,12 @@ class NodeService:
             raise NodeRejectedError(f"failed to attest: {error}") from error
         if token[0].expires_at <= token[1]:
             raise NodeRejectedError("failed to attest: join token has expired")
+
+    def cluster(self, name: str) -> KubernetesClient:
+        """Return the client of a configured cluster."""
+        if name not in self._clusters:
+            raise NodeRejectedError(f"cluster {name!r} is not configured")
+        return self._clusters[name]
 
     async def AttestAgent(  # noqa: N802 - the method's name on the wire
         self, requests: AsyncIterator[agent_pb2.AttestAgentRequest], call: Call

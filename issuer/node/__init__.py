@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from issuer.model import AttestationLevel
+from spiffekit.daemon.kubernetes.client import KubernetesClient
 from spiffekit.id import SpiffeId
 from spiffekit.selector import Selector
 
@@ -43,3 +44,6 @@ class NodeContext(Protocol):
 
     async def redeem_join_token(self, value: str) -> None:
         """Use up a join token, or raise `NodeRejectedError`."""
+
+    def cluster(self, name: str) -> KubernetesClient:
+        """Return the client of a configured cluster, or raise `NodeRejectedError`."""

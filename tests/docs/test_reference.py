@@ -14,6 +14,7 @@ import pytest
 from attestor.config import Config as AttestorConfig
 from attestor.config import WorkloadAttestorOptions
 from issuer.config import Config as IssuerConfig
+from issuer.config import KubernetesTable
 from spiffekit.daemon.config import decode, load
 from tests.docs.pages import PAGES, ROOT, fences, links, name
 
@@ -87,6 +88,7 @@ def samples():
 def test_a_sample_can_be_loaded(sample):
     document = tomllib.loads(sample)
     tables = {(TABLES[KINDS[p.group]], p.name): [] for p in PLUGINS}
+    tables |= {("kubernetes", name): [KubernetesTable] for name in document.get("kubernetes", ())}
     for point in PLUGINS:
         tables[TABLES[KINDS[point.group]], point.name].append(config_of(point))
     for program in document.keys() & FILES.keys():

@@ -19,7 +19,8 @@ from spiffekit.selector import KINDS, Selector, typo
         "unix:path:/bin/sh",
         "unix:sha256:" + "0" * 64,
         "x509pop:subject:cn:a:b",
-        "k8s:whatever",
+        "k8s:pod-label:a:b",
+        "k8s_psat:agent_node_label:zone:",
         "spiffe_id:spiffe://a/b",
     ],
 )

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A small HTTP/1.1 client: one request a connection, TLS verified, nothing unbounded.
+
+h11 does the protocol. Deadlines are the caller's; cancelling drops the connection.
+"""
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import h11
+
+MAX_HEADERS: Final = 64 * 1024  # bytes of an answer's head; a hostile peer sends one without end
+_CHUNK: Final = 64 * 1024  # bytes read at once
+
+
+class HttpError(Exception):
+    """The peer cannot be asked, or its answer is not HTTP, too large, or cut off."""
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Who is asked. Without `tls` the connection is plain: for loopback only."""
+
+    host: str
+    port: int
+    tls: ssl.SSLContext | None = None
+    server_name: str = ""  # whom the certificate has to name, if not `host`
+
+
+class Answer:
+    """An answer whose body is still to be read."""
+
+    def __init__(self, status: int, reader: asyncio.StreamReader, protocol: h11.Connection) -> None:
+        self.status = status
+        self._reader = reader
+        self._protocol = protocol
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """Yield the body as it comes.
+
+        Raises:
+            HttpError: It was cut off, or is not HTTP.
+        """
+        while True:
+            match await _event(self._reader, self._protocol):
+                case h11.Data(data=data):
+                    yield bytes(data)
+                case _:  # its end
+                    return
+
+    async def body(self, limit: int) -> bytes:
+        """Return the whole body.
+
+        Raises:
+            HttpError: It is longer than `limit` bytes, was cut off, or is not HTTP.
+        """
+        found = bytearray()
+        async for piece in self.pieces():
+            found += piece
+            if len(found) > limit:
+                raise HttpError(f"answer is longer than {limit} bytes")
+        return bytes(found)
+
+
+@contextlib.asynccontextmanager
+async def request(
+    peer: Peer, method: str, target: str, *, headers: Mapping[str, str] | None = None, body: bytes = b""
+) -> AsyncIterator[Answer]:
+    """Send a request and yield the answer.
+
+    Raises:
+        HttpError: The peer cannot be reached, its certificate is not trusted, or it does not speak HTTP.
+    """
+    protocol = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEADERS)
+    head = {"host": peer.server_name or peer.host, "connection": "close", **(headers or {})}
+    if body:
+        head["content-length"] = str(len(body))
+    try:
+        opening = h11.Request(method=method, target=target, headers=list(head.items()))
+        sent = (opening, h11.Data(body), h11.EndOfMessage()) if body else (opening, h11.EndOfMessage())
+        wire = b"".join(protocol.send(event) or b"" for event in sent)
+        reader, writer = await asyncio.open_connection(
+            peer.host, peer.port, ssl=peer.tls, server_hostname=_server_name(peer)
+        )
+    except (OSError, h11.LocalProtocolError) as error:
+        raise HttpError(f"{peer.host}:{peer.port} cannot be asked: {error}") from error
+    try:
+        writer.write(wire)
+        while not isinstance(event := await _event(reader, protocol), h11.Response):
+            if not isinstance(event, h11.InformationalResponse):
+                raise HttpError("peer closed the connection without an answer")
+        yield Answer(event.status_code, reader, protocol)
+    finally:
+        writer.transport.abort()  # what is left of the answer is of no interest
+
+
+def _server_name(peer: Peer) -> str | None:
+    return (peer.server_name or peer.host) if peer.tls is not None else None
+
+
+async def _event(reader: asyncio.StreamReader, protocol: h11.Connection) -> h11.Event:
+    try:
+        while (event := protocol.next_event()) is h11.NEED_DATA:
+            protocol.receive_data(await reader.read(_CHUNK))
+    except OSError as error:
+        raise HttpError(f"connection broke: {error}") from error
+    except h11.RemoteProtocolError as error:
+        raise HttpError(f"answer is not HTTP: {error}") from error
+    if not isinstance(event, h11.Event):  # paused: the peer goes on after it has answered
+        raise HttpError("answer is not HTTP: data after its end")
+    return event
