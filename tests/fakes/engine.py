@@ -7,7 +7,10 @@
 import asyncio
 import contextlib
 import json
+import os
 import secrets
+import socket
+from pathlib import Path
 
 IMAGE_ID = "sha256:" + "1f" * 32
 DIGEST = "sha256:" + "2e" * 32
@@ -71,15 +74,19 @@ class FakeEngine:
             await writer.drain()
 
     @contextlib.asynccontextmanager
-    async def serving(self, path):
-        """Listen at `path`."""
+    async def serving(self, path, owner=None):
+        """Listen at `path`, as another user if root says so."""
         tasks, writers = set(), set()
 
         def connected(reader, writer):
             writers.add(writer)
             tasks.add(asyncio.create_task(self._serve(reader, writer)))
 
-        server = await asyncio.start_unix_server(connected, path)
+        bound = socket.socket(socket.AF_UNIX)
+        Path(path).unlink(missing_ok=True)
+        bound.bind(str(path))
+        with _as_user(owner):
+            server = await asyncio.start_unix_server(connected, sock=bound)
         try:
             yield self
         finally:
@@ -92,3 +99,14 @@ class FakeEngine:
             for writer in writers:
                 writer.transport.abort()
             await asyncio.sleep(0)  # transports let their sockets go
+
+
+@contextlib.contextmanager
+def _as_user(uid):
+    """Whoever listens is whom the kernel names to those who connect."""
+    before = os.geteuid()
+    os.seteuid(before if uid is None else uid)
+    try:
+        yield
+    finally:
+        os.seteuid(before)
