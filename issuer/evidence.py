@@ -7,7 +7,6 @@ is fresh, counts once, satisfies the entry, and agrees with itself; a pod is the
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final, Protocol
 
@@ -32,6 +31,13 @@ class PodChecker(Protocol):
 
         Raises:
             EvidenceRejectedError: It does not, or the cluster cannot be seen now.
+        """
+
+    def selectors(self, cluster: str, pod: PodFacts) -> frozenset[Selector]:
+        """Return every selector that holds, by the cluster's word, for the container of the facts.
+
+        Raises:
+            EvidenceRejectedError: There is no such, or the cluster cannot be seen now.
         """
 
 
@@ -83,10 +89,6 @@ class EvidenceJudge:
             if wants_pod or any(selector.type == POD_TYPE for selector in evidence.selectors):
                 raise EvidenceRejectedError("evidence.pod: is missing")
             return
-        for kind, value in _said(pod).items():
-            stated = {s for s in evidence.selectors if s.type == POD_TYPE and s.value.startswith(f"{kind}:")}
-            if stated - {Selector(POD_TYPE, f"{kind}:{value}")}:
-                raise EvidenceRejectedError(f"evidence.selectors: k8s:{kind} is not that of the pod")
         cluster, node_name = (_of_node(node, kind) for kind in ("cluster", "agent_node_name"))
         if not cluster or not node_name:
             raise EvidenceRejectedError(
@@ -97,6 +99,10 @@ class EvidenceJudge:
         if self._pods is None:
             raise EvidenceRejectedError("evidence.pod: this issuer watches no cluster")
         self._pods.check(cluster, node_name, pod, evidence.container)
+        stated = {selector for selector in evidence.selectors if selector.type == POD_TYPE}
+        for selector in stated - self._pods.selectors(cluster, pod):
+            kind = selector.value.partition(":")[0]
+            raise EvidenceRejectedError(f"evidence.selectors: {POD_TYPE}:{kind} is not that of the pod")
 
     def _use(self, key: tuple[SpiffeId, bytes, str], now: datetime) -> None:
         while self._seen and abs(now - next(iter(self._seen.values()))) > 2 * MAX_AGE:
@@ -106,18 +112,6 @@ class EvidenceJudge:
         if len(self._seen) >= self._max_seen:
             raise EvidenceRejectedError("evidence: too much at once, try again")
         self._seen[key] = now
-
-
-def _said(pod: PodFacts) -> Mapping[str, str]:
-    """Return what the facts say, by the kind of selector that says it too."""
-    return {
-        "ns": pod.namespace,
-        "sa": pod.service_account,
-        "pod-name": pod.name,
-        "pod-uid": pod.uid,
-        "node-name": pod.node_name,
-        "container-name": pod.container,
-    }
 
 
 def _of_node(node: Node, kind: str) -> str:

@@ -42,6 +42,10 @@ class Pods:
         if self.reason:
             raise EvidenceRejectedError(self.reason)
 
+    def selectors(self, cluster, pod):
+        assert (cluster, pod) == ("c1", POD)
+        return selectors(*SAID)
+
 
 def evidence(*texts, **changes):
     values = {
@@ -163,9 +167,9 @@ def test_a_template_without_a_value_gives_nothing():
         judge(entry, evidence())
 
 
-@pytest.mark.parametrize("kind", ["ns", "sa", "pod-name", "pod-uid", "node-name", "container-name"])
-def test_selectors_that_say_another_pod_than_the_facts_are_refused(kind):
-    with pytest.raises(EvidenceRejectedError, match=f"k8s:{kind} is not that of the pod"):
+@pytest.mark.parametrize("kind", ["ns", "sa", "pod-uid", "container-image", "pod-label:app", "unheard-of"])
+def test_selectors_that_the_cluster_does_not_bear_out_are_refused(kind):
+    with pytest.raises(EvidenceRejectedError, match=f"k8s:{kind.partition(':')[0]} is not that of the pod"):
         judge(OF_PODS, in_pod(f"k8s:{kind}:forged"), pods=Pods())
 
 
