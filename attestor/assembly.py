@@ -17,6 +17,7 @@ from attestor.connection import Credentials
 from attestor.endpoints.admin import Admin
 from attestor.endpoints.admission import Admission
 from attestor.endpoints.reflection import Reflection
+from attestor.endpoints.refusals import Refusals
 from attestor.endpoints.workload_api import WorkloadApi
 from attestor.instances import Instances
 from attestor.issuer_client import IssuerClient
@@ -39,7 +40,7 @@ from spiffekit.daemon.lifecycle import run_until_signalled
 from spiffekit.daemon.listener import UnixFront, inner_socket, server_options
 from spiffekit.daemon.peer import PeerProcess
 from spiffekit.errors import SpiffeError
-from spiffekit.id import TrustDomain
+from spiffekit.id import SpiffeId, TrustDomain
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +77,7 @@ class Attestor:
         self.registry = CollectorRegistry()
         self.health = Health()
         self.cache = Cache(self.trust_domain)
+        self.refusals = Refusals(self.clock)
         (self.node_attestor,) = plugins.load(
             "attestor.node", config.node_attestor, prefix="node_attestor."
         ).values()
@@ -136,19 +138,24 @@ class Attestor:
             if isinstance(one.attestor, Following):
                 services[f"workload_attestor.{one.attestor.type}"] = one.attestor.run
         if table.admin_socket is not None:
-            services["admin"] = self._admin(table.admin_socket)
+            services["admin"] = self._admin(table.admin_socket, session)
         services["workload_api"] = self._workload_api(
             JwtCache(client, self.clock), Instances(client, self.clock)
         )
         return services
 
-    def _admin(self, path: Path) -> Any:
+    def _admin(self, path: Path, session: NodeSession) -> Any:
+        def node_id() -> SpiffeId | None:
+            return session.svid.spiffe_id if session.svid is not None else None
+
+        admin = Admin(self.cache, self.examiner, self.refusals, node_id)
+
         async def service(ready: Callable[[], None]) -> NoReturn:
             if not path.parent.exists():
                 path.parent.mkdir(mode=ADMIN_FOLDER_MODE, parents=True)
                 path.parent.chmod(ADMIN_FOLDER_MODE)  # whatever the umask says
             front: UnixFront[PeerProcess] = UnixFront(path, mode=ADMIN_MODE, identify=lambda peer: peer)
-            async with serving(front, Admin(self.cache, self.examiner).handler()):
+            async with serving(front, admin.handler()):
                 ready()
                 await asyncio.Event().wait()
             raise AssertionError("waits for ever")
@@ -168,6 +175,7 @@ class Attestor:
                 jwt,
                 instances,
                 admission=admission,
+                refusals=self.refusals,
                 clock=self.clock,
                 foreign_claims=table.allowed_foreign_jwt_claims,
                 unauthenticated_verifiers=table.allow_unauthenticated_verifiers,

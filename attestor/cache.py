@@ -39,14 +39,24 @@ class Entry:
 
     def fitting(self, selectors: frozenset[Selector]) -> "Entry | None":
         """Return the entry as it is for a workload for which `selectors` hold, or None if they do not fit."""
-        if not self.selectors <= selectors:
+        if not self.selectors <= selectors or self.template_error(selectors):
             return None
-        if self.template is None:
-            return self
+        return self if self.template is None else replace(self, spiffe_id=self.template.expand(selectors))
+
+    def template_error(self, selectors: frozenset[Selector]) -> str:
+        """Return why the template gives no identity although all selectors hold, or "" if it does."""
+        if self.template is None or not self.selectors <= selectors:
+            return ""
         try:
-            return replace(self, spiffe_id=self.template.expand(selectors))
-        except (TemplateError, SpiffeIdError):
-            return None
+            self.template.expand(selectors)
+        except (TemplateError, SpiffeIdError) as error:
+            return str(error)
+        return ""
+
+    @property
+    def name(self) -> str:
+        """The SPIFFE ID, or the template of many."""
+        return str(self.spiffe_id if self.template is None else self.template)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +82,7 @@ class Miss:
 
     entry: Entry
     missing: frozenset[Selector]
+    template_error: str = ""  # why the template gives no identity, if all selectors hold
 
 
 class Cache:
@@ -188,8 +199,11 @@ class Cache:
 
     def nearest(self, selectors: frozenset[Selector], limit: int = 5) -> tuple[Miss, ...]:
         """Return the entries that lack the fewest selectors, for an operator who asks why."""
-        misses = [Miss(entry, entry.selectors - selectors) for entry in self.entries.values()]
-        misses = [miss for miss in misses if miss.missing]
+        misses = [
+            Miss(entry, entry.selectors - selectors, entry.template_error(selectors))
+            for entry in self.entries.values()
+            if entry.fitting(selectors) is None
+        ]
         return tuple(sorted(misses, key=lambda m: (len(m.missing), m.entry.id))[:limit])
 
     def bundles_for(self, entries: Iterable[Entry]) -> tuple[Bundle, tuple[Bundle, ...]]:

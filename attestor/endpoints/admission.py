@@ -20,7 +20,7 @@ from spiffekit.daemon.clock import Clock
 from spiffekit.daemon.limits import RateLimit, RateLimitedError
 from spiffekit.daemon.listener import UnknownPeerError
 from spiffekit.errors import SpiffeError
-from spiffekit.wire.status import INTERNAL
+from spiffekit.wire.status import INTERNAL, Status
 from spiffekit.wire.workload_api import SECURITY_HEADER
 
 logger = logging.getLogger(__name__)
@@ -95,21 +95,21 @@ def require_header(context: Context) -> None:
         raise CallRefused(Code.INVALID_ARGUMENT, "security header missing from request")
 
 
-async def refuse(context: Context, error: Exception) -> None:
-    """End a call with the status of an error."""
+def status_of(error: Exception) -> Status:
+    """Return what a caller may see of an error."""
     match error:
         case CallRefused():
-            await context.abort(error.code, str(error))
+            return Status(error.code, str(error))
         case NoIdentityError():
-            await context.abort(Code.PERMISSION_DENIED, str(error))
+            return Status(Code.PERMISSION_DENIED, str(error))
         case PeerGoneError() | UnknownPeerError():
-            await context.abort(Code.PERMISSION_DENIED, "caller cannot be identified")
+            return Status(Code.PERMISSION_DENIED, "caller cannot be identified")
         case WorkloadAttestationError():
-            await context.abort(Code.UNAVAILABLE, "workload attestation failed")
+            return Status(Code.UNAVAILABLE, "workload attestation failed")
         case RateLimitedError():
-            await context.abort(Code.UNAVAILABLE, str(error))
+            return Status(Code.UNAVAILABLE, str(error))
         case IssuerUnavailableError() | SpiffeError():
-            await context.abort(Code.UNAVAILABLE, "not ready")
+            return Status(Code.UNAVAILABLE, "not ready")
         case _:
             logger.error("call failed", exc_info=error)
-            await context.abort(Code.INTERNAL, INTERNAL)
+            return Status(Code.INTERNAL, INTERNAL)

@@ -27,6 +27,11 @@ class Caller:
         self._executable: Executable | None = None
 
     @property
+    def last_examination(self) -> Examination | None:
+        """What was found last, None before the first time."""
+        return self._examination
+
+    @property
     def examination(self) -> Examination:
         """What was found last."""
         assert self._examination is not None  # noqa: S101 - `examine` comes first

@@ -8,6 +8,7 @@ never with an empty answer, nor with a status that makes a client give up for a 
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Final
 
@@ -15,8 +16,9 @@ import grpc
 from google.protobuf.message import Message
 
 from attestor.cache import Cache, Entry, Watcher, WorkloadUpdate
-from attestor.endpoints.admission import Admission, CallRefused, Context, refuse, require_header
+from attestor.endpoints.admission import Admission, CallRefused, Context, require_header, status_of
 from attestor.endpoints.caller import Caller
+from attestor.endpoints.refusals import Refusals
 from attestor.errors import AttestorError, NodeAttestationError, NoIdentityError
 from attestor.instances import Instances, evidence_of
 from attestor.jwt import JwtCache
@@ -28,6 +30,8 @@ from spiffekit.errors import SpiffeError, SpiffeIdError
 from spiffekit.evidence import Evidence
 from spiffekit.id import SpiffeId, TrustDomain
 from spiffekit.jwtsvid import JwtSvid
+from spiffekit.wire.pb.attestor.v1 import admin_pb2
+from spiffekit.wire.status import abort
 from spiffekit.wire.workload_api import SERVICE, Method, messages, methods
 
 logger = logging.getLogger(__name__)
@@ -38,6 +42,7 @@ Rendered = tuple[str, tuple[str, ...], tuple[TrustDomain, ...]]
 
 MAX_AUDIENCES: Final = 50  # of one token; like the next, as much as our issuer takes
 MAX_AUDIENCE_BYTES: Final = 2048
+_LOOKED_UP: Final = (Code.PERMISSION_DENIED, Code.UNAVAILABLE)
 _ALWAYS: Final = ("sub", "exp", "aud")  # claims of another trust domain's token that mean something here
 
 
@@ -52,6 +57,7 @@ class WorkloadApi:
         instances: Instances,
         *,
         admission: Admission,
+        refusals: Refusals,
         clock: Clock,
         foreign_claims: Sequence[str] = (),
         unauthenticated_verifiers: bool = False,
@@ -61,6 +67,7 @@ class WorkloadApi:
         self._jwt = jwt
         self._instances = instances
         self._admission = admission
+        self._refusals = refusals
         self._clock = clock
         self._foreign_claims = frozenset((*_ALWAYS, *foreign_claims))
         self._unauthenticated_verifiers = unauthenticated_verifiers
@@ -86,34 +93,48 @@ class WorkloadApi:
 
     def _answering(self, behave: Callable[..., Any]) -> Callable[..., Any]:
         async def handle(request: Message, context: Context) -> Any:
+            caller: Caller | None = None
             try:
-                caller = await self._begin(context)
+                caller = self._admit(context)
+                await caller.examine()
                 return await behave(request, caller)
             except Exception as error:  # noqa: BLE001 - the RPC boundary: every error becomes a status
-                await refuse(context, error)
+                await self._refuse(context, caller, error)
 
         return handle
 
     def _streaming(self, render: Callable[[WorkloadUpdate], Message] | None) -> Callable[..., Any]:
         async def handle(_request: Message, context: Context) -> AsyncIterator[bytes]:
+            caller: Caller | None = None
             try:
                 if render is None:
                     require_header(context)
                     raise CallRefused(Code.UNIMPLEMENTED, "the WIT profile is not supported")
-                caller = await self._begin(context)
+                caller = self._admit(context)
+                await caller.examine()
                 with self._admission.streaming(caller.process):
                     async with aclosing(self._follow(caller, render)) as followed:
                         async for message in followed:
                             yield message
             except Exception as error:  # noqa: BLE001 - the RPC boundary: every error becomes a status
-                await refuse(context, error)
+                await self._refuse(context, caller, error)
 
         return handle
 
-    async def _begin(self, context: Context) -> Caller:
-        caller = Caller(self._admission.admit(context), self._examiner, self._cache)
-        await caller.examine()
-        return caller
+    def _admit(self, context: Context) -> Caller:
+        return Caller(self._admission.admit(context), self._examiner, self._cache)
+
+    async def _refuse(self, context: Context, caller: Caller | None, error: Exception) -> None:
+        """End a call with the status of an error, and a number by which an operator finds the reason."""
+        status = status_of(error)
+        if caller is not None and status.code in _LOOKED_UP:
+            refusal = self._refusals.add(caller, status.code.name, str(error))
+            status = replace(status, detail=admin_pb2.Refused(correlation_id=refusal.id))
+            logger.info(
+                "call refused",
+                extra={"pid": refusal.pid, "uid": refusal.uid, "reason": refusal.reason, "call": refusal.id},
+            )
+        await abort(context, status)
 
     async def _follow(
         self, caller: Caller, render: Callable[[WorkloadUpdate], Message]

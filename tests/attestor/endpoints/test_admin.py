@@ -13,7 +13,10 @@ from attestor.endpoints.admin import Admin
 from attestor.workload import Configured
 from attestor.workload.examination import Examiner
 from spiffekit.daemon.listener import UnixFront
+from spiffekit.id import SpiffeId
+from spiffekit.template import Template
 from spiffekit.wire.pb.attestor.v1 import admin_pb2, admin_pb2_grpc
+from spiffekit.wire.status import DETAILS_KEY
 from tests.attacks.processes import SLEEP, children
 from tests.attestor.endpoints.conftest import until
 from tests.attestor.endpoints.world import WITHIN, Client, descriptors
@@ -23,6 +26,7 @@ from tests.fakes.workload_attestors import BuggyAttestor, FailingAttestor, SlowA
 __all__ = ["children"]
 
 Code = grpc.StatusCode
+NODE = SpiffeId.parse("spiffe://example.org/spire/agent/test/n1")
 
 
 @pytest.fixture
@@ -33,13 +37,17 @@ def explaining(world, folder):
     async def serve():
         path = folder / f"admin-{os.urandom(4).hex()}.sock"
         front = UnixFront(path, mode=ADMIN_MODE, identify=lambda peer: peer)
-        admin = Admin(world.cache, Examiner(world.attestors, world.clock))
+        admin = Admin(world.cache, Examiner(world.attestors, world.clock), world.refusals, lambda: NODE)
         async with serving(front, admin.handler()), Client.connect(f"unix:{path}") as client:
             stub = admin_pb2_grpc.AdminStub(client.channel)
 
             def explain(pid):
                 return stub.Explain(admin_pb2.ExplainRequest(pid=pid), timeout=WITHIN)
 
+            def look_up(number):
+                return stub.LookUp(admin_pb2.LookUpRequest(correlation_id=number), timeout=WITHIN)
+
+            explain.look_up = look_up
             yield explain
 
     return serve
@@ -123,3 +131,65 @@ async def test_asking_leaves_no_descriptor(explaining):
             with contextlib.suppress(grpc.aio.AioRpcError):
                 await explain(pid)
         assert descriptors() == before
+
+
+async def test_sources_ages_and_the_node_are_told(world, explaining):
+    world.unix.say("uid:1")
+    world.register(entry("own", needs_evidence=True))
+    async with explaining() as explain:
+        said = await explain(os.getpid())
+    assert said.node_id == str(NODE)
+    assert said.findings[0].collected_at == world.clock.now().timestamp() * 1e6
+    assert said.findings[0].took >= 0
+    assert said.matches[0].per_process
+
+
+async def test_a_template_that_gives_nothing_says_why(world, explaining):
+    world.unix.say("uid:1")
+    template = Template.parse("spiffe://example.org/u/{unix:user}")
+    world.register(entry("users", template=template, needs_evidence=True))
+    async with explaining() as explain:
+        (miss,) = (await explain(os.getpid())).misses
+    assert (miss.spiffe_id, list(miss.missing)) == (str(template), [])
+    assert miss.template_error == "placeholder {unix:user} has no value"
+
+
+async def test_a_refused_call_is_looked_up_by_its_number(world, explaining):
+    world.unix.say("uid:1")
+    world.register(entry("near", "unix:uid:1", "unix:user:root"))
+    async with world.serving() as client:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await client.answer("FetchX509SVID")
+    refused = detail(caught.value)
+    async with explaining() as explain:
+        found = await explain.look_up(refused.correlation_id)
+    assert (found.pid, found.uid, found.code) == (os.getpid(), os.getuid(), "PERMISSION_DENIED")
+    assert (found.reason, list(found.selectors)) == ("no identity issued", ["unix:uid:1"])
+    assert [list(miss.missing) for miss in found.misses] == [["unix:user:root"]]
+
+
+async def test_an_attestor_that_failed_is_looked_up(world, explaining):
+    world.attestors.append(Configured(FailingAttestor("docker"), required=True))
+    async with world.serving() as client:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await client.answer("FetchX509SVID")
+    assert caught.value.details() == "workload attestation failed"
+    async with explaining() as explain:
+        found = await explain.look_up(detail(caught.value).correlation_id)
+    assert found.code == "UNAVAILABLE"
+    assert "required workload attestor 'docker' failed" in found.reason
+
+
+async def test_a_number_that_nobody_was_given_is_not_found(explaining):
+    async with explaining() as explain:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await explain.look_up("0" * 16)
+    assert caught.value.code() is Code.NOT_FOUND
+
+
+def detail(error):
+    """What a refused caller is told besides code and message: google.rpc.Status, packed."""
+    (packed,) = [value for key, value in error.trailing_metadata() if key == DETAILS_KEY]
+    marker = b"attestor.v1.Refused"
+    position = packed.index(marker) + len(marker)
+    return admin_pb2.Refused.FromString(packed[position + 2 :])

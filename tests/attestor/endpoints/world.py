@@ -11,6 +11,7 @@ from attestor.cache import Cache
 from attestor.connection import Credentials
 from attestor.endpoints.admission import Admission
 from attestor.endpoints.reflection import Reflection
+from attestor.endpoints.refusals import Refusals
 from attestor.endpoints.workload_api import WorkloadApi
 from attestor.instances import Instances
 from attestor.jwt import JwtCache
@@ -60,6 +61,7 @@ class World:
         self.attestors = [Configured(self.unix)]
         self.executable = None  # what every caller executes; None is what the kernel says
         self.options = options
+        self.refusals = Refusals(self.clock)
         self.front = UnixFront(path, mode=SOCKET_MODE, identify=self._identify)
 
     def _identify(self, peer):
@@ -106,6 +108,7 @@ class World:
             self.jwt,
             self.instances,
             admission=self.admission,
+            refusals=self.refusals,
             clock=self.clock,
             **self.options,
         )

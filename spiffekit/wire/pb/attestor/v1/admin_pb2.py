@@ -24,23 +24,29 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)spiffekit/wire/pb/attestor/v1/admin.proto\x12\x0b\x61ttestor.v1\"\x1d\n\x0e\x45xplainRequest\x12\x0b\n\x03pid\x18\x01 \x01(\x05\"\x92\x01\n\x0f\x45xplainResponse\x12&\n\x08\x66indings\x18\x01 \x03(\x0b\x32\x14.attestor.v1.Finding\x12#\n\x07matches\x18\x02 \x03(\x0b\x32\x12.attestor.v1.Match\x12!\n\x06misses\x18\x03 \x03(\x0b\x32\x11.attestor.v1.Miss\x12\x0f\n\x07\x65ntries\x18\x04 \x01(\x05\"9\n\x07\x46inding\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x11\n\tselectors\x18\x02 \x03(\t\x12\r\n\x05\x65rror\x18\x03 \x01(\t\"S\n\x05Match\x12\x10\n\x08\x65ntry_id\x18\x01 \x01(\t\x12\x11\n\tspiffe_id\x18\x02 \x01(\t\x12\x0c\n\x04hint\x18\x03 \x01(\t\x12\x17\n\x0fsvid_expires_at\x18\x04 \x01(\x03\"<\n\x04Miss\x12\x10\n\x08\x65ntry_id\x18\x01 \x01(\t\x12\x11\n\tspiffe_id\x18\x02 \x01(\t\x12\x0f\n\x07missing\x18\x03 \x03(\t2M\n\x05\x41\x64min\x12\x44\n\x07\x45xplain\x12\x1b.attestor.v1.ExplainRequest\x1a\x1c.attestor.v1.ExplainResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)spiffekit/wire/pb/attestor/v1/admin.proto\x12\x0b\x61ttestor.v1\"!\n\x07Refused\x12\x16\n\x0e\x63orrelation_id\x18\x01 \x01(\t\"\'\n\rLookUpRequest\x12\x16\n\x0e\x63orrelation_id\x18\x01 \x01(\t\"\x9a\x01\n\x0eLookUpResponse\x12\n\n\x02\x61t\x18\x01 \x01(\x03\x12\x0b\n\x03pid\x18\x02 \x01(\x05\x12\x0b\n\x03uid\x18\x03 \x01(\r\x12\x0c\n\x04\x63ode\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x11\n\tselectors\x18\x06 \x03(\t\x12\x0e\n\x06\x66\x61iled\x18\x07 \x03(\t\x12!\n\x06misses\x18\x08 \x03(\x0b\x32\x11.attestor.v1.Miss\"\x1d\n\x0e\x45xplainRequest\x12\x0b\n\x03pid\x18\x01 \x01(\x05\"\xa3\x01\n\x0f\x45xplainResponse\x12&\n\x08\x66indings\x18\x01 \x03(\x0b\x32\x14.attestor.v1.Finding\x12#\n\x07matches\x18\x02 \x03(\x0b\x32\x12.attestor.v1.Match\x12!\n\x06misses\x18\x03 \x03(\x0b\x32\x11.attestor.v1.Miss\x12\x0f\n\x07\x65ntries\x18\x04 \x01(\x05\x12\x0f\n\x07node_id\x18\x05 \x01(\t\"]\n\x07\x46inding\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x11\n\tselectors\x18\x02 \x03(\t\x12\r\n\x05\x65rror\x18\x03 \x01(\t\x12\x14\n\x0c\x63ollected_at\x18\x04 \x01(\x03\x12\x0c\n\x04took\x18\x05 \x01(\x03\"h\n\x05Match\x12\x10\n\x08\x65ntry_id\x18\x01 \x01(\t\x12\x11\n\tspiffe_id\x18\x02 \x01(\t\x12\x0c\n\x04hint\x18\x03 \x01(\t\x12\x17\n\x0fsvid_expires_at\x18\x04 \x01(\x03\x12\x13\n\x0bper_process\x18\x05 \x01(\x08\"T\n\x04Miss\x12\x10\n\x08\x65ntry_id\x18\x01 \x01(\t\x12\x11\n\tspiffe_id\x18\x02 \x01(\t\x12\x0f\n\x07missing\x18\x03 \x03(\t\x12\x16\n\x0etemplate_error\x18\x04 \x01(\t2\x90\x01\n\x05\x41\x64min\x12\x44\n\x07\x45xplain\x12\x1b.attestor.v1.ExplainRequest\x1a\x1c.attestor.v1.ExplainResponse\x12\x41\n\x06LookUp\x12\x1a.attestor.v1.LookUpRequest\x1a\x1b.attestor.v1.LookUpResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'spiffekit.wire.pb.attestor.v1.admin_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_EXPLAINREQUEST']._serialized_start=58
-  _globals['_EXPLAINREQUEST']._serialized_end=87
-  _globals['_EXPLAINRESPONSE']._serialized_start=90
-  _globals['_EXPLAINRESPONSE']._serialized_end=236
-  _globals['_FINDING']._serialized_start=238
-  _globals['_FINDING']._serialized_end=295
-  _globals['_MATCH']._serialized_start=297
-  _globals['_MATCH']._serialized_end=380
-  _globals['_MISS']._serialized_start=382
-  _globals['_MISS']._serialized_end=442
-  _globals['_ADMIN']._serialized_start=444
-  _globals['_ADMIN']._serialized_end=521
+  _globals['_REFUSED']._serialized_start=58
+  _globals['_REFUSED']._serialized_end=91
+  _globals['_LOOKUPREQUEST']._serialized_start=93
+  _globals['_LOOKUPREQUEST']._serialized_end=132
+  _globals['_LOOKUPRESPONSE']._serialized_start=135
+  _globals['_LOOKUPRESPONSE']._serialized_end=289
+  _globals['_EXPLAINREQUEST']._serialized_start=291
+  _globals['_EXPLAINREQUEST']._serialized_end=320
+  _globals['_EXPLAINRESPONSE']._serialized_start=323
+  _globals['_EXPLAINRESPONSE']._serialized_end=486
+  _globals['_FINDING']._serialized_start=488
+  _globals['_FINDING']._serialized_end=581
+  _globals['_MATCH']._serialized_start=583
+  _globals['_MATCH']._serialized_end=687
+  _globals['_MISS']._serialized_start=689
+  _globals['_MISS']._serialized_end=773
+  _globals['_ADMIN']._serialized_start=776
+  _globals['_ADMIN']._serialized_end=920
 # @@protoc_insertion_point(module_scope)

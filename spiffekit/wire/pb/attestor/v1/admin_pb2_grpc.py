@@ -40,6 +40,11 @@ class AdminStub:
                 request_serializer=spiffekit_dot_wire_dot_pb_dot_attestor_dot_v1_dot_admin__pb2.ExplainRequest.SerializeToString,
                 response_deserializer=spiffekit_dot_wire_dot_pb_dot_attestor_dot_v1_dot_admin__pb2.ExplainResponse.FromString,
                 _registered_method=True)
+        self.LookUp = channel.unary_unary(
+                '/attestor.v1.Admin/LookUp',
+                request_serializer=spiffekit_dot_wire_dot_pb_dot_attestor_dot_v1_dot_admin__pb2.LookUpRequest.SerializeToString,
+                response_deserializer=spiffekit_dot_wire_dot_pb_dot_attestor_dot_v1_dot_admin__pb2.LookUpResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServicer:
@@ -53,6 +58,13 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def LookUp(self, request, context):
+        """Says why a call of the Workload API was refused, by the number that the caller was given.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -60,6 +72,11 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.Explain,
                     request_deserializer=spiffekit_dot_wire_dot_pb_dot_attestor_dot_v1_dot_admin__pb2.ExplainRequest.FromString,
                     response_serializer=spiffekit_dot_wire_dot_pb_dot_attestor_dot_v1_dot_admin__pb2.ExplainResponse.SerializeToString,
+            ),
+            'LookUp': grpc.unary_unary_rpc_method_handler(
+                    servicer.LookUp,
+                    request_deserializer=spiffekit_dot_wire_dot_pb_dot_attestor_dot_v1_dot_admin__pb2.LookUpRequest.FromString,
+                    response_serializer=spiffekit_dot_wire_dot_pb_dot_attestor_dot_v1_dot_admin__pb2.LookUpResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -90,6 +107,33 @@ class Admin:
             '/attestor.v1.Admin/Explain',
             spiffekit_dot_wire_dot_pb_dot_attestor_dot_v1_dot_admin__pb2.ExplainRequest.SerializeToString,
             spiffekit_dot_wire_dot_pb_dot_attestor_dot_v1_dot_admin__pb2.ExplainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LookUp(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/attestor.v1.Admin/LookUp',
+            spiffekit_dot_wire_dot_pb_dot_attestor_dot_v1_dot_admin__pb2.LookUpRequest.SerializeToString,
+            spiffekit_dot_wire_dot_pb_dot_attestor_dot_v1_dot_admin__pb2.LookUpResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -38,6 +38,8 @@ class AdminStub:
     def __new__(cls, channel: _aio.Channel) -> AdminAsyncStub: ...
     Explain: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ExplainRequest, _admin_pb2.ExplainResponse]
     """Attests a process now, as if it had called, and says which entries it matches or nearly matches."""
+    LookUp: _grpc.UnaryUnaryMultiCallable[_admin_pb2.LookUpRequest, _admin_pb2.LookUpResponse]
+    """Says why a call of the Workload API was refused, by the number that the caller was given."""
 
 @_typing.type_check_only
 class AdminAsyncStub(AdminStub):
@@ -46,6 +48,8 @@ class AdminAsyncStub(AdminStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Explain: _aio.UnaryUnaryMultiCallable[_admin_pb2.ExplainRequest, _admin_pb2.ExplainResponse]  # type: ignore[assignment]
     """Attests a process now, as if it had called, and says which entries it matches or nearly matches."""
+    LookUp: _aio.UnaryUnaryMultiCallable[_admin_pb2.LookUpRequest, _admin_pb2.LookUpResponse]  # type: ignore[assignment]
+    """Says why a call of the Workload API was refused, by the number that the caller was given."""
 
 class AdminServicer(metaclass=_abc_1.ABCMeta):
     """Answers on the admin socket only; whoever may open that may ask."""
@@ -57,5 +61,13 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ExplainResponse, _abc.Awaitable[_admin_pb2.ExplainResponse]]:
         """Attests a process now, as if it had called, and says which entries it matches or nearly matches."""
+
+    @_abc_1.abstractmethod
+    def LookUp(
+        self,
+        request: _admin_pb2.LookUpRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.LookUpResponse, _abc.Awaitable[_admin_pb2.LookUpResponse]]:
+        """Says why a call of the Workload API was refused, by the number that the caller was given."""
 
 def add_AdminServicer_to_server(servicer: AdminServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
