@@ -54,14 +54,13 @@ class ContainerEngine:
         assert done.returncode == 0, done.stderr.decode()
         return done.stdout.decode().strip()
 
-    def run(self, *options, command=("sleep", "600"), **labels):
-        """Run a container, and return its ID."""
+    def run(self, *options, command=("sleep", "600"), detached=True, **labels):
+        """Run a container; return its ID, or what it prints if it is not detached."""
+        mode = ["--detach", "--stop-signal=KILL"] if detached else ["--rm"]
         paths = {Path("/usr"), Path(sys.prefix), Path(sys.base_prefix), REPOSITORY}
         mounts = [f"--volume={path}:{path}:ro" for path in paths if Path("/usr") not in path.parents]
         told = [f"--label={name}={value}" for name, value in labels.items()]
-        return self(
-            "run", "-d", "--network=none", "--stop-signal=KILL", *mounts, *told, *options, IMAGE, *command
-        ).splitlines()[-1]
+        return self("run", *mode, "--network=none", *mounts, *told, *options, IMAGE, *command)
 
     def pid(self, container):
         return int(self("inspect", "--format", "{{.State.Pid}}", container))
