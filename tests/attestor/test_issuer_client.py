@@ -440,7 +440,7 @@ async def test_heartbeats_keep_a_stream_alive(clock):
     async with (
         issuing(clock, heartbeat=BEAT) as world,
         opened(world, await world.node("n1")) as client,
-        contextlib.aclosing(client.watch(40 * BEAT)) as stream,
+        contextlib.aclosing(client.watch(QUIET)) as stream,
         asyncio.timeout(10),
     ):
         first = await anext(stream)

@@ -215,6 +215,7 @@ async def test_a_node_without_another_proof_asks_for_the_bundle_and_keeps_its_id
         await a_call(world)
     assert world.svid == svid
     assert world.kept.bundle == world.issuer.bundle
+    assert world.client.drops == 1, "else the next call waits until gRPC dials again"
     assert world.called("attest") == 1
 
 
