@@ -50,6 +50,33 @@ AGENT_PATH: Final = "/spire/agent"
 _USED: Final = "failed to attest: the node is known and its proof counts once; evict it first"
 
 
+class _Context:
+    """What a verifier may ask of us in one call (issuer.node.NodeContext)."""
+
+    def __init__(
+        self, trust_domain: TrustDomain, database: Database, clusters: Mapping[str, KubernetesClient]
+    ) -> None:
+        self._trust_domain = trust_domain
+        self._database = database
+        self._clusters = clusters
+        self.join_token: str | None = None
+
+    def node_id(self, path: str) -> SpiffeId:
+        """Return the ID of a node in our trust domain."""
+        return SpiffeId(self._trust_domain, AGENT_PATH + path)
+
+    async def redeem_join_token(self, value: str) -> None:
+        """Check a join token. It is used up in the transaction that admits the node, and not without that."""
+        await self._database.read(lambda tx: _redeem(tx, value))  # what a read writes is undone
+        self.join_token = value
+
+    def cluster(self, name: str) -> KubernetesClient:
+        """Return the client of a configured cluster."""
+        if name not in self._clusters:
+            raise NodeRejectedError(f"cluster {name!r} is not configured")
+        return self._clusters[name]
+
+
 class NodeService:
     """See the module."""
 
@@ -76,27 +103,6 @@ class NodeService:
         self._within = attest_within
         self._clusters = clusters
 
-    # What a verifier may ask of us (issuer.node.NodeContext).
-
-    def node_id(self, path: str) -> SpiffeId:
-        """Return the ID of a node in our trust domain."""
-        return SpiffeId(self._trust_domain, AGENT_PATH + path)
-
-    async def redeem_join_token(self, value: str) -> None:
-        """Use up a join token; an attempt with an expired one uses it up as well."""
-        try:
-            token = await self._database.write(lambda tx: (tx.join_tokens.redeem(value), tx.now))
-        except NotFoundError as error:
-            raise NodeRejectedError(f"failed to attest: {error}") from error
-        if token[0].expires_at <= token[1]:
-            raise NodeRejectedError("failed to attest: join token has expired")
-
-    def cluster(self, name: str) -> KubernetesClient:
-        """Return the client of a configured cluster."""
-        if name not in self._clusters:
-            raise NodeRejectedError(f"cluster {name!r} is not configured")
-        return self._clusters[name]
-
     async def AttestAgent(  # noqa: N802 - the method's name on the wire
         self, requests: AsyncIterator[agent_pb2.AttestAgentRequest], call: Call
     ) -> AsyncIterator[agent_pb2.AttestAgentResponse]:
@@ -105,7 +111,8 @@ class NodeService:
         try:
             async with asyncio.timeout(self._within.total_seconds()):
                 kind, payload, public_key = opening(await anext(requests, None))
-                proving = Proving(self._verifier(kind), payload, self)
+                context = _Context(self._trust_domain, self._database, self._clusters)
+                proving = Proving(self._verifier(kind), payload, context)
                 try:
                     while (challenge := await proving.challenge()) is not None:
                         yield agent_pb2.AttestAgentResponse(challenge=challenge)
@@ -113,7 +120,7 @@ class NodeService:
                     proof = await proving.proof()
                 finally:
                     proving.cancel()
-                issued = await self._admit(kind, proof, public_key, call)
+                issued = await self._admit(kind, proof, public_key, call, context.join_token)
         except TimeoutError as error:
             raise TooSlowError("failed to attest: took too long") from error
         yield agent_pb2.AttestAgentResponse(
@@ -126,7 +133,9 @@ class NodeService:
             raise InvalidRequestError(f"params.data.type: no node attestor {kind[:64]!r} is configured")
         return verifier
 
-    async def _admit(self, kind: str, proof: NodeProof, public_key: PublicKey, call: Call) -> IssuedX509Svid:
+    async def _admit(
+        self, kind: str, proof: NodeProof, public_key: PublicKey, call: Call, join_token: str | None
+    ) -> IssuedX509Svid:
         node_id: SpiffeId = proof.node_id
         known = self._registrations.node(node_id)
         if known is not None and known.banned:
@@ -146,6 +155,8 @@ class NodeService:
         )
 
         def act(tx: Transaction) -> None:
+            if join_token is not None:
+                _redeem(tx, join_token)
             current = tx.nodes.get(node_id)
             if current is not None and current.banned:
                 raise NodeDeniedError("failed to attest: node is banned", DenialReason.BANNED)
@@ -197,6 +208,7 @@ class NodeService:
                 current = tx.nodes.get(node_id)
                 if current is not None:
                     tx.nodes.put(replace(current, version=request.agent_version))
+                    tx.audit.append(call.record(str(node_id), version=request.agent_version))
 
             await self._database.write(act)
         return agent_pb2.PostStatusResponse()
@@ -228,7 +240,7 @@ class NodeService:
     ) -> RegistrationEntry | None:
         if not request.HasField("agent_id"):
             return None
-        node_id = self.node_id(f"/join_token/{value}")
+        node_id = SpiffeId(self._trust_domain, f"{AGENT_PATH}/join_token/{value}")
         alias_id = id_field("agent_id", request.agent_id, self._trust_domain)
         if alias_id.path == SERVER_PATH:  # its entries are the aliases of every node
             raise InvalidRequestError("agent_id: is that of the issuer itself")
@@ -300,6 +312,16 @@ class NodeService:
 
         await self._database.write(act)
         return Empty()
+
+
+def _redeem(tx: Transaction, value: str) -> None:
+    """Use up a join token; an expired one is left to pruning."""
+    try:
+        token = tx.join_tokens.redeem(value)
+    except NotFoundError as error:
+        raise NodeRejectedError(f"failed to attest: {error}") from error
+    if token.expires_at <= tx.now:
+        raise NodeRejectedError("failed to attest: join token has expired")
 
 
 def _svid(issued: IssuedX509Svid) -> types_pb2.X509SVID:

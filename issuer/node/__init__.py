@@ -43,7 +43,7 @@ class NodeContext(Protocol):
         """Return the ID of a node in our trust domain: /spire/agent followed by `path`."""
 
     async def redeem_join_token(self, value: str) -> None:
-        """Use up a join token, or raise `NodeRejectedError`."""
+        """Use up a join token together with the node's admission, or raise `NodeRejectedError`."""
 
     def cluster(self, name: str) -> KubernetesClient:
         """Return the client of a configured cluster, or raise `NodeRejectedError`."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Join tokens: redeeming one deletes it, whatever comes of it."""
+"""Join tokens: redeeming one deletes it."""
 
 from datetime import datetime
 
@@ -31,7 +31,7 @@ class JoinTokenStore:
         return token
 
     def redeem(self, value: str) -> JoinToken:
-        """Remove the token and return it; an expired one too, so that one attempt consumes it.
+        """Remove the token and return it, even if it has expired.
 
         Raises:
             NotFoundError: There is none of that value, or no longer.

@@ -139,12 +139,21 @@ async def test_of_a_hundred_redemptions_one_wins(world, stub):
     assert {end.code() for end in ends if not isinstance(end, list)} == {Code.PERMISSION_DENIED}
 
 
-async def test_an_attempt_uses_an_expired_token_up(world, stub, clock):
+async def test_an_expired_token_proves_nothing_and_is_left_to_pruning(world, stub, clock):
     await token(world, seconds=1)
     clock.step(timedelta(seconds=1))
     with refused(Code.PERMISSION_DENIED, "failed to attest: join token has expired"):
         await with_token(stub, b"secret")
-    assert await world.tokens() == []
+    assert await world.tokens() == ["secret"], "an attempt changes nothing that no record tells of"
+
+
+async def test_a_token_whose_node_cannot_be_admitted_is_not_used_up(world, stub):
+    """Otherwise whatever fails between the two loses the node: nothing proves it again."""
+    await token(world)
+    await world.lose_the_trail()
+    with refused(Code.UNAVAILABLE):
+        await with_token(stub, b"secret")
+    assert await world.tokens() == ["secret"]
 
 
 @pytest.mark.parametrize(
