@@ -19,6 +19,7 @@ from issuer.api.caller import Callers, Connection, local_connection, tls_connect
 from issuer.api.debug import DebugService, HealthService
 from issuer.api.dispatch import Dispatcher, Metrics
 from issuer.api.entry import EntryService
+from issuer.api.explain import ExplainService
 from issuer.api.node import NodeService
 from issuer.api.svid import SvidService
 from issuer.api.updates import UpdatesService
@@ -45,7 +46,7 @@ from spiffekit.daemon.limits import RateLimit
 from spiffekit.daemon.listener import Front, TlsFront, UnixFront, inner_socket, server_options
 from spiffekit.id import SpiffeId, TrustDomain
 from spiffekit.wire import tls
-from spiffekit.wire.pb.issuer.v1 import updates_pb2
+from spiffekit.wire.pb.issuer.v1 import explain_pb2, updates_pb2
 from spiffekit.wire.pb.spire.api.server.agent.v1 import agent_pb2
 from spiffekit.wire.pb.spire.api.server.bundle.v1 import bundle_pb2
 from spiffekit.wire.pb.spire.api.server.debug.v1 import debug_pb2
@@ -259,6 +260,7 @@ class Issuer:
             clock=self.clock,
             epoch=self.database.epoch,
         )
+        explain = ExplainService(self.trust_domain, registrations=self.registrations)
         debug = DebugService(registrations=self.registrations, identity=self.identity, clock=self.clock)
         return [
             (agent_pb2.DESCRIPTOR.services_by_name["Agent"], node),
@@ -268,6 +270,7 @@ class Issuer:
             (debug_pb2.DESCRIPTOR.services_by_name["Debug"], debug),
             (health_pb2.DESCRIPTOR.services_by_name["Health"], HealthService(self.health)),
             (updates_pb2.DESCRIPTOR.services_by_name["Updates"], updates),
+            (explain_pb2.DESCRIPTOR.services_by_name["Explain"], explain),
         ]
 
 

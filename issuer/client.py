@@ -9,6 +9,7 @@ from typing import Final, Protocol, TypeVar
 import grpc
 from grpc_health.v1 import health_pb2
 
+from spiffekit.wire.pb.issuer.v1 import explain_pb2_grpc
 from spiffekit.wire.pb.spire.api.server.agent.v1 import agent_pb2_grpc
 from spiffekit.wire.pb.spire.api.server.bundle.v1 import bundle_pb2_grpc
 from spiffekit.wire.pb.spire.api.server.debug.v1 import debug_pb2_grpc
@@ -37,6 +38,7 @@ class IssuerApi:
         self.bundles = bundle_pb2_grpc.BundleStub(channel)
         self.debug = debug_pb2_grpc.DebugStub(channel)
         self.entries = entry_pb2_grpc.EntryStub(channel)
+        self.explain = explain_pb2_grpc.ExplainStub(channel)
         self.svids = svid_pb2_grpc.SVIDStub(channel)
         self.check_health: Callable[..., health_pb2.HealthCheckResponse] = channel.unary_unary(
             "/grpc.health.v1.Health/Check",

@@ -7,7 +7,7 @@ the node's selectors earn, or the SPIFFE ID of an entry that is already in.
 """
 
 import bisect
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -219,15 +219,34 @@ class Registrations:
         self._remembered[node_id] = answer
         return answer
 
+    def aliases(self, node: Node, now: datetime) -> list[RegistrationEntry]:
+        """Return the entries that make aliases of a node at `now`."""
+        own = node.selectors | {Selector(ID_SELECTOR, str(node.id))}
+        return [alias for alias in self._aliases.matching(own) if _counts(alias, now)]
+
+    def ways(self, node: Node, now: datetime) -> dict[SpiffeId, tuple[SpiffeId, ...]]:
+        """Return the shortest way from a node to each ID that can be a parent of its entries."""
+        ways: dict[SpiffeId, tuple[SpiffeId, ...]] = {node.id: (node.id,)}
+        waiting = deque([node.id])
+        for alias in self.aliases(node, now):
+            if alias.spiffe_id not in ways:
+                ways[alias.spiffe_id] = (node.id, alias.spiffe_id)
+                waiting.append(alias.spiffe_id)
+        while waiting:
+            parent = waiting.popleft()
+            for entry in self._by_parent.get(parent, {}).values():
+                if entry.template is None and entry.spiffe_id not in ways and _counts(entry, now):
+                    ways[entry.spiffe_id] = (*ways[parent], entry.spiffe_id)
+                    waiting.append(entry.spiffe_id)
+        return ways
+
     def _walk(self, node: Node, now: datetime) -> Authorized:
         found: dict[str, RegistrationEntry] = {}
         passed = {node.id}
         waiting = [node.id]
         aliases = []
         ends = []
-        for alias in self._aliases.matching(node.selectors | {Selector(ID_SELECTOR, str(node.id))}):
-            if not _counts(alias, now):
-                continue
+        for alias in self.aliases(node, now):
             aliases.append(alias.id)
             if alias.expires_at is not None:
                 ends.append(alias.expires_at)

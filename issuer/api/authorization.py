@@ -45,6 +45,7 @@ TABLE: Final[dict[str, frozenset[Kind]]] = {
     **_methods(f"{_SERVER}debug.v1.Debug", "GetInfo", _LOCAL),
     **_methods("/grpc.health.v1.Health", "Check Watch", _LOCAL),
     **_methods("/issuer.v1.Updates", "Watch", _NODES),
+    **_methods("/issuer.v1.Explain", "Why", _OPERATORS),
 }
 
 

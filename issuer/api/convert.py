@@ -149,6 +149,21 @@ def id_field(name: str, message: types_pb2.SPIFFEID, trust_domain: TrustDomain) 
     return spiffe_id
 
 
+def node_id_field(name: str, text: str, trust_domain: TrustDomain) -> SpiffeId:
+    """Return an ID of our trust domain, from its text.
+
+    Raises:
+        InvalidRequestError: It is none.
+    """
+    try:
+        spiffe_id = SpiffeId.parse(text)
+    except SpiffeIdError as error:
+        raise InvalidRequestError(f"{name}: {error}") from error
+    if not spiffe_id.is_member_of(trust_domain):
+        raise InvalidRequestError(f"{name}: {spiffe_id} is not a member of trust domain {trust_domain}")
+    return spiffe_id
+
+
 def selectors_field(messages: Iterable[types_pb2.Selector], name: str = "selectors") -> frozenset[Selector]:
     """Return a set of selectors.
 

@@ -11,6 +11,7 @@ import click
 from issuer.cli.entry_input import attributes, entries_from
 from issuer.cli.filters import entry_filter, entry_filters
 from issuer.cli.options import socket_option
+from issuer.cli.why import why
 from spiffekit.daemon.terminal import fail, instant, output_option, print_json, print_record, print_table
 
 if TYPE_CHECKING:
@@ -211,3 +212,6 @@ def count(socket: Path, output: str, **given: Any) -> None:
         print_json(answer)
     else:
         click.echo(f"{answer.count} registration {'entry' if answer.count == 1 else 'entries'}")
+
+
+group.add_command(why)

@@ -53,6 +53,7 @@ ADMINS = ANYBODY | {
     "Entry/BatchDeleteEntry",
     "SVID/MintX509SVID",
     "SVID/MintJWTSVID",
+    "Explain/Why",
 }
 LOCAL = ADMINS | {"Debug/GetInfo", "Health/Check"}
 UNIMPLEMENTED = {

@@ -19,6 +19,7 @@ from issuer.api.caller import Callers, local_connection, tls_connection
 from issuer.api.debug import DebugService, HealthService
 from issuer.api.dispatch import Dispatcher, Metrics
 from issuer.api.entry import EntryService
+from issuer.api.explain import ExplainService
 from issuer.api.node import NodeService
 from issuer.api.svid import SvidService
 from issuer.api.updates import UpdatesService
@@ -40,7 +41,7 @@ from spiffekit.id import SpiffeId, TrustDomain
 from spiffekit.keys import private_key_to_der
 from spiffekit.selector import Selector
 from spiffekit.wire import tls
-from spiffekit.wire.pb.issuer.v1 import updates_pb2
+from spiffekit.wire.pb.issuer.v1 import explain_pb2, updates_pb2
 from spiffekit.wire.pb.spire.api import types_pb2
 from spiffekit.wire.pb.spire.api.server.agent.v1 import agent_pb2
 from spiffekit.wire.pb.spire.api.server.bundle.v1 import bundle_pb2
@@ -57,6 +58,7 @@ SERVICES = {
     "svid": svid_pb2.DESCRIPTOR.services_by_name["SVID"],
     "debug": debug_pb2.DESCRIPTOR.services_by_name["Debug"],
     "health": health_pb2.DESCRIPTOR.services_by_name["Health"],
+    "explain": explain_pb2.DESCRIPTOR.services_by_name["Explain"],
     "updates": updates_pb2.DESCRIPTOR.services_by_name["Updates"],
 }
 MAX_REQUEST = 4 * 1024 * 1024
@@ -185,6 +187,7 @@ class World:
             ),
             "debug": DebugService(registrations=self.registrations, identity=self.identity, clock=self.clock),
             "health": HealthService(self.health),
+            "explain": ExplainService(TRUST_DOMAIN, registrations=self.registrations),
             "updates": UpdatesService(
                 TRUST_DOMAIN,
                 registrations=self.registrations,
@@ -257,9 +260,12 @@ class World:
 
     def made(self, path, *, parent="/spire/agent/test/n1", selectors=("unix:uid:1000",), **changes):
         """An entry that is not in the registry yet; its ID is made of its path."""
-        fixed = {"id": path.strip("/").replace("/", "-"), "created_at": self.clock.now()}
+        fixed = {
+            "id": path.strip("/").replace("/", "-"),
+            "created_at": self.clock.now(),
+            "spiffe_id": spiffe_id(path),
+        }
         return RegistrationEntry(
-            spiffe_id=spiffe_id(path),
             parent_id=spiffe_id(parent),
             selectors=frozenset(map(Selector.parse, selectors)),
             **(fixed | changes),

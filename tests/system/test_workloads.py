@@ -168,6 +168,17 @@ def test_explain_says_what_a_process_misses(attestor, entry):
     assert (gone.returncode, gone.stderr) == (1, f"error: pid {child.pid}: no such process (NOT_FOUND)\n")
 
 
+def test_the_issuer_says_by_which_way_an_entry_reaches_a_node(local, attestor, entry):
+    entry_id = entry("/why")
+    answer = local.operator("entry", "why", "--nodeID", attestor.node_id, "--entryID", entry_id).stdout
+    assert f"reaches the node: {attestor.node_id}" in answer
+    assert "attested by join_token, level join_token" in answer
+    assert f"the workload lacks {UID}" in answer
+    satisfied = local.operator("entry", "why", "--nodeID", attestor.node_id, "--selector", UID).stdout
+    assert "the workload gets spiffe://example.org/" in satisfied
+    assert local.operator("entry", "why", "--nodeID", attestor.node_id, check=False).returncode == 2
+
+
 def test_a_deleted_entry_ends_the_stream_within_a_second(local, attestor, entry):
     entry_id = entry("/ended")
     eventually(lambda: ids_of(attestor), [f"{ID}/ended"])
