@@ -80,6 +80,16 @@ KINDS: Final = {
         "agent_node_uid": _ANY,
         "agent_node_label": _LABEL,
     },
+    "cri": {
+        "label": _LABEL,
+        "image": _ANY,
+        "image_id": re.compile(r"(?:[^@]+@)?sha256:[0-9a-f]{64}"),
+        "container-name": _ANY,
+        "pod-name": _ANY,
+        "pod-namespace": _ANY,
+        "pod-uid": _ANY,
+        "pod-label": _LABEL,
+    },
     "x509pop": {"subject:cn": _ANY, "ca:fingerprint": _HEX, "serialnumber": _HEX},
 }
 """The kinds of fact that our own attestors state, by type, and the form of their values."""

@@ -79,14 +79,14 @@ class Engine:
             return None
         image, name = found.config.image, found.name.removeprefix("/")
         digests = await self._digests(found.image)
-        stated = [
+        single = [
             ("name:", name),
             ("image_id:", image),
             ("image_config_digest:", found.image),
             *(("image_digest:", digest) for _, digest in digests),
-            *self._labels(found.config.labels or {}),
-            *self._variables(found.config.env or []),
         ]
+        stated = [pair for pair in single if pair[1]]
+        stated += self._labels(found.config.labels or {}) + self._variables(found.config.env or [])
         facts = ContainerFacts(
             engine=self._kind,
             id=container_id,
