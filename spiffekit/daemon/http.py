@@ -6,10 +6,13 @@ h11 does the protocol. Deadlines are the caller's; cancelling drops the connecti
 
 import asyncio
 import contextlib
+import socket
 import ssl
+import struct
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from typing import Final
+from pathlib import Path
+from typing import ClassVar, Final
 
 import h11
 
@@ -29,6 +32,47 @@ class Peer:
     port: int
     tls: ssl.SSLContext | None = None
     server_name: str = ""  # whom the certificate has to name, if not `host`
+
+    @property
+    def name(self) -> str:
+        """What the request calls the peer."""
+        return self.server_name or self.host
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Connect, and verify the certificate."""
+        name = self.name if self.tls is not None else None
+        return await asyncio.open_connection(self.host, self.port, ssl=self.tls, server_hostname=name)
+
+
+@dataclass(frozen=True, slots=True)
+class UnixPeer:
+    """Who is asked at a Unix socket."""
+
+    path: Path
+    owner: int | None = None  # the user that must have opened it; None: whoever may write there
+    name: ClassVar[str] = "localhost"
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Connect, and check the owner.
+
+        Raises:
+            HttpError: Another user listens.
+        """
+        reader, writer = await asyncio.open_unix_connection(self.path)
+        # A path in a user's folder may lead to another socket: this is who really listens.
+        connection: socket.socket = writer.get_extra_info("socket")
+        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("iII"))
+        _, uid, _ = struct.unpack("iII", credentials)
+        if self.owner not in {None, uid}:
+            writer.transport.abort()
+            raise HttpError(f"{self.path} belongs to user {uid}, not {self.owner}")
+        return reader, writer
 
 
 class Answer:
@@ -68,7 +112,12 @@ class Answer:
 
 @contextlib.asynccontextmanager
 async def request(
-    peer: Peer, method: str, target: str, *, headers: Mapping[str, str] | None = None, body: bytes = b""
+    peer: Peer | UnixPeer,
+    method: str,
+    target: str,
+    *,
+    headers: Mapping[str, str] | None = None,
+    body: bytes = b"",
 ) -> AsyncIterator[Answer]:
     """Send a request and yield the answer.
 
@@ -76,18 +125,16 @@ async def request(
         HttpError: The peer cannot be reached, its certificate is not trusted, or it does not speak HTTP.
     """
     protocol = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEADERS)
-    head = {"host": peer.server_name or peer.host, "connection": "close", **(headers or {})}
+    head = {"host": peer.name, "connection": "close", **(headers or {})}
     if body:
         head["content-length"] = str(len(body))
     try:
         opening = h11.Request(method=method, target=target, headers=list(head.items()))
         sent = (opening, h11.Data(body), h11.EndOfMessage()) if body else (opening, h11.EndOfMessage())
         wire = b"".join(protocol.send(event) or b"" for event in sent)
-        reader, writer = await asyncio.open_connection(
-            peer.host, peer.port, ssl=peer.tls, server_hostname=_server_name(peer)
-        )
+        reader, writer = await peer.connect()
     except (OSError, h11.LocalProtocolError) as error:
-        raise HttpError(f"{peer.host}:{peer.port} cannot be asked: {error}") from error
+        raise HttpError(f"{peer} cannot be asked: {error}") from error
     try:
         writer.write(wire)
         while not isinstance(event := await _event(reader, protocol), h11.Response):
@@ -96,10 +143,6 @@ async def request(
         yield Answer(event.status_code, reader, protocol)
     finally:
         writer.transport.abort()  # what is left of the answer is of no interest
-
-
-def _server_name(peer: Peer) -> str | None:
-    return (peer.server_name or peer.host) if peer.tls is not None else None
 
 
 async def _event(reader: asyncio.StreamReader, protocol: h11.Connection) -> h11.Event:

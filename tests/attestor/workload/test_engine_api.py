@@ -54,7 +54,7 @@ GARBAGE = {
 
 @pytest.mark.parametrize("answer", GARBAGE.values(), ids=GARBAGE)
 async def test_anything_else_is_refused_in_our_own_words(path, answer):
-    with pytest.raises(WorkloadAttestationError, match=r"^engine at .* (answers with|cannot be reached)"):
+    with pytest.raises(WorkloadAttestationError, match=r"^engine at .*: (answer|connection|peer) "):
         await ask(path, answer)
 
 
@@ -62,13 +62,13 @@ async def test_anything_else_is_refused_in_our_own_words(path, answer):
 @pytest.mark.parametrize("framing", [b"", b"Content-Length: 104857600\r\n"])
 async def test_an_endless_body_is_not_read_to_its_end(path, status, framing):
     head = b"HTTP/1.1 " + status + b"\r\n" + framing + b"\r\n"
-    with pytest.raises(WorkloadAttestationError, match="answers with more than 1048576 bytes"):
+    with pytest.raises(WorkloadAttestationError, match="answer is longer than 1048576 bytes"):
         await ask(path, head, *[b" " * 2**20] * 100)
 
 
 @pytest.mark.parametrize("status", [b"500 Internal Server Error", b"301 Moved", b"204 No Content"])
 async def test_other_answers_are_refused(path, status):
-    with pytest.raises(WorkloadAttestationError, match=f"answers with status {status[:3].decode()}"):
+    with pytest.raises(WorkloadAttestationError, match=f"answer has status {status[:3].decode()}"):
         await ask(path, b"HTTP/1.1 " + status + b"\r\nLocation: /y\r\n\r\n")
 
 
@@ -78,14 +78,14 @@ async def test_other_answers_are_refused(path, status):
 async def test_an_engine_that_hangs_is_left(path, monkeypatch, before):
     monkeypatch.setattr(engine_api, "DEADLINE", 0.05)
     began = time.monotonic()
-    with pytest.raises(WorkloadAttestationError, match=r"does not answer within 0.05 s"):
+    with pytest.raises(WorkloadAttestationError, match=r"no answer within 0.05 s"):
         await ask(path, *before, None)
     assert time.monotonic() - began < 4
 
 
 async def test_an_engine_that_is_not_there_is_named(path):
     with pytest.raises(
-        WorkloadAttestationError, match=r"^engine at .*engine.sock cannot be reached: No such file"
+        WorkloadAttestationError, match=r"^engine at .*engine.sock cannot be asked: .*No such file"
     ):
         await EngineApi(path).get("/x")
 
