@@ -2,7 +2,7 @@
 """Trust bundles: the own one, and those of federated trust domains."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -94,7 +94,8 @@ def list_(trust_domain: TrustDomain | None, form: str, socket: Path, output: str
 )
 @format_option
 @socket_option
-def set_(trust_domain: TrustDomain, path: Path, form: str, socket: Path) -> None:
+@output_option
+def set_(trust_domain: TrustDomain, path: Path, form: str, socket: Path, output: str) -> None:
     """Set the bundle of a federated trust domain; it counts until the next one."""
     from issuer.client import DEADLINE, connect
     from spiffekit.wire.convert import bundle_to_proto
@@ -104,10 +105,19 @@ def set_(trust_domain: TrustDomain, path: Path, form: str, socket: Path) -> None
         bundle = _parse(trust_domain, file.read(), form)
     request = bundle_pb2.BatchSetFederatedBundleRequest(bundle=[bundle_to_proto(bundle)])
     with connect(socket) as api:
-        (result,) = api.bundles.BatchSetFederatedBundle(request, timeout=DEADLINE).results
+        answer = api.bundles.BatchSetFederatedBundle(request, timeout=DEADLINE)
+    _report(answer, f"set the bundle of {trust_domain}", "bundle set.", output)
+
+
+def _report(answer: Any, act: str, done: str, output: str) -> None:
+    """Print what came of an act on one bundle; exit with 1 if it failed."""
+    if output == "json":
+        print_json(answer)
+    (result,) = answer.results
     if result.status.code:
-        fail(f"failed to set the bundle of {trust_domain}: {result.status.message}")
-    click.echo("bundle set.")
+        fail(f"failed to {act}: {result.status.message}")
+    if output == "pretty":
+        click.echo(done)
 
 
 def _parse(trust_domain: TrustDomain, document: bytes, form: str) -> "Bundle":
@@ -126,7 +136,8 @@ def _parse(trust_domain: TrustDomain, document: bytes, form: str) -> "Bundle":
     help="With entries that federate with it: refuse, detach them, or delete them too.",
 )
 @socket_option
-def delete(trust_domain: TrustDomain, mode: str, socket: Path) -> None:
+@output_option
+def delete(trust_domain: TrustDomain, mode: str, socket: Path, output: str) -> None:
     """Delete the bundle of a federated trust domain."""
     from issuer.client import DEADLINE, connect
     from spiffekit.wire.pb.spire.api.server.bundle.v1 import bundle_pb2
@@ -136,10 +147,8 @@ def delete(trust_domain: TrustDomain, mode: str, socket: Path) -> None:
         mode=mode.upper(),
     )
     with connect(socket) as api:
-        (result,) = api.bundles.BatchDeleteFederatedBundle(request, timeout=DEADLINE).results
-    if result.status.code:
-        fail(f"failed to delete the bundle of {trust_domain}: {result.status.message}")
-    click.echo("bundle deleted.")
+        answer = api.bundles.BatchDeleteFederatedBundle(request, timeout=DEADLINE)
+    _report(answer, f"delete the bundle of {trust_domain}", "bundle deleted.", output)
 
 
 @group.command()

@@ -128,7 +128,8 @@ def show(spiffe_id: SpiffeId, socket: Path, output: str) -> None:
 @group.command()
 @click.option("--spiffeID", "spiffe_id", type=SPIFFE_ID, required=True, help="The node.")
 @socket_option
-def ban(spiffe_id: SpiffeId, socket: Path) -> None:
+@output_option
+def ban(spiffe_id: SpiffeId, socket: Path, output: str) -> None:
     """Shut a node out: it can neither call nor attest until it is evicted."""
     from issuer.client import DEADLINE, connect
     from spiffekit.wire.convert import spiffe_id_to_proto
@@ -136,19 +137,26 @@ def ban(spiffe_id: SpiffeId, socket: Path) -> None:
 
     with connect(socket) as api:
         api.nodes.BanAgent(agent_pb2.BanAgentRequest(id=spiffe_id_to_proto(spiffe_id)), timeout=DEADLINE)
-    click.echo(f"Node banned: {spiffe_id}")
+    if output == "json":
+        print_json({})
+    else:
+        click.echo(f"Node banned: {spiffe_id}")
 
 
 @group.command()
 @click.option("--spiffeID", "spiffe_id", type=SPIFFE_ID, required=True, help="The node.")
 @socket_option
-def evict(spiffe_id: SpiffeId, socket: Path) -> None:
+@output_option
+def evict(spiffe_id: SpiffeId, socket: Path, output: str) -> None:
     """Forget a node; it may prove itself again."""
     from issuer.client import connect
 
     with connect(socket) as api:
         _evict(api, spiffe_id)
-    click.echo(f"Node evicted: {spiffe_id}")
+    if output == "json":
+        print_json({})
+    else:
+        click.echo(f"Node evicted: {spiffe_id}")
 
 
 def _evict(api: "IssuerApi", spiffe_id: SpiffeId) -> None:
