@@ -69,7 +69,8 @@ def validate(config: Path, expand_env: bool) -> None:
     show_default=True,
     help="The Workload API's socket.",
 )
-def healthcheck(socket: Path) -> None:
+@click.option("--verbose", is_flag=True, help="Say more than the verdict.")
+def healthcheck(socket: Path, verbose: bool) -> None:
     """Call the Workload API; any verdict about us, even that we have no identity, is a healthy one."""
     import grpc
 
@@ -89,7 +90,7 @@ def healthcheck(socket: Path) -> None:
                 raise
         finally:
             stream.cancel()
-    click.echo("the attestor is healthy")
+    click.echo("the attestor is healthy" + (f" (asked at {socket})" if verbose else ""))
 
 
 main.add_command(explain.explain)

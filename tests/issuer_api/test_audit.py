@@ -29,6 +29,7 @@ READS = {
     f"{SERVER}debug.v1.Debug": "GetInfo",
     "/grpc.health.v1.Health": "Check Watch",
     "/issuer.v1.Updates": "Watch",
+    "/issuer.v1.Explain": "Why",
 }
 ACTS = {}
 PARTNER, OTHER = TestCA("partner.org"), TestCA("other.org")
