@@ -2,39 +2,20 @@
 """What the how-tos say about running the daemons is what the daemons do."""
 
 import ast
-import configparser
 import json
 import re
 import socket
 import subprocess
 import urllib.error
 import urllib.request
-from pathlib import Path
 
 import pytest
 
 from deploy.local import Local, free_port
-from tests.docs.pages import ROOT, check_command, fences
+from tests.docs.pages import ROOT, fences
 from tests.system.conftest import UID, eventually, ids_of
 
 HOW_TO = ROOT / "docs" / "how-to"
-UNITS = fences((HOW_TO / "systemd.md").read_text(), "ini")
-
-
-def unit(text):
-    parser = configparser.ConfigParser(interpolation=None)
-    parser.optionxform = str
-    parser.read_string(text)
-    return parser["Service"]
-
-
-@pytest.mark.parametrize("text", UNITS, ids=["issuer", "attestor"])
-def test_a_unit_starts_a_command_that_exists_and_waits_for_it(text):
-    service = unit(text)
-    program, *arguments = service["ExecStart"].split()
-    check_command([Path(program).name, *arguments])
-    assert service["Type"] == "notify"
-    assert Path(program).name == service["StateDirectory"] == service["RuntimeDirectory"]
 
 
 @pytest.fixture

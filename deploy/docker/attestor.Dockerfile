@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: Apache-2.0
+# docker build -f deploy/docker/attestor.Dockerfile -t attestor .
+FROM docker.io/library/python:3.13-slim AS build
+COPY . /src
+RUN python -m venv /opt/attestor \
+ && /opt/attestor/bin/pip install --no-cache-dir --require-hashes -r /src/deploy/docker/attestor.lock \
+ && /opt/attestor/bin/pip install --no-cache-dir hatchling \
+ && /opt/attestor/bin/pip install --no-cache-dir --no-deps --no-build-isolation /src \
+ && /opt/attestor/bin/pip uninstall --yes hatchling pip
+
+FROM docker.io/library/python:3.13-slim
+COPY --from=build /opt/attestor /opt/attestor
+ENV PYTHONDONTWRITEBYTECODE=1
+# It stays root, and has to be run with the PID and cgroup namespaces of the host (--pid=host --cgroupns=host):
+# in another PID namespace the kernel names no process to it, and callers are refused.
+ENTRYPOINT ["/opt/attestor/bin/attestor"]
+CMD ["run", "--config", "/etc/attestor/attestor.toml"]
