@@ -19,7 +19,16 @@ PURE_V2 = (
     "unshare -m --propagation private sh -c"
     " 'umount -R /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup && exec \"$@\"' sh"
 )
-REPOSITORY = Path(__file__).parents[2]
+USR = Path("/usr")
+# What a container needs to run the machine's programs, and ours.
+PATHS = [
+    USR,
+    *(
+        p
+        for p in {Path(sys.prefix), Path(sys.base_prefix), Path(__file__).parents[2]}
+        if USR not in p.parents
+    ),
+]
 
 
 def image():
@@ -40,10 +49,11 @@ def image():
 class ContainerEngine:
     """One that runs, and its command line."""
 
-    def __init__(self, kind, socket, command):
+    def __init__(self, kind, socket, command, paths=PATHS):
         self.kind = kind
         self.socket = socket
         self._command = command
+        self._mounts = [f"--volume={path}:{path}:ro" for path in paths]
         self("import", "-c", "LABEL from=image", "-", IMAGE, data=image())
 
     def __call__(self, *arguments, data=None):
@@ -57,10 +67,8 @@ class ContainerEngine:
     def run(self, *options, command=("sleep", "600"), detached=True, **labels):
         """Run a container; return its ID, or what it prints if it is not detached."""
         mode = ["--detach", "--stop-signal=KILL"] if detached else ["--rm"]
-        paths = {Path("/usr"), Path(sys.prefix), Path(sys.base_prefix), REPOSITORY}
-        mounts = [f"--volume={path}:{path}:ro" for path in paths if Path("/usr") not in path.parents]
         told = [f"--label={name}={value}" for name, value in labels.items()]
-        return self("run", *mode, "--network=none", *mounts, *told, *options, IMAGE, *command)
+        return self("run", *mode, "--network=none", *self._mounts, *told, *options, IMAGE, *command)
 
     def pid(self, container):
         return int(self("inspect", "--format", "{{.State.Pid}}", container))

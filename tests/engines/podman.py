@@ -14,7 +14,7 @@ pids_limit = 0
 default_ulimits = []
 [engine]
 events_logger = "file"
-runtime = "runc"
+runtime = "{runtime}"
 [network]
 network_config_dir = "{folder}/net"
 """
@@ -30,7 +30,7 @@ runroot = "{folder}/run"
 def running(folder, *, pure_v2=False):
     """A podman; with `pure_v2` it sees version 2 of the cgroups alone."""
     need(PACKAGES)
-    (folder / "containers.conf").write_text(CONTAINERS.format(folder=folder))
+    (folder / "containers.conf").write_text(CONTAINERS.format(folder=folder, runtime="runc"))
     (folder / "storage.conf").write_text(STORAGE.format(folder=folder))
     (folder / "registries.conf").touch()
     environment = {

@@ -234,6 +234,12 @@ async def test_what_descends_from_the_first_process_is_not_entered(engine, attes
             os.kill(child, 9)
 
 
+async def test_what_lies_too_deep_counts_as_entered(engine, attestor, monkeypatch):
+    monkeypatch.setattr(containers, "MAX_ANCESTORS", 0)
+    with contained(engine) as (first, _):
+        assert (await attestor.attest(first)).container.entered
+
+
 async def test_the_engine_is_asked_once_for_a_while(engine, attestor, clock):
     with contained(engine, labels={"a": "1"}) as (one, container_id), process("sleep", "60") as other:
         with cgroup(f"/docker/{container_id}/x", other.pid):

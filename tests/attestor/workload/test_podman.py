@@ -11,6 +11,7 @@ import pytest
 
 from attestor.errors import WorkloadAttestationError
 from attestor.workload import Facts, podman
+from attestor.workload.cgroups import Container
 from spiffekit.daemon.config import ConfigError
 from spiffekit.selector import typo
 from tests.attestor.workload.places import cgroup
@@ -151,6 +152,27 @@ async def test_a_socket_that_leads_to_anothers_engine_is_refused(engines, attest
         with cgroup(SLICE.format(ALICE, container_id), one.pid):
             with pytest.raises(WorkloadAttestationError, match=f"belongs to user {BOB}, not {ALICE}"):
                 await attestor.attest(one)
+
+
+async def test_hierarchies_of_different_users_are_refused(engines, config):
+    place = Container("0" * 64, tuple((str(uid), SLICE.format(uid, "0" * 64)) for uid in (ALICE, BOB)))
+    with process("sleep", "60") as one:
+        with pytest.raises(WorkloadAttestationError, match="name different users"):
+            await podman.Podman(config).inspect(one, place)
+
+
+async def test_a_process_whose_namespace_cannot_be_read_or_is_too_deep_is_not_the_users(
+    engines, config, monkeypatch
+):
+    place = Container("0" * 64, (("", SLICE.format(ALICE, "0" * 64)),))
+    with running("sleep", "60") as child, held(child.pid) as one:
+        monkeypatch.setattr(podman, "MAX_NAMESPACES", 0)
+        with pytest.raises(WorkloadAttestationError, match="is in no namespace of that user"):
+            await podman.Podman(config).inspect(one, place)
+        child.kill()
+        child.wait(5)
+        with pytest.raises(WorkloadAttestationError, match="user namespace cannot be read"):
+            await podman.Podman(config).inspect(one, place)
 
 
 async def test_rootless_containers_can_be_left_out(engines, config):
