@@ -2,6 +2,7 @@
 """spire.api.server.svid.v1: nodes get SVIDs for their entries, operators mint them by hand."""
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Final
@@ -11,7 +12,13 @@ from issuer.api.dispatch import Call, item_status
 from issuer.ca.authorities import Authorities
 from issuer.ca.requests import check_dns_names, parse_csr
 from issuer.ca.signing import IssuedJwtSvid, IssuedX509Svid
-from issuer.errors import InvalidRequestError, IssuerError, NotAuthorizedError, NotFoundError
+from issuer.errors import (
+    EvidenceRejectedError,
+    InvalidRequestError,
+    IssuerError,
+    NotAuthorizedError,
+    NotFoundError,
+)
 from issuer.evidence import EvidenceJudge, recorded
 from issuer.model import Outcome, RegistrationEntry
 from issuer.registration import Registrations
@@ -24,6 +31,8 @@ from spiffekit.wire.convert import seconds, spiffe_id_to_proto
 from spiffekit.wire.evidence import evidence_from_proto
 from spiffekit.wire.pb.spire.api import types_pb2
 from spiffekit.wire.pb.spire.api.server.svid.v1 import svid_pb2
+
+logger = logging.getLogger(__name__)
 
 MAX_BATCH: Final = 500
 CHUNK: Final = 32  # SVIDs signed before other calls get a turn: a few milliseconds
@@ -74,6 +83,9 @@ class SvidService:
                 spiffe_id, saw = self._judged(entry, params, call)
                 svid = await self._sign(entry, spiffe_id, params.csr, call)
             except (IssuerError, EvidenceError) as error:
+                if isinstance(error, EvidenceRejectedError):  # a node that claims too much is an attack
+                    extra = {"node": str(call.caller.node_id), "entry": params.entry_id, "reason": str(error)}
+                    logger.warning("evidence refused", extra=extra)
                 result.status.CopyFrom(item_status(error))
                 continue
             result.status.message = "OK"
