@@ -68,10 +68,9 @@ def load(path: Path, kind: type[T], *, expand_env: bool = False) -> T:
         raise ConfigError(f"{path}: not TOML: {error}") from error
     missing: list[str] = []
     if expand_env:
-        document = _expand(document, missing)
-    errors = [f"environment variable {name} is not set" for name in missing]
+        document = _expand(document, "", missing)
     value, found = decode(document, kind)
-    errors += found
+    errors = missing + found
     if value is not None and not errors:
         problems: Callable[[], list[str]] | None = getattr(value, "problems", None)
         errors += problems() if problems else []
@@ -143,19 +142,21 @@ class Span(timedelta):
         return cls(seconds=parse_duration(text).total_seconds())
 
 
-def _expand(value: Any, missing: list[str]) -> Any:
+def _expand(value: Any, key: str, missing: list[str]) -> Any:
     def replace(match: re.Match[str]) -> str:
         name = match[1] or match[2]
         if name not in os.environ:
-            missing.append(name)
+            missing.append(f"{key}: environment variable {name} is not set")
         return os.environ.get(name, "")
 
     match value:
         case str():
             return _VARIABLE.sub(replace, value)
         case dict():
-            return {key: _expand(item, missing) for key, item in value.items()}
+            return {
+                name: _expand(item, f"{key}.{name}" if key else name, missing) for name, item in value.items()
+            }
         case list():
-            return [_expand(item, missing) for item in value]
+            return [_expand(item, key, missing) for item in value]
         case _:
             return value

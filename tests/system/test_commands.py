@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the commands say when something is wrong: one line that names what and why, and an exit status."""
 
+import contextlib
 import os
+import sqlite3
 import subprocess
 import sys
 
 import pytest
 
-from deploy.local import run
+from deploy.local import free_port, run
 from tests.system.conftest import UID
 
 BASE = ["--spiffeID", "spiffe://example.org/x", "--parentID", "spiffe://example.org/n"]
@@ -153,6 +155,55 @@ def test_shells_complete_commands(program, shell):
         command, capture_output=True, text=True, env={**asked, "COMP_WORDS": f"{program} v"}, timeout=60
     )
     assert answer.stdout == "plain,validate\n"
+
+
+def test_variables_are_expanded_where_that_is_asked_for(tmp_path, monkeypatch):
+    config = tmp_path / "issuer.toml"
+    config.write_text(
+        """
+        [issuer]
+        trust_domain = "$TRUST_DOMAIN"
+        data_dir = "${DATA}/issuer"
+        admin_socket = "/run/issuer/private/api.sock"
+        [key_manager.memory]
+        """
+    )
+    monkeypatch.setenv("TRUST_DOMAIN", "example.org")
+    validate = ["validate", "--config", str(config)]
+    missing = run("issuer", *validate, "--expandEnv", check=False)
+    assert missing.returncode == 2
+    assert missing.stderr == f"error: {config}: issuer.data_dir: environment variable DATA is not set\n"
+    monkeypatch.setenv("DATA", "/var/lib")
+    assert run("issuer", *validate, "--expandEnv").stdout == f"{config}: ok\n"
+    assert "invalid trust domain '$TRUST_DOMAIN'" in run("issuer", *validate, check=False).stderr
+
+
+def test_a_database_of_a_newer_issuer_is_left_alone(tmp_path):
+    data = tmp_path / "data"
+    data.mkdir(mode=0o700)
+    config = tmp_path / "issuer.toml"
+    config.write_text(
+        f"""
+        [issuer]
+        trust_domain = "example.org"
+        data_dir = "{data}"
+        admin_socket = "{tmp_path}/private/api.sock"
+        bind_port = {free_port()}
+        [key_manager.memory]
+        """
+    )
+    with contextlib.closing(sqlite3.connect(data / "issuer.db")) as newer:
+        newer.execute("PRAGMA journal_mode = WAL")
+        newer.execute("CREATE TABLE alembic_version (version_num TEXT PRIMARY KEY)")
+        newer.execute("INSERT INTO alembic_version VALUES ('9999')")
+        newer.commit()
+    before = (data / "issuer.db").read_bytes()
+    ended = run("issuer", "run", "--config", str(config), check=False)
+    assert ended.returncode == 1
+    (line,) = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
+    assert line.startswith(f"error: database {data}/issuer.db: schema 9999 is newer than this issuer knows")
+    assert "Traceback" not in ended.stderr
+    assert (data / "issuer.db").read_bytes() == before
 
 
 def test_a_second_issuer_on_the_same_data_does_not_start(local):

@@ -14,7 +14,7 @@ WIDTH = 80  # columns
 
 @pytest.fixture(scope="module")
 def settings():
-    return {"issuer": {"node_svid_ttl": "6s"}}
+    return {"issuer": {"node_svid_ttl": "6s", "log_format": "json"}}
 
 
 @pytest.fixture(scope="module")
@@ -149,3 +149,12 @@ def test_nodes_that_are_long_gone_are_purged_and_no_others(local, machines):
     assert node_id in nodes(local)
     lost.daemon.stop()
     local.operator("node", "evict", "--spiffeID", node_id)
+
+
+def test_a_log_for_programs_is_one_object_a_line(local, fleet):
+    lines = [json.loads(line) for line in local.issuer.log.read_text().splitlines()]
+    assert all({"time", "level", "logger", "event"} <= line.keys() for line in lines)
+    (ready,) = [line for line in lines if line["event"] == "issuer is ready"]
+    assert ready["trust_domain"] == "example.org"
+    denied = [line for line in lines if line["event"] == "call refused"]
+    assert {"method", "code", "reason", "actor", "call"} <= denied[0].keys()

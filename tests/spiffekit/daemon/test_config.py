@@ -143,7 +143,10 @@ def test_variables_are_expanded_everywhere_in_strings(read, monkeypatch):
 def test_an_unset_variable_is_an_error_beside_the_others(read, monkeypatch):
     monkeypatch.delenv("NOBODY", raising=False)
     found = errors(read, '[table]\nname = "$NOBODY"\nport = "x"', expand_env=True)
-    assert found == ["environment variable NOBODY is not set", "table.port: Expected `int`, got `str`"]
+    assert found == [
+        "table.name: environment variable NOBODY is not set",
+        "table.port: Expected `int`, got `str`",
+    ]
 
 
 def test_what_a_variable_holds_is_not_expanded_again(read, monkeypatch):
