@@ -85,6 +85,10 @@ class Miss:
     template_error: str = ""  # why the template gives no identity, if all selectors hold
 
 
+_Rests = dict[Selector | None, set[frozenset[Selector]]]
+"""What has to hold besides the selectors of some types, for entries that look at those: by one selector."""
+
+
 class Cache:
     """See the module."""
 
@@ -95,6 +99,7 @@ class Cache:
         self._svids: dict[str, tuple[int, X509Svid]] = {}  # with the revision of the entry that it is for
         self._refused: dict[str, int] = {}  # entries without SVIDs, with their revision
         self._by_selector: dict[Selector, set[str]] = {}
+        self._awaited: dict[frozenset[str], _Rests] = {}  # of these entries, by types of attestors
         self._watchers: set[Watcher] = set()
         self.version = 0  # grows with every change
         self.tainted: frozenset[str] = frozenset()
@@ -120,6 +125,7 @@ class Cache:
         for entry_id in gone:
             self._svids.pop(entry_id, None)  # the key goes with the entry
             self._refused.pop(entry_id, None)
+        self._awaited.clear()
         if snapshot:
             self.bundles = BundleSet(bundles)
         else:
@@ -191,11 +197,18 @@ class Cache:
 
         It does to an entry that may match still; and evidence has the word of every attestor.
         """
-        return any(
-            (entry.needs_evidence or any(s.type in pending for s in entry.selectors))
-            and all(s in selectors or s.type in pending for s in entry.selectors)
-            for entry in self.entries.values()
-        )
+        index = self._awaited.get(pending)
+        if index is None:
+            index = self._awaited[pending] = self._index_of_awaited(pending)
+        return any(rest <= selectors for known in (None, *selectors) for rest in index.get(known, ()))
+
+    def _index_of_awaited(self, pending: frozenset[str]) -> "_Rests":
+        index: _Rests = {}
+        for entry in self.entries.values():
+            rest = frozenset(s for s in entry.selectors if s.type not in pending)
+            if entry.needs_evidence or len(rest) < len(entry.selectors):
+                index.setdefault(min(rest, default=None), set()).add(rest)
+        return index
 
     def nearest(self, selectors: frozenset[Selector], limit: int = 5) -> tuple[Miss, ...]:
         """Return the entries that lack the fewest selectors, for an operator who asks why."""

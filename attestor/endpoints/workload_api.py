@@ -170,9 +170,9 @@ class WorkloadApi:
         if due is None:
             await watcher.wait()
         else:
-            await first_of(
-                watcher.wait(), self._clock.sleep(timedelta(seconds=due - self._clock.monotonic()))
-            )
+            # One more, for a timedelta counts in them: rounded down it would be over before it is due.
+            left = timedelta(seconds=due - self._clock.monotonic(), microseconds=1)
+            await first_of(watcher.wait(), self._clock.sleep(left))
 
     async def _message_for(self, caller: Caller, render: Callable[[WorkloadUpdate], Message]) -> bytes:
         """Return what the caller is entitled to, or nothing while an SVID of it is still being issued."""

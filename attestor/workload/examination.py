@@ -125,11 +125,15 @@ class Examiner:
         facts, reason = Facts(), ""
         try:
             async with asyncio.timeout(one.timeout.total_seconds()):
-                facts = await one.attestor.attest(process)
+                facts = _own(await one.attestor.attest(process), one.attestor.type)
         except TimeoutError:
             reason = f"no answer within {one.timeout.total_seconds():g} s"
         except WorkloadAttestationError as error:
             reason = str(error)
+        except asyncio.CancelledError:
+            if (task := asyncio.current_task()) is None or task.cancelling():
+                raise
+            reason = "it was cancelled by something of its own"  # which is not the caller's hanging up
         except Exception as error:  # the plug-in boundary: one attestor's bug must not deny the others
             logger.exception("workload attestor has a bug", extra={"attestor": one.attestor.type})
             reason = f"{type(error).__name__} (see the log)"
@@ -140,6 +144,13 @@ class Examiner:
             )
         took = timedelta(seconds=self._clock.monotonic() - began)
         return Finding(one.attestor.type, facts, self._clock.now(), took, reason)
+
+
+def _own(facts: object, type_: str) -> Facts:
+    """Return facts as they are, if an attestor of this type may state them."""
+    if not isinstance(facts, Facts) or any(selector.type != type_ for selector in facts.selectors):
+        raise TypeError(f"attestor states what is not of type {type_!r}")
+    return facts
 
 
 def _selectors(found: Sequence[Finding]) -> frozenset[Selector]:

@@ -102,11 +102,17 @@ class _Status:
     @classmethod
     def of(cls, process: Process) -> Self:
         with (process.proc / "status").open("rb") as file:
-            text = file.read(MAX_STATUS).decode("ascii", "replace")
-        fields = dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
-        uid, gid = (int(fields[name].split()[1]) for name in ("Uid", "Gid"))
-        groups = tuple(map(int, fields["Groups"].split()))
-        return cls(uid, gid, groups, int(fields["NSpid"].split()[-1]))
+            text = file.read(MAX_STATUS + 1).decode("ascii", "replace")
+        if len(text) > MAX_STATUS:  # the number of its last group may be cut
+            raise ValueError(f"status is longer than {MAX_STATUS} bytes")
+        # At line feeds alone: the name that a process gives itself may hold any other line break.
+        fields = dict(line.split(":\t", 1) for line in text.split("\n") if ":\t" in line)
+        try:
+            uid, gid = (int(fields[name].split()[1]) for name in ("Uid", "Gid"))
+            groups = tuple(map(int, fields["Groups"].split()))
+            return cls(uid, gid, groups, int(fields["NSpid"].split()[-1]))
+        except LookupError as error:
+            raise ValueError("status lacks a field") from error
 
 
 def _identity(status: _Status) -> Mapping[str, AbstractSet[str]]:

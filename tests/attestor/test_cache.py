@@ -2,6 +2,7 @@
 """What a node may serve: matching, changes that are whole, and waiting for them."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -130,6 +131,24 @@ def test_what_does_not_match_does_not_shadow_a_hint(cache):
         entries=[entry("old", "a:1", "a:2", hint="h", created=1), entry("young", "a:1", hint="h", created=2)]
     )
     assert [e.id for e in cache.matching(selectors("a:1"))] == ["young"]
+
+
+types = st.frozensets(st.sampled_from("abc"))
+
+
+@given(st.lists(entries_of, min_size=1, max_size=3), selector_sets, types, st.booleans())
+def test_what_is_awaited_is_what_a_naive_model_says_whatever_has_changed(changes, found, pending, evidence):
+    cache = Cache(OURS)
+    found = selectors(*found)
+    for entries in changes:
+        marked = [replace(e, needs_evidence=evidence and e.hint == "x") for e in entries]
+        cache.apply(entries=marked, snapshot=len(entries) % 2 == 0)
+        expected = any(
+            (e.needs_evidence or any(s.type in pending for s in e.selectors))
+            and all(s in found or s.type in pending for s in e.selectors)
+            for e in cache.entries.values()
+        )
+        assert cache.awaits(found, pending) == cache.awaits(found, pending) == expected
 
 
 def test_the_nearest_entries_lack_the_fewest_selectors(cache):
