@@ -3,6 +3,8 @@
 
 import asyncio
 import os
+import subprocess
+import sys
 import time
 
 import grpc
@@ -13,6 +15,7 @@ from spiffekit.wire.workload_api import SECURITY_HEADER, method
 
 ALONE = 300
 AT_ONCE = 200
+OWN = 40
 SPEC = method("FetchX509SVID")
 
 
@@ -26,10 +29,18 @@ async def run(folder, *, full):
         began = time.perf_counter()
         many = await asyncio.gather(*(fetch(str(attestor.socket)) for _ in range(AT_ONCE)))
         whole = time.perf_counter() - began
+        local.register("/own", attestor.node_id, f"unix:uid:{os.getuid()}", options=["--perProcess"])
+        own = [took for _ in range(OWN) for took in await asyncio.to_thread(processes, attestor, 1)]
+        began = time.perf_counter()
+        crowd = await asyncio.to_thread(processes, attestor, AT_ONCE)
+        last = time.perf_counter() - began
     bare = await bare_server(folder)
     rows = quantiles(alone, "connect to SVID, one at a time", ("< 5 ms", "< 20 ms"))
     rows += quantiles(many, f"connect to SVID, {AT_ONCE} at once, from one client process")
     rows.append(Row(f"{AT_ONCE} at once, until the last has it", whole * 1000, "ms"))
+    rows += quantiles(own, "just in time, one process at a time, connect to its own SVID", ("< 15 ms", ""))
+    rows += quantiles(crowd, f"just in time, {AT_ONCE} processes at once")
+    rows.append(Row(f"{AT_ONCE} processes, until the last is served and gone", last, "s", "< 3 s"))
     rows += quantiles(bare, "reference: bare grpc.aio server, constant answer")
     return rows
 
@@ -47,6 +58,23 @@ async def fetch(path):
             break
         took = time.perf_counter() - began
         stream.cancel()
+    return took
+
+
+def processes(attestor, count):
+    """Return what each of so many new processes measures, from connecting to its first answer.
+
+    They are forks of a small program that has loaded what it needs, and start together.
+    """
+    answer = subprocess.run(
+        [sys.executable, "-m", "benchmarks.crowd", str(attestor.socket), str(count)],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    took = [float(line) for line in answer.stdout.split()]
+    assert len(took) == count, answer.stderr
     return took
 
 
