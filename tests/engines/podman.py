@@ -3,6 +3,8 @@
 
 import contextlib
 import shlex
+import shutil
+import tempfile
 
 from tests.engines.daemons import PURE_V2, ContainerEngine, daemon
 from tests.engines.packages import need
@@ -22,7 +24,7 @@ STORAGE = """
 [storage]
 driver = "overlay"
 graphroot = "{folder}/root"
-runroot = "{folder}/run"
+runroot = "{short}"
 """
 
 
@@ -31,7 +33,8 @@ def running(folder, *, pure_v2=False):
     """A podman; with `pure_v2` it sees version 2 of the cgroups alone."""
     need(PACKAGES)
     (folder / "containers.conf").write_text(CONTAINERS.format(folder=folder, runtime="runc"))
-    (folder / "storage.conf").write_text(STORAGE.format(folder=folder))
+    short = tempfile.mkdtemp(prefix="pm-")  # podman takes no more than 50 characters
+    (folder / "storage.conf").write_text(STORAGE.format(folder=folder, short=short))
     (folder / "registries.conf").touch()
     environment = {
         "CONTAINERS_CONF": f"{folder}/containers.conf",
@@ -40,9 +43,7 @@ def running(folder, *, pure_v2=False):
         "TMPDIR": str(folder),
     }
     socket = folder / "podman.sock"
-    podman = (
-        f"podman --root {folder}/root --runroot {folder}/run --tmpdir {folder}/tmp --cgroup-manager cgroupfs"
-    )
+    podman = f"podman --root {folder}/root --runroot {short} --tmpdir {folder}/tmp --cgroup-manager cgroupfs"
     service = shlex.split(f"{PURE_V2 if pure_v2 else ''} {podman} system service -t 0 unix://{socket}")
     with daemon(service, socket=socket, log=folder / "log", environment=environment) as child:
         inside = f"nsenter -t {child.pid} -m" if pure_v2 else ""
@@ -52,3 +53,4 @@ def running(folder, *, pure_v2=False):
             yield engine
         finally:
             engine("rm", "-f", "-a", "-t", "0")
+            shutil.rmtree(short, ignore_errors=True)
