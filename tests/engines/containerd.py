@@ -13,6 +13,7 @@ from pathlib import Path
 
 import grpc
 
+from tests.attestor.workload.places import remove
 from tests.attestor.workload.processes import held
 from tests.engines.daemons import daemon
 from tests.engines.packages import need
@@ -101,6 +102,7 @@ class Containerd:
         finally:
             self.call("StopPodSandbox", message(_1=sandbox))
             self.call("RemovePodSandbox", message(_1=sandbox))
+            remove(f"/kubepods/besteffort/pod{uid}")
 
     @contextlib.contextmanager
     def container(self, pod, name, **labels):

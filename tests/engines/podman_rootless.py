@@ -4,9 +4,8 @@
 import contextlib
 import os
 import shlex
-from pathlib import Path
 
-from tests.attestor.workload.places import mount
+from tests.attestor.workload.places import mount, remove
 from tests.engines.daemons import USR, ContainerEngine, daemon
 from tests.engines.packages import need
 from tests.engines.podman import CONTAINERS, PACKAGES
@@ -43,7 +42,6 @@ exec setpriv --reuid {uid} --regid {uid} --clear-groups env -i PATH=$PATH HOME={
 def running(folder):
     """A podman whose API is at folder/UID/podman.sock; every user may enter the folder."""
     need(PACKAGES | {"newuidmap": "uidmap", "crun": "crun"})
-    root = mount()
     named = {"folder": folder, "uid": UID}
     (folder / "containers.conf").write_text(CONTAINERS.format(folder=f"{folder}/home", runtime="crun"))
     (folder / "storage.conf").write_text(STORAGE)
@@ -64,7 +62,5 @@ def running(folder):
         finally:
             engine("rm", "-f", "-a", "-t", "0")
             engine("system", "migrate")  # ends the process that keeps its namespace
-    lowest = Path(SERVICE[1:], "init")
-    for place in (lowest, *lowest.parents[:-1]):
-        with contextlib.suppress(OSError):  # others are in it
-            (root / place).rmdir()
+    (mount() / SERVICE[1:] / "cgroup.kill").write_text("1")  # podman leaves a part of its service running
+    remove(f"{SERVICE}/init")

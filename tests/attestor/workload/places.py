@@ -3,6 +3,7 @@
 
 import contextlib
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -40,3 +41,18 @@ def cgroup(path, *pids):
 def enter(place, pid):
     """Put a process into a cgroup."""
     (place / "cgroup.procs").write_text(str(pid))
+
+
+def remove(path):
+    """Remove a cgroup, and those above that nothing else is in, wherever an engine made it."""
+    roots = [root for root in (mount().parent, *mount().parent.iterdir(), mount()) if root.is_dir()]
+    for root in roots:
+        for place in (Path(path.lstrip("/")), *Path(path.lstrip("/")).parents[:-1]):
+            deadline = time.monotonic() + 5
+            while (root / place / "cgroup.procs").exists() and time.monotonic() < deadline:
+                try:
+                    (root / place).rmdir()
+                except OSError:  # processes are still ending, or others are below
+                    if any(child.is_dir() for child in (root / place).iterdir()):
+                        break
+                    time.sleep(0.01)
