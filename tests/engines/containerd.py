@@ -161,5 +161,5 @@ def running(folder):
     need(PACKAGES)
     (folder / "config.toml").write_text(CONFIG.format(folder=folder, pause=PAUSE))
     command = shlex.split(f"unshare -n containerd --config {folder}/config.toml")
-    with daemon(command, socket=folder / "containerd.sock", log=folder / "log"):
+    with daemon(command, listens=(folder / "containerd.sock").exists, log=folder / "log"):
         yield Containerd(folder)

@@ -64,11 +64,11 @@ class ContainerEngine:
         assert done.returncode == 0, done.stderr.decode()
         return done.stdout.decode().strip()
 
-    def run(self, *options, command=("sleep", "600"), detached=True, **labels):
+    def run(self, *options, command=("sleep", "600"), image=IMAGE, detached=True, **labels):
         """Run a container; return its ID, or what it prints if it is not detached."""
         mode = ["--detach", "--stop-signal=KILL"] if detached else ["--rm"]
         told = [f"--label={name}={value}" for name, value in labels.items()]
-        return self("run", *mode, "--network=none", *self._mounts, *told, *options, IMAGE, *command)
+        return self("run", *mode, "--network=none", *self._mounts, *told, *options, image, *command)
 
     def pid(self, container):
         return int(self("inspect", "--format", "{{.State.Pid}}", container))
@@ -85,7 +85,7 @@ class ContainerEngine:
 
 
 @contextlib.contextmanager
-def daemon(command, *, socket, log, environment=None):
+def daemon(command, *, listens, log, environment=None):
     """Run a daemon until the test is done with it; it listens when this yields."""
     with log.open("wb") as output:
         child = subprocess.Popen(
@@ -97,7 +97,7 @@ def daemon(command, *, socket, log, environment=None):
         )
     try:
         deadline = time.monotonic() + STARTS_WITHIN
-        while not socket.exists():
+        while not listens():
             assert time.monotonic() < deadline, log.read_text()[-2000:]
             assert child.poll() is None, log.read_text()[-2000:]
             time.sleep(0.02)

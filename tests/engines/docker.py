@@ -3,6 +3,7 @@
 
 import contextlib
 import shlex
+import subprocess
 
 from tests.engines.daemons import PURE_V2, ContainerEngine, daemon
 from tests.engines.packages import need
@@ -23,10 +24,31 @@ def running(folder, *, pure_v2=False):
         f"unshare -n {PURE_V2 if pure_v2 else ''} dockerd --host unix://{socket} --pidfile {folder}/pid"
         f" --data-root {folder}/data --exec-root {folder}/exec {OPTIONS}"
     )
-    with daemon(command, socket=socket, log=folder / "log"):
+    with daemon(command, listens=socket.exists, log=folder / "log") as child:
         engine = ContainerEngine("docker", socket, ["docker", "--host", f"unix://{socket}"])
+        engine.daemon = child.pid
         try:
             yield engine
         finally:
             if left := engine("ps", "-aq").split():
                 engine("rm", "-f", *left)
+
+
+REGISTRY = """
+version: 0.1
+storage: {{filesystem: {{rootdirectory: {folder}/registry}}}}
+http: {{addr: "127.0.0.1:{port}"}}
+"""
+
+
+@contextlib.contextmanager
+def registry(engine, folder, port=5000):
+    """A real registry on the loopback address of the dockerd's network namespace; yields its name."""
+    need({"docker-registry": "docker-registry"})
+    inside = ["nsenter", "-t", str(engine.daemon), "-n"]
+    subprocess.run([*inside, "ip", "link", "set", "lo", "up"], check=True, timeout=10)
+    (folder / "registry.yml").write_text(REGISTRY.format(folder=folder, port=port))
+    command = [*inside, "docker-registry", "serve", folder / "registry.yml"]
+    log = folder / "registry.log"
+    with daemon(command, log=log, listens=lambda: "listening on" in log.read_text()):
+        yield f"127.0.0.1:{port}"

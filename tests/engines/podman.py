@@ -45,7 +45,7 @@ def running(folder, *, pure_v2=False):
     socket = folder / "podman.sock"
     podman = f"podman --root {folder}/root --runroot {short} --tmpdir {folder}/tmp --cgroup-manager cgroupfs"
     service = shlex.split(f"{PURE_V2 if pure_v2 else ''} {podman} system service -t 0 unix://{socket}")
-    with daemon(service, socket=socket, log=folder / "log", environment=environment) as child:
+    with daemon(service, listens=socket.exists, log=folder / "log", environment=environment) as child:
         inside = f"nsenter -t {child.pid} -m" if pure_v2 else ""
         told = " ".join(f"{name}={value}" for name, value in environment.items())
         engine = ContainerEngine("podman", socket, shlex.split(f"{inside} env {told} {podman}"))

@@ -55,7 +55,7 @@ def running(folder):
     enter = ["sh", str(folder / "enter"), "podman", "--cgroup-manager=cgroupfs"]
     service = shlex.split("unshare -m --propagation private")
     service += [*enter, "system", "service", "-t", "0", f"unix://{socket}"]
-    with daemon(service, socket=socket, log=folder / "log") as child:
+    with daemon(service, listens=socket.exists, log=folder / "log") as child:
         engine = ContainerEngine("podman", socket, ["nsenter", "-t", str(child.pid), "-m", *enter], [USR])
         try:
             yield engine
