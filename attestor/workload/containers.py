@@ -6,7 +6,9 @@
 2. The engine is asked for the container by its ID, and names its first process.
 3. That process's cgroup must place it into the same container: the same ID below the same path in each
    hierarchy. Only the engine put it there, so only then is the claim true.
-4. What was confirmed is remembered for a moment, as long as that first process lives; step 3 never is.
+4. Of a user's own engine it counts only for processes in a user namespace that the user made: others may be
+   in the user's cgroups, put there by root or moved by the user.
+5. What the engine said is remembered for a moment, while that first process lives; steps 3 and 4 are not.
 """
 
 import logging
@@ -20,7 +22,7 @@ from typing import Final
 from attestor import peer
 from attestor.errors import PeerGoneError, WorkloadAttestationError
 from attestor.peer import Process
-from attestor.workload import Facts, cgroups
+from attestor.workload import Facts, cgroups, user_namespaces
 from attestor.workload.cgroups import Container
 from spiffekit.daemon.clock import Clock
 from spiffekit.errors import SelectorError
@@ -42,9 +44,10 @@ class Inspected:
     pid: int  # of its first process, in our PID namespace
     facts: ContainerFacts
     selectors: frozenset[Selector]
+    owner: int | None = None  # the user whose own engine it is; None for the machine's
 
 
-Inspect = Callable[[Process, Container], Awaitable[Inspected | None]]
+Inspect = Callable[[Container], Awaitable[Inspected | None]]
 """Asks the engine for a container that a process claims; None if it has no such. Raises a
 `WorkloadAttestationError` if the engine cannot be asked, or answers with nonsense."""
 
@@ -83,26 +86,26 @@ class ContainerAttestor:
         container = cgroups.container(cgroups.read(process.proc), self._segment)
         if container is None:
             return Facts()
-        inspected = self._recall(container)
+        known = self._recall(container)
+        inspected = known or await self._inspect(container)
         if inspected is None:
-            inspected = await self._inspect(process, container)
-            if inspected is None:
-                return Facts()
-            started = _started(inspected.pid)
-            self._confirm(container, inspected)
+            return Facts()
+        started = _started(inspected.pid)
+        self._confirm(process, container, inspected)
+        if known is None:
             self._remember(container, inspected, started)
-        else:
-            self._confirm(container, inspected)
-        return Facts(
-            inspected.selectors,
-            replace(inspected.facts, entered=not _descends(process, inspected.pid)),
-        )
+        entered = not _descends(process, inspected.pid)
+        return Facts(inspected.selectors, replace(inspected.facts, entered=entered))
 
-    def _confirm(self, container: Container, inspected: Inspected) -> None:
-        first = Path("/proc", str(inspected.pid))
+    def _confirm(self, process: Process, container: Container, inspected: Inspected) -> None:
+        first, owner = Path("/proc", str(inspected.pid)), inspected.owner
         if cgroups.container(cgroups.read(first), self._segment) != container:
             raise WorkloadAttestationError(
                 f"process is not where {self.type} runs the container that its cgroup names"
+            )
+        if owner is not None and not user_namespaces.made_by(process, owner):
+            raise WorkloadAttestationError(
+                f"process in user {owner}'s container is in none of its namespaces"
             )
 
     def _recall(self, container: Container) -> Inspected | None:

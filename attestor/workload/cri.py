@@ -14,7 +14,6 @@ import grpc
 import msgspec
 
 from attestor.errors import WorkloadAttestationError
-from attestor.peer import Process
 from attestor.workload.cgroups import Container
 from attestor.workload.containers import ContainerAttestor, Inspected, bounded, selectors
 from spiffekit.daemon.clock import SystemClock
@@ -50,7 +49,7 @@ class Runtime:
         self._path = path
         self._connected: runtime_pb2_grpc.RuntimeServiceAsyncStub | None = None
 
-    async def inspect(self, _: Process, container: Container) -> Inspected | None:
+    async def inspect(self, container: Container) -> Inspected | None:
         """Ask for a container and its sandbox; None if there is no such container that runs.
 
         Raises:

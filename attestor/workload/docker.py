@@ -7,7 +7,6 @@ from typing import Final
 
 import msgspec
 
-from attestor.peer import Process
 from attestor.workload.cgroups import Container
 from attestor.workload.containers import ContainerAttestor, Inspected
 from attestor.workload.engine import Engine
@@ -35,7 +34,7 @@ def create(config: Config) -> ContainerAttestor:
     """Make the attestor of a configuration table."""
     engine = Engine(EngineApi(config.socket_path), kind=TYPE, environment=frozenset(config.environment))
 
-    async def inspect(_: Process, container: Container) -> Inspected | None:
+    async def inspect(container: Container) -> Inspected | None:
         return await engine.inspect(container.id)
 
     return ContainerAttestor(TYPE, SEGMENT, inspect, SystemClock())

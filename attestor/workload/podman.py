@@ -5,17 +5,14 @@ A user's engine says whatever its user wants. So what it says is stated as that 
 of a rootless container all start with ``podman:user:UID:``, and never match an entry that means root's.
 """
 
-import fcntl
-import os
 import re
-import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from attestor.errors import WorkloadAttestationError
-from attestor.peer import Process
 from attestor.workload.cgroups import Container
 from attestor.workload.containers import ContainerAttestor, Inspected
 from attestor.workload.engine import Engine
@@ -25,10 +22,7 @@ from spiffekit.daemon.config import ConfigError
 
 TYPE: Final = "podman"
 SEGMENT: Final = re.compile(r"libpod-(?:payload-)?([0-9a-f]{64})(?:\.scope)?")
-MAX_NAMESPACES: Final = 33  # the kernel nests user namespaces 32 deep
 _SLICE: Final = re.compile(r"/user\.slice/user-([1-9][0-9]{0,9})\.slice/.*", re.DOTALL)
-_NS_GET_PARENT: Final = 0xB702  # ioctl_ns(2)
-_NS_GET_OWNER_UID: Final = 0xB704
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -54,7 +48,7 @@ class Podman:
         self._environment = frozenset(config.environment)
         self._root = Engine(EngineApi(config.socket_path), kind=TYPE, environment=self._environment)
 
-    async def inspect(self, process: Process, container: Container) -> Inspected | None:
+    async def inspect(self, container: Container) -> Inspected | None:
         """Ask the engine that owns the place where the container is.
 
         Raises:
@@ -65,13 +59,12 @@ class Podman:
             return await self._root.inspect(container.id)
         if not self._config.rootless_socket_path:
             return None
-        if not _owned(process, uid):
-            raise WorkloadAttestationError(f"process in user {uid}'s slice is in no namespace of that user")
         path = Path(self._config.rootless_socket_path.replace("{uid}", str(uid)))
         engine = Engine(
             EngineApi(path, owner=uid), kind=TYPE, prefix=f"user:{uid}:", environment=self._environment
         )
-        return await engine.inspect(container.id)
+        inspected = await engine.inspect(container.id)
+        return inspected and replace(inspected, owner=uid)
 
 
 def _user(container: Container) -> int | None:
@@ -80,29 +73,6 @@ def _user(container: Container) -> int | None:
     if len(users) > 1:
         raise WorkloadAttestationError("cgroup hierarchies name different users")
     return users.pop()
-
-
-def _owned(process: Process, uid: int) -> bool:
-    """Tell whether the process's user namespace, or one above it, was made by the user.
-
-    The process itself may run as any user that was mapped into it.
-    """
-    try:
-        namespace = os.open(process.proc / "ns" / "user", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise WorkloadAttestationError(f"user namespace cannot be read: {error.strerror}") from error
-    try:
-        for _ in range(MAX_NAMESPACES):
-            if struct.unpack("I", fcntl.ioctl(namespace, _NS_GET_OWNER_UID, bytes(4)))[0] == uid:
-                return True
-            above = fcntl.ioctl(namespace, _NS_GET_PARENT)
-            os.close(namespace)
-            namespace = above
-    except PermissionError:
-        return False  # the next one is ours, or above ours
-    finally:
-        os.close(namespace)
-    return False
 
 
 def create(config: Config) -> ContainerAttestor:

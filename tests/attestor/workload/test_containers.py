@@ -40,7 +40,7 @@ def attestor(tmp_path, engine, clock):
     asked = Engine(
         EngineApi(tmp_path / "engine.sock"), kind="docker", environment=frozenset({"APP", "EMPTY"})
     )
-    return ContainerAttestor("docker", docker.SEGMENT, lambda _, found: asked.inspect(found.id), clock)
+    return ContainerAttestor("docker", docker.SEGMENT, lambda found: asked.inspect(found.id), clock)
 
 
 @contextlib.contextmanager
