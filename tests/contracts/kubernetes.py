@@ -6,6 +6,8 @@ import json
 import secrets
 from pathlib import Path
 
+import pytest
+
 from spiffekit.daemon.http import request
 from spiffekit.daemon.kubernetes.access import Access, kubeconfig
 from spiffekit.daemon.kubernetes.client import KubernetesClient, KubernetesError
@@ -105,7 +107,7 @@ class Cluster:
         while True:
             try:
                 return await check()
-            except (AssertionError, KubernetesError):
+            except (AssertionError, KubernetesError, pytest.fail.Exception):
                 if loop.time() > deadline:
                     raise
                 await asyncio.sleep(0.1)

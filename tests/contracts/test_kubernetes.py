@@ -9,11 +9,37 @@ from pathlib import Path
 
 import pytest
 
+from attestor.workload.cgroups import Pod as Place
+from attestor.workload.pods import WatchedPods
+from issuer.config import KubernetesTable
+from issuer.errors import EvidenceRejectedError
+from issuer.kubernetes import Clusters
+from issuer.node.k8s_psat import Cluster as NodeRules
+from issuer.node.k8s_psat import Config as NodeConfig
+from issuer.node.k8s_psat import K8sPsatVerifier
+from spiffekit.daemon.clock import SystemClock
+from spiffekit.daemon.kubernetes import facts
 from spiffekit.daemon.kubernetes.access import Access
 from spiffekit.daemon.kubernetes.client import KubernetesClient, KubernetesError
 from spiffekit.daemon.kubernetes.objects import PodList
+from spiffekit.id import SpiffeId, TrustDomain
+from spiffekit.selector import Selector
 from tests.contracts.kubernetes import Cluster
 from tests.fakes.kubernetes import ADMIN, ApiServer, Authority
+
+
+class Context:
+    """What the issuer offers to a verifier."""
+
+    def __init__(self, client):
+        self._client = client
+
+    def node_id(self, path):
+        return SpiffeId(TrustDomain("example.org"), "/spire/agent" + path)
+
+    def cluster(self, name):
+        return self._client
+
 
 REAL = os.environ.get("TEST_KUBECONFIG", "")
 
@@ -27,7 +53,7 @@ async def cluster():
     authority = Authority()
     with ApiServer(authority) as server:
         access = Access("127.0.0.1", server.port, ca=authority.pem, token=ADMIN.encode())
-        async with Cluster(access, patience=0) as found:
+        async with Cluster(access, patience=5) as found:
             yield found
 
 
@@ -67,6 +93,50 @@ async def test_only_pods_of_the_node_are_listed(cluster):
     pods, _ = await cluster.client.pods(on(cluster))
     assert [pod.metadata.name for pod in pods] == ["here"]
     await cluster.remove("there")
+
+
+async def test_what_both_daemons_make_of_a_cluster(cluster):
+    """The node proves itself by its token; then the pods on it are what the cluster says, until they end."""
+    await cluster.run("attestor-1", "attestor")
+    await cluster.run("one", identifier="cd" * 32)
+    rules = NodeRules(service_account_allow_list=(f"{cluster.namespace}:attestor",))
+    verifier = K8sPsatVerifier(NodeConfig(clusters={"c1": rules}))
+    token = await cluster.token("attestor-1", "attestor")
+    payload = json.dumps({"cluster": "c1", "token": token}).encode()
+    proof = await verifier.verify(payload, None, Context(cluster.client))
+    node = await cluster.client.node(cluster.node)
+    assert str(proof.node_id).endswith(f"/k8s_psat/c1/{node.metadata.uid}")
+    assert Selector("k8s_psat", f"agent_node_name:{cluster.node}") in proof.selectors
+
+    pods = WatchedPods(cluster.client, SystemClock(), node_name=cluster.node)
+    clusters = Clusters.of({"c1": KubernetesTable()}, {"c1": cluster.client}, SystemClock())
+    tasks = [asyncio.create_task(one.run(lambda: None)) for one in (pods, clusters)]
+    try:
+        uid = (await cluster.client.pod(cluster.namespace, "one")).metadata.uid
+        async with asyncio.timeout(20):
+            pod = await pods.find(Place(uid, "cd" * 32))
+        container = pod.container("cd" * 32)
+        said = facts.pod_facts(pod, container), facts.container_facts(pod, container)
+
+        async def vouched():
+            try:
+                clusters.check("c1", cluster.node, *said)
+            except EvidenceRejectedError as error:
+                raise AssertionError from error
+
+        await cluster.eventually(vouched)
+        assert clusters.selectors("c1", said[0]) == facts.selectors(pod, container)
+        await cluster.remove("one")
+
+        async def no_longer():
+            with pytest.raises(EvidenceRejectedError):
+                clusters.check("c1", cluster.node, *said)
+
+        await cluster.eventually(no_longer)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def test_a_list_comes_in_pages(cluster):
