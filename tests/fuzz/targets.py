@@ -4,9 +4,11 @@
 They take bytes, and so fit any fuzzer; `test_targets.py` drives them with hypothesis.
 """
 
+import asyncio
 import functools
 
 from attestor.workload import cgroups
+from attestor.workload.engine import Engine
 from spiffekit import jwtsvid, x509svid
 from spiffekit.bundle import Bundle
 from spiffekit.certificates import certificates_from_pem, load_certificate, split_der
@@ -110,3 +112,17 @@ def cgroup(data):
         assert all(groups[controllers].startswith(path) for controllers, path in found.paths)
     cgroups.pod(groups)
     cgroups.pod(groups, "/kubelet")
+
+
+CONTAINER = "ab" * 32
+
+
+def engine(data):
+    """An engine's answer, which is what it says of a container and of its image."""
+
+    class Api:
+        async def get(self, _):
+            return data
+
+    found = asyncio.run(Engine(Api(), kind="docker", environment=frozenset({"*"})).inspect(CONTAINER))
+    assert found is None or found.facts.id == CONTAINER

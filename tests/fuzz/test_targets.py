@@ -33,6 +33,14 @@ def survives(target, data):
         return
 
 
+DIGEST = "sha256:" + "cd" * 32
+CONTAINER = {
+    "Id": targets.CONTAINER, "Name": "/web", "Image": DIGEST, "State": {"Pid": 7},
+    "Config": {"Image": "web:1", "Labels": {"app": "a", "b:c": ""}, "Env": ["A=b", "C"]},
+    "RepoDigests": [f"registry.example/web@{DIGEST}", "x"],
+}  # fmt: skip
+
+
 def seeds():
     """Good input of each target."""
     ca, svid = targets.CA, targets.SVID
@@ -57,6 +65,7 @@ def seeds():
         targets.private_key: svid.private_key_der,
         targets.private_key_pem: svid.key_pem(),
         targets.public_key: public_key_to_der(svid.leaf.public_key()),
+        targets.engine: json.dumps(CONTAINER).encode(),
         targets.cgroup: b"2:cpu,cpuacct:/docker/%b\n0::/docker/%b/init.scope\n" % (b"ab" * 32, b"ab" * 32),
     }
 
@@ -97,7 +106,7 @@ def test_damaged_input_is_refused_in_our_own_words(target, data):
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=12)
 MEMBERS = """keys use kid kty crv x y n e x5c alg typ crit sub aud exp nbf iat spiffe_sequence
-spiffe_refresh_hint"""
+spiffe_refresh_hint Id Name Image State Pid Config Labels Env RepoDigests"""
 WORDS = """x509-svid jwt-svid EC RSA OKP P-256 Ed25519 AQAB ES256 none JWT test-key test
 spiffe://example.org/web"""
 names, words = st.sampled_from(MEMBERS.split()), st.sampled_from(WORDS.split())
@@ -108,7 +117,7 @@ documents = st.recursive(
     ),
     max_leaves=20,
 )
-JSON_TARGETS = [targets.bundle, targets.jwks, targets.jwt_header, targets.jwt_payload]
+JSON_TARGETS = [targets.bundle, targets.jwks, targets.jwt_header, targets.jwt_payload, targets.engine]
 
 
 @pytest.mark.parametrize("target", JSON_TARGETS, ids=lambda target: target.__name__)
@@ -142,7 +151,7 @@ def test_input_of_another_parser_is_refused_in_our_own_words(target):
 GOOD = [
     targets.spiffe_id, targets.selector, targets.bundle, targets.jwks, targets.x509_bundle,
     targets.certificate, targets.svid, targets.svid_key, targets.pem, targets.der_sequence,
-    targets.private_key, targets.private_key_pem, targets.public_key, targets.cgroup,
+    targets.private_key, targets.private_key_pem, targets.public_key, targets.cgroup, targets.engine,
 ]  # fmt: skip
 
 
