@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import tarfile
+import uuid
 from pathlib import Path
 
 import grpc
@@ -40,7 +41,7 @@ state = "{folder}/state"
 [plugins."io.containerd.internal.v1.opt"]
   path = "{folder}/opt"
 """
-POD_UID = "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0"
+POD_UID = str(uuid.uuid4())  # tests of several checkouts may run at once
 HOST = 2  # the namespace mode "node"
 
 

@@ -10,14 +10,15 @@ from tests.engines.daemons import USR, ContainerEngine, daemon
 from tests.engines.packages import need
 from tests.engines.podman import CONTAINERS, PACKAGES
 
-UID = 4711
+UID = 100_000 + os.getpid()  # tests of several checkouts may run at once
+MAPPED = 100_000_000  # the first of the users that it may map
 SERVICE = f"/user.slice/user-{UID}.slice/user@{UID}.service"
 STORAGE = '[storage]\ndriver = "vfs"\n'
 LINES = {
     "passwd": "alice:x:{uid}:{uid}::{folder}/home:/bin/sh",
     "group": "alice:x:{uid}:",
-    "subuid": "alice:700000:65536",
-    "subgid": "alice:700000:65536",
+    "subuid": f"alice:{MAPPED}:65536",
+    "subgid": f"alice:{MAPPED}:65536",
 }
 # As root, and then as the user: what each of its programs starts with.
 ENTER = """

@@ -12,7 +12,7 @@ from spiffekit.selector import typo
 from tests.attestor.workload.places import cgroup
 from tests.attestor.workload.processes import held, process
 from tests.engines import podman_rootless
-from tests.engines.podman_rootless import SERVICE, UID
+from tests.engines.podman_rootless import MAPPED, SERVICE, UID
 
 PARENT = f"--cgroup-parent={SERVICE}"  # a systemd manager would put it there by itself
 
@@ -41,7 +41,7 @@ def test_a_users_container_is_described_as_that_users_word(engine, attest):
 
 def test_a_process_of_another_mapped_user_is_in_the_container(engine, attest):
     with engine.running(PARENT, "--user=1000", app="a") as (_, first):
-        assert "Uid:\t700999\t" in (first.proc / "status").read_text()
+        assert f"Uid:\t{MAPPED + 999}\t" in (first.proc / "status").read_text()
         assert f"podman:user:{UID}:label:app:a" in set(map(str, attest(first).selectors))
 
 
