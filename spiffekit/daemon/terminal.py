@@ -32,6 +32,8 @@ class Commands(click.Group):
         """Run the command; see the module for the exit status."""
         try:
             return super().invoke(ctx)
+        except BrokenPipeError:  # whoever read what we print has enough; click ends quietly
+            raise
         except Exception as error:
             lines = [_explain(leaf, self._expected) for leaf in _leaves(error)]
             if None in lines:

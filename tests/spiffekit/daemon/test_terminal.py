@@ -88,6 +88,12 @@ def test_a_bug_keeps_its_traceback(error):
     assert run(error).exception is error
 
 
+def test_a_reader_that_has_enough_is_no_error_of_ours():
+    """As in ``issuer entry show | head``."""
+    result = run(BrokenPipeError(32, "Broken pipe"))
+    assert (result.exit_code, result.stderr) == (1, "")
+
+
 def test_failing_without_words_is_still_a_line():
     @click.command()
     def verb():
