@@ -15,6 +15,7 @@ ROOT = Path(__file__).parent.parent
 GENERATED = ROOT / "spiffekit/wire/pb"
 FACTS = tomllib.loads((ROOT / "tests/vectors_wire/facts.toml").read_text())
 OUR_OWN_PACKAGES = ("attestor.v1", "issuer.v1")
+CUT_SHORT = ("runtime.v1",)  # of others, with what we need of them
 OUR_OWN_NUMBERS = 1000  # fields from here on are additions of ours; a peer that lacks them skips them
 
 KINDS = {
@@ -32,7 +33,7 @@ def files():
     """The file of every generated module, and of the pool that the Workload API has for itself."""
     for path in sorted(GENERATED.rglob("*_pb2.py")):
         module = importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
-        if module.DESCRIPTOR.package not in OUR_OWN_PACKAGES:
+        if module.DESCRIPTOR.package not in (*OUR_OWN_PACKAGES, *CUT_SHORT):
             yield module.DESCRIPTOR
     yield workload_api.messages()["X509SVIDRequest"].DESCRIPTOR.file
 

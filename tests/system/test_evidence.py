@@ -30,7 +30,7 @@ asyncio.run(main())
 
 @pytest.fixture(scope="module")
 def settings():
-    return {"issuer": {"default_x509_svid_ttl": "8s"}}
+    return {"issuer": {"default_x509_svid_ttl": "8s", "node_svid_ttl": "1h"}}
 
 
 @pytest.fixture

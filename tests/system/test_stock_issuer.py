@@ -17,7 +17,9 @@ POLLING = "issuer has no push stream, polling it instead"
 
 @pytest.fixture(scope="module")
 def local(folder):
-    with Local(folder, issuer={"issuer": {"ca_ttl": "40s", "default_x509_svid_ttl": "6s"}}) as deployment:
+    # The node's own SVID lives longer: one that ends on a busy machine cannot be had again by a token.
+    times = {"ca_ttl": "40s", "default_x509_svid_ttl": "6s", "node_svid_ttl": "30s"}
+    with Local(folder, issuer={"issuer": times}) as deployment:
         deployment.issuer = Daemon("tests.system.stock_issuer", folder, deployment.issuer_config)
         yield deployment.start_issuer()
 

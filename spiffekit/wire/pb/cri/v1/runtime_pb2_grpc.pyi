@@ -31,32 +31,44 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class RuntimeServiceStub:
+    """Describes containers and pods."""
+
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> RuntimeServiceAsyncStub: ...
     ContainerStatus: _grpc.UnaryUnaryMultiCallable[_runtime_pb2.ContainerStatusRequest, _runtime_pb2.ContainerStatusResponse]
+    """One container."""
     PodSandboxStatus: _grpc.UnaryUnaryMultiCallable[_runtime_pb2.PodSandboxStatusRequest, _runtime_pb2.PodSandboxStatusResponse]
+    """The pod that a container is in."""
 
 @_typing.type_check_only
 class RuntimeServiceAsyncStub(RuntimeServiceStub):
+    """Describes containers and pods."""
+
     def __init__(self, channel: _aio.Channel) -> None: ...
     ContainerStatus: _aio.UnaryUnaryMultiCallable[_runtime_pb2.ContainerStatusRequest, _runtime_pb2.ContainerStatusResponse]  # type: ignore[assignment]
+    """One container."""
     PodSandboxStatus: _aio.UnaryUnaryMultiCallable[_runtime_pb2.PodSandboxStatusRequest, _runtime_pb2.PodSandboxStatusResponse]  # type: ignore[assignment]
+    """The pod that a container is in."""
 
 class RuntimeServiceServicer(metaclass=_abc_1.ABCMeta):
+    """Describes containers and pods."""
+
     @_abc_1.abstractmethod
     def ContainerStatus(
         self,
         request: _runtime_pb2.ContainerStatusRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_runtime_pb2.ContainerStatusResponse, _abc.Awaitable[_runtime_pb2.ContainerStatusResponse]]: ...
+    ) -> _typing.Union[_runtime_pb2.ContainerStatusResponse, _abc.Awaitable[_runtime_pb2.ContainerStatusResponse]]:
+        """One container."""
 
     @_abc_1.abstractmethod
     def PodSandboxStatus(
         self,
         request: _runtime_pb2.PodSandboxStatusRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_runtime_pb2.PodSandboxStatusResponse, _abc.Awaitable[_runtime_pb2.PodSandboxStatusResponse]]: ...
+    ) -> _typing.Union[_runtime_pb2.PodSandboxStatusResponse, _abc.Awaitable[_runtime_pb2.PodSandboxStatusResponse]]:
+        """The pod that a container is in."""
 
 def add_RuntimeServiceServicer_to_server(servicer: RuntimeServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
