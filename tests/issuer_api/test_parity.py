@@ -54,8 +54,7 @@ async def jwt(channel, entry_id):
     try:
         return (await svid_pb2_grpc.SVIDStub(channel).NewJWTSVID(request)).svid.id.path
     except grpc.aio.AioRpcError as error:
-        assert error.code() is grpc.StatusCode.NOT_FOUND
-        return None
+        return None if error.code() is grpc.StatusCode.NOT_FOUND else error
 
 
 @pytest.mark.parametrize("name", [*GRANTED, *WITHHELD])
