@@ -10,6 +10,7 @@ ROOT = Path(__file__).parent.parent
 MAX_MODULE_LINES = 400
 MAX_FUNCTION_LINES = 60
 FORBIDDEN_NAMES = {"util", "utils", "common", "helpers", "misc", "base", "manager", "managers"}
+SEARCHES = {"spiffekit/jwk.py": 1}  # for what may stand nowhere in a document
 SOURCES = sorted(
     path
     for package in ("spiffekit", "attestor", "issuer")
@@ -49,6 +50,19 @@ def test_a_function_fits_on_a_screen(path):
         and node.end_lineno - node.lineno + 1 > MAX_FUNCTION_LINES
     ]
     assert not long
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name)
+def test_patterns_are_matched_from_end_to_end(path):
+    """Elsewhere a pattern without anchors let through what only began or contained what it should be."""
+    calls = [
+        f"line {node.lineno}: {node.func.attr}"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in ("match", "search")
+    ]
+    assert len(calls) == SEARCHES.get(name(path), 0), calls
 
 
 def test_nothing_names_a_machine_of_ours():
