@@ -30,6 +30,7 @@ from spiffekit.x509svid import X509Svid
 
 MAX_INSTANCES: Final = 4096  # processes; of more, those that asked longest ago lose what they had
 ASK_AGAIN: Final = 2.0  # seconds after the issuer could not be asked
+REFUSED_FOR: Final = 5.0  # seconds until the issuer is asked again for what it refused
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -50,6 +51,7 @@ class Instance:
     uid: str
     pidfd: int
     held: dict[str, _Held] = field(default_factory=dict)  # by entry
+    refused_until: float | None = None  # on the monotonic clock: when to ask again for what was refused
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def svids(self) -> Mapping[str, X509Svid]:
@@ -57,8 +59,9 @@ class Instance:
         return {entry_id: held.svid for entry_id, held in self.held.items()}
 
     def due(self) -> float | None:
-        """Return when the first SVID is to be renewed, on the monotonic clock."""
-        return min((held.due for held in self.held.values()), default=None)
+        """Return when to ask the issuer next, on the monotonic clock."""
+        dues = [held.due for held in self.held.values()]
+        return min(dues if self.refused_until is None else [*dues, self.refused_until], default=None)
 
 
 class Instances:
@@ -155,10 +158,13 @@ class Instances:
         keys = {entry.id: new_key() for entry in entries}
         requests = [(entry.id, make_csr(keys[entry.id])) for entry in entries]
         chains = await self._client.new_x509_svids(requests, evidence)
+        instance.refused_until = None
         for entry in entries:
             instance.held.pop(entry.id, None)
             if entry.id not in chains:
-                continue  # refused: withheld from this process
+                # Withheld; the issuer may not have seen yet what we saw, a pod that has just started, say.
+                instance.refused_until = self._clock.monotonic() + REFUSED_FOR
+                continue
             der = private_key_to_der(keys[entry.id])
             try:
                 svid = X509Svid.parse(b"".join(chains[entry.id]), der, hint=entry.hint)

@@ -11,7 +11,7 @@ from datetime import timedelta
 import pytest
 
 from attestor.errors import IssuerUnavailableError, PeerGoneError
-from attestor.instances import ASK_AGAIN, Instances, evidence_of
+from attestor.instances import ASK_AGAIN, REFUSED_FOR, Instances, evidence_of
 from attestor.peer import Process
 from attestor.workload.examination import Examination
 from spiffekit.daemon.peer import PeerProcess
@@ -153,6 +153,19 @@ async def test_what_is_refused_is_withheld(world, start):
     world.issuer.refused.add("own")
     instance = await world.ensure(process, OWN, other)
     assert instance.svids().keys() == {"other"}
+    assert instance.due() == world.clock.monotonic() + REFUSED_FOR
+
+
+async def test_what_was_refused_is_asked_for_again(world, start):
+    """The issuer may learn of a pod a moment later than we do."""
+    _, process = start()
+    world.issuer.refused.add("own")
+    instance = await world.ensure(process, OWN)
+    world.issuer.refused.clear()
+    await world.clock.advance(REFUSED_FOR * SECOND)
+    await world.ensure(process, OWN)
+    assert instance.svids().keys() == {"own"}
+    assert instance.due() > world.clock.monotonic() + 60
 
 
 async def test_an_svid_whose_renewal_is_refused_is_gone(world, start):
