@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a process executes: path, inode and SHA-256 of one file, whenever the process calls exec."""
 
-import asyncio
 import hashlib
 import os
 import time
@@ -12,6 +11,7 @@ from typing import Final
 
 from attestor.errors import WorkloadAttestationError
 from attestor.peer import Executable, Process
+from attestor.workload.aside import Aside
 
 MAX_HASHES: Final = 1024  # executables whose hash is remembered
 SETTLED: Final = 1_000_000_000  # ns since the last change of a file; two changes of one tick have one time
@@ -37,6 +37,7 @@ class Executables:
     def __init__(self, limit: int = 0) -> None:
         self._limit = limit
         self._hashes: OrderedDict[Executable, str] = OrderedDict()
+        self._aside = Aside()
 
     async def describe(self, process: Process) -> Description:
         """Describe what a process executes.
@@ -52,7 +53,7 @@ class Executables:
         if not digest and self._limit >= 0:
             if 0 < self._limit < executable[2]:
                 raise WorkloadAttestationError(f"executable is larger than {self._limit} bytes")
-            digest = await asyncio.to_thread(_hash, process.proc / "exe")
+            digest = await self._aside.run(process.peer.uid, _hash, process.proc / "exe")
         if process.executable() != executable:
             raise WorkloadAttestationError("executable changed while it was read")
         self._remember(executable, digest)

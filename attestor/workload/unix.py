@@ -15,6 +15,7 @@ import msgspec
 from attestor.errors import PeerGoneError, WorkloadAttestationError
 from attestor.peer import Process
 from attestor.workload import Facts
+from attestor.workload.aside import Aside
 from attestor.workload.executable import Executables
 from spiffekit.daemon.peer import PeerProcess, PeerUnknownError
 from spiffekit.selector import Selector
@@ -49,6 +50,7 @@ class UnixAttestor:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._executables = Executables(config.workload_size_limit)
+        self._aside = Aside()
 
     async def attest(self, process: Process) -> Facts:
         """Return the selectors of a process: user and groups, and the others as configured.
@@ -66,7 +68,7 @@ class UnixAttestor:
         if self._config.discover_parent:
             found |= await self._parent(process)
         if self._config.declare_cmdline:
-            found |= _cmdline(process)
+            found |= await self._aside.run(process.peer.uid, _cmdline, process)
         return Facts(found)
 
     async def _parent(self, process: Process) -> frozenset[Selector]:

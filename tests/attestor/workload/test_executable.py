@@ -11,8 +11,10 @@ import pytest
 
 from attestor.errors import PeerGoneError, WorkloadAttestationError
 from attestor.workload.executable import MAX_HASHES, Executables
+from spiffekit.daemon.peer import PeerProcess
 from tests.attestor.workload.processes import process, running
 
+PEER = PeerProcess(pid=0, uid=1, gid=1, pidfd=-1)
 DISK = os.makedev(8, 1)
 SLEEP = Path(shutil.which("sleep")).resolve()
 
@@ -23,6 +25,7 @@ class Replaced:
 
     proc: Path
     looks: list = field(default_factory=list)
+    peer: PeerProcess = PEER
 
     def executable(self):
         return self.looks.pop(0)
