@@ -33,7 +33,7 @@ types: .venv/ready
 	$(BIN)/mypy
 
 test: .venv/ready
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report= -p tests.gates
 
 test-kubernetes: .venv/ready ## hold our fake API server's promises against the cluster of KUBECONFIG
 	TEST_KUBECONFIG="$(KUBECONFIG)" $(BIN)/python -m pytest tests/contracts/test_kubernetes.py

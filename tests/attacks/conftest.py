@@ -2,6 +2,7 @@
 """A victim in a process of its own, with what it may take."""
 
 import contextlib
+import os
 import subprocess
 import sys
 import threading
@@ -121,7 +122,10 @@ def start_victim(tmp_path_factory, folder):
         path = folder / f"{len(running)}-{time.monotonic_ns() % 10**9}.sock"
 
         limits = [] if descriptors is None else ["prlimit", f"--nofile={descriptors}:{descriptors}"]
-        process = subprocess.Popen([*limits, sys.executable, "-m", "tests.attacks.victim", str(path)])
+        unmeasured = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
+        process = subprocess.Popen(
+            [*limits, sys.executable, "-m", "tests.attacks.victim", str(path)], env=unmeasured
+        )
         running.append(process)
         deadline = time.monotonic() + 20
         while not path.exists():

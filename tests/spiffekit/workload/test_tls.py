@@ -258,6 +258,7 @@ def test_reading_or_writing_first_does_the_whole_handshake_first(ca, act):
 def _serve_once(context, handle):
     """Serve one connection in a thread; return (port, thread, errors)."""
     listening = socket.create_server(("127.0.0.1", 0))
+    port = listening.getsockname()[1]
     errors = []
 
     def serve():
@@ -271,7 +272,7 @@ def _serve_once(context, handle):
 
     thread = threading.Thread(target=serve)
     thread.start()
-    return listening.getsockname()[1], thread, errors
+    return port, thread, errors
 
 
 def test_plain_sockets_work_the_same(ca):
