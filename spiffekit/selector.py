@@ -105,7 +105,6 @@ KINDS: Final = {
 """The kinds of fact that our own attestors state, by type, and the form of their values."""
 
 _TYPE: Final = re.compile(r"[a-zA-Z0-9_.-]+", re.ASCII)
-_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -131,7 +130,7 @@ class Selector:
             raise SelectorError(f"selector of type {self.type!r} cannot be written as UTF-8") from error
         if size > MAX_VALUE_BYTES:
             raise SelectorError(f"selector of type {self.type!r} is longer than {MAX_VALUE_BYTES} bytes")
-        if _CONTROL.search(self.value):
+        if any(ord(character) < 0x20 or ord(character) == 0x7F for character in self.value):
             raise SelectorError(f"selector of type {self.type!r} has a control character")
 
     @classmethod
