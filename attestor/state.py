@@ -22,7 +22,9 @@ from spiffekit.x509svid import X509Svid
 
 FILE: Final = "state.json"
 ROOM: Final = 64 * 1024  # bytes; more than a state has unless it has very many authorities
-UNUSABLE: Final = (ValueError, KeyError, TypeError, DecodeError, SpiffeError)  # what a damaged file raises
+UNUSABLE: Final = (  # what a damaged file raises
+    ValueError, KeyError, TypeError, RecursionError, DecodeError, SpiffeError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from attestor.errors import AttestorError
+from issuer.errors import IssuerError
+from spiffekit.daemon.frames import FloodError
 from spiffekit.errors import SpiffeError
 from spiffekit.keys import public_key_to_der
-from tests.fuzz import targets
+from tests.fuzz import targets, wire_targets
 from tests.vectors import load
 
 EXAMPLES = int(os.environ.get("HYPOTHESIS_MAX_EXAMPLES", "60"))
@@ -29,7 +31,7 @@ SHORT = settings(
 def survives(target, data):
     try:
         target(data)
-    except (SpiffeError, AttestorError):
+    except (SpiffeError, AttestorError, IssuerError, FloodError):
         return
 
 
@@ -70,7 +72,7 @@ def seeds():
     }
 
 
-SEEDS = seeds()
+SEEDS = seeds() | wire_targets.SEEDS
 # cryptography warns of certificates that it still reads, such as those with a negative serial number.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 ALL = pytest.mark.parametrize("target", SEEDS, ids=lambda target: target.__name__)
@@ -106,7 +108,8 @@ def test_damaged_input_is_refused_in_our_own_words(target, data):
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=12)
 MEMBERS = """keys use kid kty crv x y n e x5c alg typ crit sub aud exp nbf iat spiffe_sequence
-spiffe_refresh_hint Id Name Image State Pid Config Labels Env RepoDigests"""
+spiffe_refresh_hint Id Name Image State Pid Config Labels Env RepoDigests certificates Certificate chain
+bundle reattestable"""
 WORDS = """x509-svid jwt-svid EC RSA OKP P-256 Ed25519 AQAB ES256 none JWT test-key test
 spiffe://example.org/web"""
 names, words = st.sampled_from(MEMBERS.split()), st.sampled_from(WORDS.split())
@@ -117,7 +120,10 @@ documents = st.recursive(
     ),
     max_leaves=20,
 )
-JSON_TARGETS = [targets.bundle, targets.jwks, targets.jwt_header, targets.jwt_payload, targets.engine]
+JSON_TARGETS = [
+    targets.bundle, targets.jwks, targets.jwt_header, targets.jwt_payload, targets.engine,
+    wire_targets.x509pop, wire_targets.sshpop, wire_targets.state,
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("target", JSON_TARGETS, ids=lambda target: target.__name__)
@@ -152,6 +158,7 @@ GOOD = [
     targets.spiffe_id, targets.selector, targets.bundle, targets.jwks, targets.x509_bundle,
     targets.certificate, targets.svid, targets.svid_key, targets.pem, targets.der_sequence,
     targets.private_key, targets.private_key_pem, targets.public_key, targets.cgroup, targets.engine,
+    *wire_targets.SEEDS,
 ]  # fmt: skip
 
 
