@@ -25,7 +25,7 @@ from attestor.errors import (
     NodeAttestationError,
     NodeBannedError,
 )
-from attestor.node import NodeAttestor
+from attestor.node import NodeAttestor, Releasing
 from attestor.updates import Update, entry_from_proto, update_from_proto
 from spiffekit.bundle import Bundle
 from spiffekit.daemon.clock import Clock
@@ -157,6 +157,13 @@ class IssuerClient:
 
     async def attest(self, attestor: NodeAttestor, csr_der: bytes) -> tuple[tuple[bytes, ...], bool]:
         """Prove this node; returns the chain of its SVID, and whether it can prove itself again."""
+        try:
+            return await self._attest(attestor, csr_der)
+        finally:
+            if isinstance(attestor, Releasing):
+                await attestor.release()
+
+    async def _attest(self, attestor: NodeAttestor, csr_der: bytes) -> tuple[tuple[bytes, ...], bool]:
         opening = agent_pb2.AttestAgentRequest(
             params=agent_pb2.AttestAgentRequest.Params(
                 data=types_pb2.AttestationData(type=attestor.type, payload=await attestor.payload()),

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The attestor's halves of node attestation: make a proof, and answer challenges about it."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 class NodeAttestor(Protocol):
@@ -24,3 +24,11 @@ class NodeAttestor(Protocol):
         Raises:
             NodeAttestationError: The challenge is not of a kind that we answer.
         """
+
+
+@runtime_checkable
+class Releasing(Protocol):
+    """A node attestor that holds something, a port say, from `payload` to the end of the attestation."""
+
+    async def release(self) -> None:
+        """Let go of it; called however the attestation ended."""
