@@ -10,6 +10,7 @@ import asyncio
 import threading
 from collections import Counter
 from collections.abc import Callable
+from datetime import timedelta
 from functools import partial
 from typing import Final, ParamSpec, TypeVar
 
@@ -20,16 +21,21 @@ R = TypeVar("R")
 
 MAX_THREADS: Final = 64
 MAX_PER_USER: Final = 8  # threads; a user whose reads hang is refused before it harms others
+PATIENCE: Final = timedelta(seconds=2)  # for a thread: many processes that start together take turns
 
 
 class Aside:
     """Runs functions in threads of its own, few for each user."""
 
-    def __init__(self) -> None:
+    def __init__(self, patience: timedelta = PATIENCE) -> None:
+        self._patience = patience
         self._running: Counter[int] = Counter()
+        self._ended = asyncio.Event()  # set, and replaced, whenever a thread has ended
 
     async def run(self, uid: int, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Return what `function` returns. If cancelled, its thread goes on, and counts until it ends.
+        """Return what `function` returns, once there is a thread for it.
+
+        If cancelled, its thread goes on, and counts until it ends.
 
         Args:
             uid: Whose files or memory are read.
@@ -38,15 +44,21 @@ class Aside:
             **kwargs: Its arguments.
 
         Raises:
-            WorkloadAttestationError: Too many read for that user, or at all.
+            WorkloadAttestationError: Too many read for that user, or at all, for too long.
         """
-        if self._running[uid] >= MAX_PER_USER or self._running.total() >= MAX_THREADS:
-            raise WorkloadAttestationError(f"too many files of uid {uid} are being read")
+        try:
+            async with asyncio.timeout(self._patience.total_seconds()):
+                while self._running[uid] >= MAX_PER_USER or self._running.total() >= MAX_THREADS:
+                    await self._ended.wait()
+        except TimeoutError as error:
+            raise WorkloadAttestationError(f"too many files of uid {uid} are being read") from error
         loop = asyncio.get_running_loop()
         future: asyncio.Future[R] = loop.create_future()
 
         def deliver(give: Callable[[], None]) -> None:
             self._running -= Counter([uid])
+            self._ended.set()
+            self._ended = asyncio.Event()
             if not future.cancelled():
                 give()
 

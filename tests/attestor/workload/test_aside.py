@@ -5,6 +5,7 @@ import asyncio
 import subprocess
 import sys
 import threading
+from datetime import timedelta
 
 import pytest
 
@@ -19,7 +20,7 @@ async def test_what_a_function_returns_or_raises_comes_back():
 
 
 async def test_a_user_whose_reads_hang_is_refused_and_others_are_not():
-    aside, go_on = Aside(), threading.Event()
+    aside, go_on = Aside(timedelta(0)), threading.Event()
     hanging = [asyncio.create_task(aside.run(1, go_on.wait, 30)) for _ in range(MAX_PER_USER)]
     await asyncio.sleep(0)
     with pytest.raises(WorkloadAttestationError, match="too many files of uid 1"):
@@ -36,8 +37,15 @@ async def test_a_user_whose_reads_hang_is_refused_and_others_are_not():
     assert await aside.run(1, int) == 0
 
 
+async def test_many_processes_of_one_user_take_turns():
+    aside = Aside()
+    answers = await asyncio.gather(*(aside.run(1, divmod, number, 2) for number in range(10 * MAX_PER_USER)))
+    assert answers == [divmod(number, 2) for number in range(10 * MAX_PER_USER)]
+    assert not aside._running
+
+
 async def test_many_users_together_are_refused_at_last():
-    aside, go_on = Aside(), threading.Event()
+    aside, go_on = Aside(timedelta(0)), threading.Event()
     hanging = [asyncio.create_task(aside.run(uid, go_on.wait, 30)) for uid in range(MAX_THREADS)]
     await asyncio.sleep(0)
     with pytest.raises(WorkloadAttestationError, match="too many"):
