@@ -78,6 +78,10 @@ def parse_csr(csr_der: bytes) -> Request:
         raise InvalidRequestError("csr: not a well-formed PKCS#10 request") from error
     except UnsupportedKeyError as error:
         raise InvalidRequestError(f"csr: {error}") from error
+    # The signature ends the request. What stands before it says how many bits of it do not count: none, or
+    # two requests would be one.
+    if csr_der[-len(csr.signature) - 1]:
+        raise InvalidRequestError("csr: not a well-formed PKCS#10 request")
     try:
         _verify(key, csr, digest)
     except InvalidSignature as error:

@@ -213,6 +213,15 @@ def test_a_changed_request_never_passes(data):
             parse_csr(bytes(sent))
 
 
+def test_a_signature_whose_last_bit_is_said_not_to_count_is_another_request():
+    sent = bytearray(next(made for made in iter(csr, b"") if made[-1] % 2 == 0))
+    length = len(x509.load_der_x509_csr(bytes(sent)).signature)
+    assert sent[-length - 1] == 0
+    sent[-length - 1] = 1
+    with pytest.raises(InvalidRequestError):
+        parse_csr(bytes(sent))
+
+
 @given(st.binary(max_size=400))
 def test_garbage_never_passes(sent):
     with pytest.raises(InvalidRequestError):
