@@ -51,7 +51,7 @@ class Instance:
     uid: str
     pidfd: int
     held: dict[str, _Held] = field(default_factory=dict)  # by entry
-    refused_until: float | None = None  # on the monotonic clock: when to ask again for what was refused
+    refused: dict[str, tuple[Entry, float]] = field(default_factory=dict)  # by entry; and when to ask again
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def svids(self) -> Mapping[str, X509Svid]:
@@ -60,8 +60,8 @@ class Instance:
 
     def due(self) -> float | None:
         """Return when to ask the issuer next, on the monotonic clock."""
-        dues = [held.due for held in self.held.values()]
-        return min(dues if self.refused_until is None else [*dues, self.refused_until], default=None)
+        again = (when for _, when in self.refused.values())
+        return min((*(held.due for held in self.held.values()), *again), default=None)
 
 
 class Instances:
@@ -102,6 +102,7 @@ class Instances:
             asyncio.get_running_loop().remove_reader(instance.pidfd)
             os.close(instance.pidfd)
             instance.held.clear()
+            instance.refused.clear()
 
     def close(self) -> None:
         """Forget all."""
@@ -136,7 +137,10 @@ class Instances:
             wanted = {entry.id: entry for entry in entries}
             for gone in [key for key in instance.held if not _is_for(instance.held[key], wanted.get(key))]:
                 del instance.held[gone]
-            needed = [entry for entry in wanted.values() if not self._fresh(instance.held.get(entry.id))]
+            instance.refused = {
+                key: refusal for key, refusal in instance.refused.items() if wanted.get(key) == refusal[0]
+            }
+            needed = [entry for entry in wanted.values() if self._is_due(instance, entry)]
             if not needed:
                 return
             try:
@@ -149,21 +153,25 @@ class Instances:
                         raise IssuerUnavailableError(f"no SVID for this process: {error}") from error
                     held.due = max(held.due, later)
 
-    def _fresh(self, held: _Held | None) -> bool:
-        if held is None or self._clock.monotonic() >= held.due:
-            return False
-        return in_force(held.svid, self._clock.now()) or not held.agreed
+    def _is_due(self, instance: Instance, entry: Entry) -> bool:
+        now = self._clock.monotonic()
+        if entry.id in instance.refused:
+            return now >= instance.refused[entry.id][1]
+        held = instance.held.get(entry.id)
+        if held is None or now >= held.due:
+            return True
+        return held.agreed and not in_force(held.svid, self._clock.now())
 
     async def _issue(self, instance: Instance, entries: list[Entry], evidence: Evidence) -> None:
         keys = {entry.id: new_key() for entry in entries}
         requests = [(entry.id, make_csr(keys[entry.id])) for entry in entries]
         chains = await self._client.new_x509_svids(requests, evidence)
-        instance.refused_until = None
         for entry in entries:
             instance.held.pop(entry.id, None)
+            instance.refused.pop(entry.id, None)
             if entry.id not in chains:
                 # Withheld; the issuer may not have seen yet what we saw, a pod that has just started, say.
-                instance.refused_until = self._clock.monotonic() + REFUSED_FOR
+                instance.refused[entry.id] = (entry, self._clock.monotonic() + REFUSED_FOR)
                 continue
             der = private_key_to_der(keys[entry.id])
             try:

@@ -192,6 +192,27 @@ async def test_while_the_issuer_is_away_what_is_valid_stays_and_is_asked_for_aga
     assert serial(instance) != before
 
 
+async def test_what_was_refused_is_not_asked_for_at_every_change(world, start):
+    _, process = start()
+    world.issuer.refused.add("own")
+    await world.ensure(process, OWN)
+    await world.ensure(process, OWN)
+    assert world.issuer.batches == [["own"]]
+    await world.ensure(process, replace(OWN, revision=1))  # but at once when the entry is another
+    assert world.issuer.batches == [["own"], ["own"]]
+
+
+async def test_a_refused_entry_that_is_gone_leaves_nothing_to_wait_for(world, start):
+    """A time that is past for ever would keep the stream busy."""
+    _, process = start()
+    other = entry("other", needs_evidence=True)
+    world.issuer.refused.add("own")
+    instance = await world.ensure(process, OWN, other)
+    await world.clock.advance(10 * REFUSED_FOR * SECOND)
+    await world.ensure(process, other)
+    assert instance.due() > world.clock.monotonic()
+
+
 @pytest.mark.parametrize("held", [False, True], ids=["none yet", "expired"])
 async def test_without_an_svid_an_issuer_that_is_away_is_told(world, start, held):
     _, process = start()
