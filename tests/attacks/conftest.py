@@ -19,7 +19,7 @@ __all__ = ["children", "listening"]
 MAX_GROWTH = 30 * 1024 * 1024  # bytes
 MAX_P99 = 0.1  # seconds
 LASTS = "1"  # seconds of an attack
-ATTEMPTS = 3
+ATTEMPTS = 5  # of what another load of the machine can only worsen
 
 
 class Victim:
@@ -42,7 +42,7 @@ class Victim:
         stop = threading.Event()
         with GoodClient(self.path) as client:
             for _ in range(50):
-                seen.quiet.append(timed(client))
+                timed(client)
             before = self.memory
 
             def live():
@@ -79,7 +79,7 @@ class Victim:
                 )
             assert answer.returncode == 0, answer.stderr
             seen.check(latency=attempt == ATTEMPTS - 1)
-            if seen.p99 < seen.max_p99:
+            if seen.p99 < MAX_P99:
                 break
         return answer.stdout
 
@@ -92,7 +92,6 @@ def timed(client):
 
 class Seen:
     def __init__(self):
-        self.quiet = []  # latencies before the attack
         self.latencies = []
         self.growth = 0
         self.error = None
@@ -101,17 +100,12 @@ class Seen:
     def p99(self):
         return sorted(self.latencies)[int(len(self.latencies) * 0.99)]
 
-    @property
-    def max_p99(self):
-        """A machine that is slow without an attack is allowed to be slow during it."""
-        return max(MAX_P99, 5 * max(self.quiet))
-
     def check(self, *, latency=True):
         assert self.error is None
         assert len(self.latencies) > 20
         assert self.growth < MAX_GROWTH
         if latency:
-            assert self.p99 < self.max_p99
+            assert self.p99 < MAX_P99
 
 
 @pytest.fixture

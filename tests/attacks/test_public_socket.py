@@ -8,6 +8,7 @@ import time
 import pytest
 
 from tests.attacks import hostile
+from tests.attacks.conftest import ATTEMPTS, MAX_P99
 from tests.attacks.hostile import END_HEADERS, HEADERS, GoodClient, block, connect, frame, open_http2
 
 # No frame of these is wrong as such: what bounds calls and messages holds them.
@@ -41,20 +42,26 @@ def test_a_message_that_announces_a_gibibyte_is_refused_before_it_comes(victim):
 
 @pytest.mark.parametrize("opening", [b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", b"\x16\x03\x01\0\xff"])
 def test_whoever_does_not_speak_http2_is_cut_off_at_once(victim, opening):
-    with contextlib.closing(connect(victim.path)) as connection:
-        connection.sendall(opening)
-        assert closed_within(connection, 2.5)  # who says nothing has three seconds
+    def cut_off():
+        with contextlib.closing(connect(victim.path)) as connection:
+            connection.sendall(opening)
+            return closed_within(connection, 1)
+
+    assert any(cut_off() for _ in range(ATTEMPTS))
 
 
 def test_silent_connections_are_closed_in_three_seconds(victim):
-    with victim.beside() as seen:
-        start = time.monotonic()
-        silent = [connect(victim.path) for _ in range(200)]
-        for connection in silent:
+    for _ in range(ATTEMPTS):
+        with victim.beside() as seen:
+            start = time.monotonic()
+            silent = [connect(victim.path) for _ in range(200)]
             # gRPC's own greeting may come; what counts is the end.
-            assert closed_within(connection, start + 8 - time.monotonic())
-        assert time.monotonic() - start > 2.5
-        close(silent)
+            ended = [closed_within(connection, start + 4 - time.monotonic()) for connection in silent]
+            assert time.monotonic() - start > 2.5
+            close(silent)
+        if all(ended) and seen.p99 < MAX_P99:
+            break
+    assert all(ended)
     seen.check()
 
 
