@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The attestor's halves of node attestation: make a proof, and answer challenges about it."""
 
+from pathlib import Path
 from typing import Protocol, runtime_checkable
+
+from attestor.errors import NodeAttestationError
 
 
 class NodeAttestor(Protocol):
@@ -32,3 +35,16 @@ class Releasing(Protocol):
 
     async def release(self) -> None:
         """Let go of it; called however the attestation ended."""
+
+
+def read_file(path: Path, limit: int) -> bytes:
+    """Return up to `limit` bytes of a file.
+
+    Raises:
+        NodeAttestationError: It cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return file.read(limit)
+    except OSError as error:
+        raise NodeAttestationError(f"{path} cannot be read: {error.strerror}") from error

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 
 from attestor.errors import NodeAttestationError
+from attestor.node import read_file
 
 NONCE: Final = 32  # bytes
 MAX_FILE: Final = 64 * 1024  # bytes of a key or certificate
@@ -53,7 +54,7 @@ class SshPop:
         Raises:
             NodeAttestationError: It cannot be read, or is none.
         """
-        fields = _read(self._config.host_cert_path).split()
+        fields = read_file(self._config.host_cert_path, MAX_FILE).split()
         try:
             if not fields[0].endswith(b"-cert-v01@openssh.com"):
                 raise NodeAttestationError(f"host_cert_path {self._config.host_cert_path} has no certificate")
@@ -83,19 +84,11 @@ class SshPop:
 
     def _key(self) -> Any:
         try:
-            return load_ssh_private_key(_read(self._config.host_key_path), None)
+            return load_ssh_private_key(read_file(self._config.host_key_path, MAX_FILE), None)
         except (ValueError, TypeError, UnsupportedAlgorithm) as error:
             raise NodeAttestationError(
                 f"host_key_path {self._config.host_key_path} is no key that can be used"
             ) from error
-
-
-def _read(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(MAX_FILE)
-    except OSError as error:
-        raise NodeAttestationError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def _sign(key: Any, data: bytes) -> tuple[str, bytes]:

@@ -17,6 +17,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from attestor.errors import NodeAttestationError
+from attestor.node import read_file
 from spiffekit.daemon.config import ConfigError
 
 COMMANDS: Final = (
@@ -80,7 +81,7 @@ class TpmEk:
     async def _certificate(self, tools: "Tools") -> bytes:
         """Return the endorsement key's certificate, or nothing if the TPM has none."""
         if path := self._config.ek_certificate_path:
-            return _read(path)
+            return read_file(path, MAX_FILE)
         index = _CERTIFICATE[self._config.key]
         try:
             await tools.run("nvread", "-C", index, "-o", "certificate", index)
@@ -158,24 +159,16 @@ class Tools:
                     process.kill()
                     await process.wait()
         if status:
-            said = _read(self._folder / "messages")[-200:].decode("utf-8", "replace").strip()
+            said = read_file(self._folder / "messages", MAX_FILE)[-200:].decode("utf-8", "replace").strip()
             raise NodeAttestationError(f"tpm2_{command} failed: {said!r}")
 
     def read(self, name: str) -> bytes:
         """Return what a command left in a file."""
-        return _read(self._folder / name)
+        return read_file(self._folder / name, MAX_FILE)
 
 
 def _folder() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="attestor-tpm-")  # only we may enter it
-
-
-def _read(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(MAX_FILE)
-    except OSError as error:
-        raise NodeAttestationError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def _question(challenge: bytes) -> tuple[bytes, bytes, str]:

@@ -74,8 +74,13 @@ ADVISORIES = {
     "#6324, #7066: patterns without anchors": """
         test_house_rules.py::patterns_are_matched_from_end_to_end
         issuer_api/test_node.py::a_token_that_is_no_path_segment_is_malformed
+        issuer/node/test_http_challenge.py::a_pattern_is_for_the_whole_name
+        issuer/node/test_http_challenge.py::only_a_dns_name_is_asked
     """,
-    "1.13.4, 1.14.2: http_challenge followed redirects": "there is no http_challenge attestor yet",
+    "1.13.4, 1.14.2: http_challenge followed redirects": """
+        issuer/node/test_http_challenge.py::another_answer_proves_nothing
+        issuer/node/test_http_challenge.py::an_address_of_our_own_is_not_asked
+    """,
     "1.13.4, 1.14.2: huge keys and long chains took all processors": """
         issuer/node/test_x509pop.py::a_huge_key_is_refused_before_anything_is_verified
         issuer/node/test_x509pop.py::a_chain_has_at_most_four_intermediates

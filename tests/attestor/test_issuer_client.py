@@ -131,6 +131,24 @@ async def test_a_wrong_response_proves_nothing(anonymous):
         await anonymous.attest(Wrong(), make_csr(new_key()))
 
 
+@pytest.mark.parametrize("fails", [False, True], ids=["proved", "refused"])
+async def test_what_a_proof_took_is_given_back_whatever_comes_of_it(anonymous, fails):
+    class Holding(Machine):
+        released = 0
+
+        async def respond(self, challenge):
+            assert not self.released  # while it is proving
+            return challenge if fails else await super().respond(challenge)
+
+        async def release(self):
+            self.released += 1
+
+    machine = Holding("m1")
+    with pytest.raises(NodeAttestationError) if fails else contextlib.nullcontext():
+        await anonymous.attest(machine, make_csr(new_key()))
+    assert machine.released == 1
+
+
 @pytest.mark.parametrize("half", ["payload", "respond"])
 async def test_a_node_that_cannot_prove_itself_says_why(anonymous, half):
     async def fail(*_):
