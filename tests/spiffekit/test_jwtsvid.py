@@ -18,7 +18,8 @@ from spiffekit.bundle import Bundle, BundleSet, JwtAuthority
 from spiffekit.errors import AudienceError, ExpiredError, JwtSvidError, UntrustedError
 from spiffekit.id import TrustDomain
 from spiffekit.jwk import MAX_KEY_ID
-from spiffekit.jwtsvid import ALGORITHMS, MAX_AUDIENCES, MAX_TOKEN_BYTES, JwtSvid, verify
+from spiffekit.jws import ALGORITHMS, MAX_AUDIENCES, MAX_TOKEN_BYTES
+from spiffekit.jwtsvid import JwtSvid, verify
 from spiffekit.keys import public_key_to_der
 from spiffekit.testing import TestCA
 from tests.vectors import keys, load
