@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry, Gauge
 from attestor.cache import Cache
 from attestor.config import Config
 from attestor.connection import Credentials
+from attestor.endpoints import health as health_endpoint
 from attestor.endpoints.admin import Admin
 from attestor.endpoints.admission import Admission
 from attestor.endpoints.reflection import Reflection
@@ -36,6 +37,7 @@ from spiffekit.daemon import plugins, systemd
 from spiffekit.daemon.clock import SystemClock
 from spiffekit.daemon.config import ConfigError
 from spiffekit.daemon.health import Health
+from spiffekit.daemon.health_service import HealthService
 from spiffekit.daemon.lifecycle import run_until_signalled
 from spiffekit.daemon.listener import UnixFront, inner_socket, server_options
 from spiffekit.daemon.peer import PeerProcess
@@ -155,7 +157,8 @@ class Attestor:
                 path.parent.mkdir(mode=ADMIN_FOLDER_MODE, parents=True)
                 path.parent.chmod(ADMIN_FOLDER_MODE)  # whatever the umask says
             front: UnixFront[PeerProcess] = UnixFront(path, mode=ADMIN_MODE, identify=lambda peer: peer)
-            async with serving(front, admin.handler()):
+            health = health_endpoint.handler(HealthService(self.health))
+            async with serving(front, admin.handler(), health):
                 ready()
                 await asyncio.Event().wait()
             raise AssertionError("waits for ever")

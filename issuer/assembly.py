@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import grpc
-from grpc_health.v1 import health_pb2
 from prometheus_client import CollectorRegistry, Gauge
 
 from issuer.api.bundle import BundleService
 from issuer.api.caller import Callers, Connection, local_connection, tls_connection
-from issuer.api.debug import DebugService, HealthService
+from issuer.api.debug import DebugService
 from issuer.api.dispatch import Dispatcher, Metrics
 from issuer.api.entry import EntryService
 from issuer.api.explain import ExplainService
@@ -34,11 +33,12 @@ from issuer.registration import Registrations
 from issuer.store import Database
 from spiffekit.bundle import BundleSet
 from spiffekit.daemon import health as health_server
+from spiffekit.daemon import health_service, plugins, systemd
 from spiffekit.daemon import logging as logs
-from spiffekit.daemon import plugins, systemd
 from spiffekit.daemon.clock import SystemClock
 from spiffekit.daemon.config import ConfigError
 from spiffekit.daemon.health import Health
+from spiffekit.daemon.health_service import HealthService
 from spiffekit.daemon.key_files import private_folder
 from spiffekit.daemon.kubernetes.client import KubernetesClient
 from spiffekit.daemon.lifecycle import run_until_signalled
@@ -268,7 +268,7 @@ class Issuer:
             (entry_pb2.DESCRIPTOR.services_by_name["Entry"], EntryService(self.trust_domain, **common)),
             (svid_pb2.DESCRIPTOR.services_by_name["SVID"], svid),
             (debug_pb2.DESCRIPTOR.services_by_name["Debug"], debug),
-            (health_pb2.DESCRIPTOR.services_by_name["Health"], HealthService(self.health)),
+            (health_service.SERVICE, HealthService(self.health)),
             (updates_pb2.DESCRIPTOR.services_by_name["Updates"], updates),
             (explain_pb2.DESCRIPTOR.services_by_name["Explain"], explain),
         ]

@@ -43,7 +43,7 @@ TABLE: Final[dict[str, frozenset[Kind]]] = {
     **_methods(f"{_SERVER}svid.v1.SVID", "MintX509SVID MintJWTSVID", _OPERATORS),
     **_methods(f"{_SERVER}svid.v1.SVID", "BatchNewX509SVID NewJWTSVID", _NODES),
     **_methods(f"{_SERVER}debug.v1.Debug", "GetInfo", _LOCAL),
-    **_methods("/grpc.health.v1.Health", "Check Watch", _LOCAL),
+    **_methods("/grpc.health.v1.Health", "Check List Watch", _LOCAL),
     **_methods("/issuer.v1.Updates", "Watch", _NODES),
     **_methods("/issuer.v1.Explain", "Why", _OPERATORS),
 }

@@ -1,14 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""spire.api.server.debug.v1 and the field's health service, for operators on the same host."""
-
-from grpc_health.v1 import health_pb2
+"""spire.api.server.debug.v1, for operators on the same host."""
 
 from issuer.api.dispatch import Call
 from issuer.ca.rotation import ServerIdentity
-from issuer.errors import NotFoundError
 from issuer.registration import Registrations
 from spiffekit.daemon.clock import Clock
-from spiffekit.daemon.health import Health
 from spiffekit.wire.convert import seconds, spiffe_id_to_proto
 from spiffekit.wire.pb.spire.api.server.debug.v1 import debug_pb2
 
@@ -40,20 +36,3 @@ class DebugService:
             entries_count=entries,
             federated_bundles_count=max(len(self._registrations.bundles()) - 1, 0),
         )
-
-
-class HealthService:
-    """Whether the issuer serves."""
-
-    def __init__(self, health: Health) -> None:
-        self._health = health
-
-    async def Check(  # noqa: N802 - the method's name on the wire
-        self, request: health_pb2.HealthCheckRequest, call: Call
-    ) -> health_pb2.HealthCheckResponse:
-        """Return SERVING or NOT_SERVING; there is one service, the whole."""
-        del call
-        if request.service:
-            raise NotFoundError(f"no service {request.service[:80]!r}")
-        states = health_pb2.HealthCheckResponse
-        return states(status=states.SERVING if self._health.ready else states.NOT_SERVING)

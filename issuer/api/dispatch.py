@@ -4,12 +4,12 @@
 import logging
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, TypeVar, cast
 
 import grpc
-from google.protobuf import message_factory
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -20,9 +20,11 @@ from issuer.api.caller import Caller, Callers, Connection, Kind
 from issuer.keys import KeyManagerError
 from issuer.model import AuditRecord, Outcome
 from issuer.store import Database
+from spiffekit.daemon import health_service
 from spiffekit.daemon.clock import Clock
 from spiffekit.daemon.limits import RateLimitedError
 from spiffekit.daemon.listener import UnknownPeerError
+from spiffekit.wire import services
 from spiffekit.wire.pb.spire.api import types_pb2
 from spiffekit.wire.status import Status, StatusTable, abort
 
@@ -62,6 +64,7 @@ STATUS: Final = StatusTable(
         errors.StoreError: Code.UNAVAILABLE,
         KeyManagerError: Code.UNAVAILABLE,
         UnknownPeerError: Code.PERMISSION_DENIED,
+        **health_service.CODES,
     },
     detail=_detail,
 )
@@ -105,7 +108,8 @@ class Dispatcher:
     """Makes gRPC handlers of plain services.
 
     A service has a coroutine method ``Name(request, call)`` for each unary method, and an async
-    generator ``Name(requests, call)`` for each streaming one. What it lacks answers UNIMPLEMENTED.
+    generator for each one that streams answers: ``Name(request, call)``, or ``Name(requests, call)``
+    where the client streams as well. What it lacks answers UNIMPLEMENTED.
     """
 
     def __init__(
@@ -125,21 +129,7 @@ class Dispatcher:
 
     def handler(self, service: ServiceDescriptor, implementation: object) -> grpc.GenericRpcHandler:
         """Return the handler of one service."""
-        handlers = {}
-        for method in service.methods:
-            behave = getattr(implementation, method.name, None)
-            if behave is None:
-                continue
-            path = f"/{service.full_name}/{method.name}"
-            request = message_factory.GetMessageClass(method.input_type)
-            response = message_factory.GetMessageClass(method.output_type)
-            make, wrap = (
-                (grpc.stream_stream_rpc_method_handler, self._stream)
-                if method.client_streaming
-                else (grpc.unary_unary_rpc_method_handler, self._unary)
-            )
-            handlers[method.name] = make(wrap(path, behave), request.FromString, response.SerializeToString)
-        return grpc.method_handlers_generic_handler(service.full_name, handlers)
+        return services.handler(service, implementation, unary=self._unary, stream=self._stream)
 
     async def _begin(self, path: str, context: Context) -> Call:
         connection = self._connection_of(context)
@@ -167,13 +157,14 @@ class Dispatcher:
     def _stream(self, path: str, behave: Callable[..., Any]) -> Callable[..., Any]:
         ok = self._metrics.calls.labels(path, Code.OK.name)
 
-        async def handle(requests: AsyncIterator[Message], context: Context) -> AsyncIterator[Message]:
+        async def handle(sent: Message | AsyncIterator[Message], context: Context) -> AsyncIterator[Message]:
             call: Call | None = None
             try:
                 call = await self._begin(path, context)
                 authorize(path, call.caller.kind)
-                async for answer in behave(requests, call):
-                    yield answer
+                async with aclosing(behave(sent, call)) as answers:
+                    async for answer in answers:
+                        yield answer
             except Exception as error:  # noqa: BLE001 - the RPC boundary: every error becomes a status
                 await abort(context, await self._refuse(path, call, error))
             ok.inc()

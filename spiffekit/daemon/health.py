@@ -18,7 +18,24 @@ class Health:
     """What the daemon says of itself: alive from the start, ready when it serves."""
 
     def __init__(self) -> None:
-        self.ready = False
+        self._ready = False
+        self._changed = asyncio.Event()  # set, and replaced, whenever it changes
+
+    @property
+    def ready(self) -> bool:
+        """Whether it serves now."""
+        return self._ready
+
+    @ready.setter
+    def ready(self, ready: bool) -> None:
+        self._ready = ready
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def wait_unless(self, ready: bool) -> None:
+        """Return when `ready` is not the state; at once if it is not now."""
+        while self._ready is ready:
+            await self._changed.wait()
 
 
 def serve(address: str, port: int, health: Health, registry: CollectorRegistry) -> Service:

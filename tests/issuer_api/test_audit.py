@@ -27,7 +27,7 @@ READS = {
     f"{SERVER}bundle.v1.Bundle": "GetBundle GetFederatedBundle CountBundles ListFederatedBundles",
     f"{SERVER}entry.v1.Entry": "CountEntries ListEntries GetEntry GetAuthorizedEntries SyncAuthorizedEntries",
     f"{SERVER}debug.v1.Debug": "GetInfo",
-    "/grpc.health.v1.Health": "Check Watch",
+    "/grpc.health.v1.Health": "Check List Watch",
     "/issuer.v1.Updates": "Watch",
     "/issuer.v1.Explain": "Why",
 }

@@ -55,15 +55,13 @@ ADMINS = ANYBODY | {
     "SVID/MintJWTSVID",
     "Explain/Why",
 }
-LOCAL = ADMINS | {"Debug/GetInfo", "Health/Check"}
+LOCAL = ADMINS | {"Debug/GetInfo", "Health/Check", "Health/List", "Health/Watch"}
 UNIMPLEMENTED = {
     "Bundle/PublishJWTAuthority",
     "Bundle/PublishWITAuthority",
     "SVID/MintWITSVID",
     "SVID/BatchNewWITSVID",
     "SVID/NewDownstreamX509CA",
-    "Health/Watch",
-    "Health/List",
 }
 
 # What a method makes of an empty request, once the caller may call it.

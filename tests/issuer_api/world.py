@@ -11,12 +11,11 @@ import sqlalchemy as sa
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from grpc_health.v1 import health_pb2
 from prometheus_client import CollectorRegistry
 
 from issuer.api.bundle import BundleService
 from issuer.api.caller import Callers, local_connection, tls_connection
-from issuer.api.debug import DebugService, HealthService
+from issuer.api.debug import DebugService
 from issuer.api.dispatch import Dispatcher, Metrics
 from issuer.api.entry import EntryService
 from issuer.api.explain import ExplainService
@@ -34,7 +33,9 @@ from issuer.registration import Registrations
 from issuer.store import Database
 from issuer.store.schema import join_tokens
 from spiffekit.bundle import BundleSet
+from spiffekit.daemon import health_service
 from spiffekit.daemon.health import Health
+from spiffekit.daemon.health_service import HealthService
 from spiffekit.daemon.limits import RateLimit
 from spiffekit.daemon.listener import TlsFront, UnixFront, inner_socket, server_options
 from spiffekit.id import SpiffeId, TrustDomain
@@ -57,7 +58,7 @@ SERVICES = {
     "entry": entry_pb2.DESCRIPTOR.services_by_name["Entry"],
     "svid": svid_pb2.DESCRIPTOR.services_by_name["SVID"],
     "debug": debug_pb2.DESCRIPTOR.services_by_name["Debug"],
-    "health": health_pb2.DESCRIPTOR.services_by_name["Health"],
+    "health": health_service.SERVICE,
     "explain": explain_pb2.DESCRIPTOR.services_by_name["Explain"],
     "updates": updates_pb2.DESCRIPTOR.services_by_name["Updates"],
 }
