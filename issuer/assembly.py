@@ -128,7 +128,15 @@ class Issuer:
         database = Database.open(path, clock=SystemClock())
         issuer = cls(config, database)
         registrations = issuer.registrations
-        await database.read(lambda tx: registrations.load(tx.entries.all(), tx.nodes.all(), tx.bundles.all()))
+        await database.read(
+            lambda tx: registrations.load(
+                tx.entries.all(),
+                tx.nodes.all(),
+                tx.bundles.all(),
+                agents=tx.agents.all(),
+                classes=tx.agents.classes(),
+            )
+        )
         issuer.log = ChangeLog(await database.read(lambda tx: tx.changes.last()))
         database.on_commit += [registrations.apply, issuer.log.publish]
         await issuer.authorities.load()

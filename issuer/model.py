@@ -104,6 +104,100 @@ class JoinToken:
     expires_at: datetime
 
 
+class AgentState(StrEnum):
+    """Where an agent is in its life. Whatever else a database says counts as suspended."""
+
+    REGISTERED = "registered"  # nobody has approved it yet
+    ACTIVE = "active"
+    SUSPENDED = "suspended"
+    RETIRED = "retired"  # for ever: its SPIFFE ID is never given again
+
+    @property
+    def followers(self) -> frozenset["AgentState"]:
+        """The states that may come next."""
+        return _FOLLOWERS[self]
+
+
+_FOLLOWERS = {
+    AgentState.REGISTERED: frozenset((AgentState.ACTIVE, AgentState.RETIRED)),
+    AgentState.ACTIVE: frozenset((AgentState.SUSPENDED, AgentState.RETIRED)),
+    AgentState.SUSPENDED: frozenset((AgentState.ACTIVE, AgentState.RETIRED)),
+    AgentState.RETIRED: frozenset[AgentState](),
+}
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Owner:
+    """A person or a group, as an OIDC provider names it."""
+
+    issuer: str  # of the provider: an https URL, without "|"
+    subject: str  # the claim `sub`, or the group's name; does not start with "group:"
+    group: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.issuer}|{'group:' if self.group else ''}{self.subject}"
+
+    @classmethod
+    def from_text(cls, text: str) -> "Owner":
+        """Return the owner that `str` wrote; what people write is checked in `issuer.governance`."""
+        issuer, _, name = text.partition("|")
+        return cls(issuer, name.removeprefix("group:"), group=name.startswith("group:"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What an agent may have at most; None leaves it to the class, and there to the issuer's defaults.
+
+    `tools` maps a tool's name to the constraints of its arguments (`authorization_details` of
+    draft-niyikiza-oauth-attenuating-agent-tokens): JSON values only.
+    """
+
+    tools: Mapping[str, object] | None = None
+    audiences: tuple[str, ...] | None = None  # of JWT-SVIDs and WIT-SVIDs' proofs; sorted
+    max_depth: int | None = None  # of delegations
+    x509_ttl: timedelta | None = None
+    jwt_ttl: timedelta | None = None
+    wit_ttl: timedelta | None = None
+    delegation_ttl: timedelta | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentClass:
+    """What agents of one kind have in common. They may narrow its limits and never widen them."""
+
+    name: str
+    limits: Limits = Limits()
+    two_people: bool = False  # who registers an agent may not approve it
+    review_every: timedelta | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agent:
+    """An AI agent: whose it is, what it is for, and whether it may have an identity now.
+
+    Entries belong to it by `spiffe_id`. `version` counts the changes of all agents of the trust domain:
+    the greater one is the later one.
+    """
+
+    spiffe_id: SpiffeId  # for ever: no other agent ever gets it
+    id: str  # UUIDv7
+    state: AgentState
+    version: int = 0
+    owner: Owner
+    sponsor: str = ""  # who is on call
+    team: str = ""
+    agent_class: str = ""  # the class's name, or "" for none
+    purpose: str
+    limits: Limits = Limits()
+    review_by: datetime | None = None
+    registered_by: str  # the actor, as the audit trail names it
+    created_at: datetime
+    changed_at: datetime  # of the state
+    reason: str = ""  # of the last change of the state
+    orphaned_at: datetime | None = None  # when its owner was first found to be gone
+    successor: SpiffeId | None = None  # of one that is retired
+
+
 class AuthorityKind(StrEnum):
     """What an authority signs."""
 
@@ -140,6 +234,8 @@ class ChangeKind(StrEnum):
     ENTRY = "entry"  # key: the entry's ID
     NODE = "node"  # key: the node's SPIFFE ID
     BUNDLE = "bundle"  # key: the trust domain's name
+    AGENT = "agent"  # key: the agent's SPIFFE ID; its entries change with it
+    AGENT_CLASS = "agent_class"  # key: the class's name
     AUTHORITY = "authority"  # key: "x509/<id>" or "jwt/<id>"; tainted or revoked
 
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from itertools import combinations
-from typing import Final
+from typing import Any, Final
 
-from issuer.model import Change, ChangeKind, Node, RegistrationEntry
+from issuer.model import Agent, AgentClass, AgentState, Change, ChangeKind, Node, RegistrationEntry
 from issuer.store.nodes import ID_SELECTOR, SERVER_PATH
 from spiffekit.bundle import Bundle
 from spiffekit.id import SpiffeId, TrustDomain
@@ -97,11 +97,19 @@ class Registrations:
         self._admins: dict[SpiffeId, dict[str, RegistrationEntry]] = {}
         self._nodes: dict[SpiffeId, Node] = {}
         self._bundles: dict[TrustDomain, Bundle] = {}
+        self._agents: dict[SpiffeId, Agent] = {}
+        self._classes: dict[str, AgentClass] = {}
         self._remembered: dict[SpiffeId, Authorized] = {}  # what `authorized` said, until something changes
         self._remembered_entries = 0
 
     def load(
-        self, entries: Iterable[RegistrationEntry], nodes: Iterable[Node], bundles: Iterable[Bundle] = ()
+        self,
+        entries: Iterable[RegistrationEntry],
+        nodes: Iterable[Node],
+        bundles: Iterable[Bundle] = (),
+        *,
+        agents: Iterable[Agent] = (),
+        classes: Iterable[AgentClass] = (),
     ) -> None:
         """Fill an empty registry."""
         for entry in entries:
@@ -109,28 +117,37 @@ class Registrations:
         self._sorted_ids = sorted(self._entries)
         self._nodes = {node.id: node for node in nodes}
         self._bundles = {bundle.trust_domain: bundle for bundle in bundles}
+        self._agents = {agent.spiffe_id: agent for agent in agents}
+        self._classes = {agent_class.name: agent_class for agent_class in classes}
 
     def apply(self, changes: Sequence[Change]) -> None:
         """Follow what was committed."""
         for change in changes:
             self._forget_what(change)
-            match change:
-                case Change(kind=ChangeKind.ENTRY, value=RegistrationEntry() as entry):
-                    self._remove(entry.id)
-                    self._link(entry)
-                    bisect.insort(self._sorted_ids, entry.id)
-                case Change(kind=ChangeKind.ENTRY):
-                    self._remove(change.key)
-                case Change(kind=ChangeKind.NODE, value=Node() as node):
-                    self._nodes[node.id] = node
-                case Change(kind=ChangeKind.NODE):
-                    self._nodes.pop(SpiffeId.parse(change.key), None)
-                case Change(kind=ChangeKind.BUNDLE, value=Bundle() as bundle):
-                    self._bundles[bundle.trust_domain] = bundle
-                case Change(kind=ChangeKind.BUNDLE):
-                    self._bundles.pop(TrustDomain(change.key), None)
-                case _:
-                    pass
+            if change.kind is ChangeKind.ENTRY:
+                self._remove(change.key)
+                if isinstance(change.value, RegistrationEntry):
+                    self._link(change.value)
+                    bisect.insort(self._sorted_ids, change.key)
+                continue
+            value: Any = change.value
+            things: dict[Any, Any]
+            key: Any
+            match change.kind:
+                case ChangeKind.NODE:
+                    things, key = self._nodes, SpiffeId.parse(change.key)
+                case ChangeKind.BUNDLE:
+                    things, key = self._bundles, TrustDomain(change.key)
+                case ChangeKind.AGENT:
+                    things, key = self._agents, SpiffeId.parse(change.key)
+                case ChangeKind.AGENT_CLASS:
+                    things, key = self._classes, change.key
+                case ChangeKind.AUTHORITY:
+                    continue
+            if value is None:
+                things.pop(key, None)
+            else:
+                things[key] = value
 
     def _forget_what(self, change: Change) -> None:
         """Forget the answers that a change can alter."""
@@ -182,9 +199,25 @@ class Registrations:
         """Return every bundle, our own included, by trust domain."""
         return [self._bundles[trust_domain] for trust_domain in sorted(self._bundles)]
 
+    def agent(self, spiffe_id: SpiffeId) -> Agent | None:
+        """Return the agent of a SPIFFE ID, or None: then nobody owns it."""
+        return self._agents.get(spiffe_id)
+
+    def agents(self) -> list[Agent]:
+        """Return every agent, by SPIFFE ID."""
+        return [self._agents[spiffe_id] for spiffe_id in sorted(self._agents)]
+
+    def agent_class(self, name: str) -> AgentClass | None:
+        """Return a class of agents, or None."""
+        return self._classes.get(name)
+
+    def agent_classes(self) -> list[AgentClass]:
+        """Return every class of agents, by name."""
+        return [self._classes[name] for name in sorted(self._classes)]
+
     def is_admin(self, spiffe_id: SpiffeId, now: datetime) -> bool:
         """Tell whether an entry makes this ID an administrator at `now`."""
-        return any(_counts(entry, now) for entry in self._admins.get(spiffe_id, {}).values())
+        return any(self._counts(entry, now) for entry in self._admins.get(spiffe_id, {}).values())
 
     def entries(self) -> Iterator[RegistrationEntry]:
         """Return every entry, by ID."""
@@ -222,7 +255,7 @@ class Registrations:
     def aliases(self, node: Node, now: datetime) -> list[RegistrationEntry]:
         """Return the entries that make aliases of a node at `now`."""
         own = node.selectors | {Selector(ID_SELECTOR, str(node.id))}
-        return [alias for alias in self._aliases.matching(own) if _counts(alias, now)]
+        return [alias for alias in self._aliases.matching(own) if self._counts(alias, now)]
 
     def ways(self, node: Node, now: datetime) -> dict[SpiffeId, tuple[SpiffeId, ...]]:
         """Return the shortest way from a node to each ID that can be a parent of its entries."""
@@ -235,10 +268,17 @@ class Registrations:
         while waiting:
             parent = waiting.popleft()
             for entry in self._by_parent.get(parent, {}).values():
-                if entry.template is None and entry.spiffe_id not in ways and _counts(entry, now):
+                if entry.template is None and entry.spiffe_id not in ways and self._counts(entry, now):
                     ways[entry.spiffe_id] = (*ways[parent], entry.spiffe_id)
                     waiting.append(entry.spiffe_id)
         return ways
+
+    def _counts(self, entry: RegistrationEntry, now: datetime) -> bool:
+        if entry.expires_at is not None and entry.expires_at <= now:
+            return False
+        # Whether what a template gives is the ID of an active agent is known when it is asked for.
+        agent = self._agents.get(entry.spiffe_id) if entry.template is None else None
+        return agent is None or agent.state is AgentState.ACTIVE
 
     def _walk(self, node: Node, now: datetime) -> Authorized:
         found: dict[str, RegistrationEntry] = {}
@@ -255,7 +295,7 @@ class Registrations:
                 waiting.append(alias.spiffe_id)
         while waiting:
             for entry in self._by_parent.get(waiting.pop(), {}).values():
-                if not _counts(entry, now) or not entry.spiffe_id.is_member_of(node.id.trust_domain):
+                if not self._counts(entry, now) or not entry.spiffe_id.is_member_of(node.id.trust_domain):
                     continue
                 found[entry.id] = entry
                 if entry.expires_at is not None:
@@ -288,10 +328,6 @@ class Registrations:
                 return authorized.node_id is None or change.key == str(authorized.node_id)
             case _:
                 return False
-
-
-def _counts(entry: RegistrationEntry, now: datetime) -> bool:
-    return entry.expires_at is None or now < entry.expires_at
 
 
 __all__ = ["Authorized", "Registrations", "SubsetIndex"]

@@ -6,7 +6,7 @@ from typing import Final
 from issuer.api.convert import MAX_SELECTORS, node_id_field
 from issuer.api.dispatch import Call
 from issuer.errors import InvalidRequestError, NotFoundError
-from issuer.model import Node, RegistrationEntry
+from issuer.model import AgentState, Node, RegistrationEntry
 from issuer.registration import Registrations
 from spiffekit.errors import SelectorError, SpiffeIdError, TemplateError
 from spiffekit.id import TrustDomain
@@ -45,7 +45,7 @@ class ExplainService:
                     spiffe_id=entry.name,
                     parent_id=str(entry.parent_id),
                     ancestry=map(str, ways.get(entry.parent_id, ())),
-                    obstacle=_obstacle(entry, node, reached=entry.parent_id in ways, call=call),
+                    obstacle=self._obstacle(entry, node, reached=entry.parent_id in ways, call=call),
                     missing=sorted(map(str, entry.selectors - found)),
                     identity=_identity(entry, found),
                     needs_evidence=entry.needs_evidence,
@@ -66,6 +66,20 @@ class ExplainService:
         near = (entry for entry in self._registrations.entries() if entry.selectors & found)
         return sorted(near, key=lambda entry: (len(entry.selectors - found), entry.id))[:NEAREST]
 
+    def _obstacle(self, entry: RegistrationEntry, node: Node | None, *, reached: bool, call: Call) -> str:
+        if node is None:
+            return "the node is not attested"
+        if node.banned:
+            return "the node is banned"
+        if entry.expires_at is not None and entry.expires_at <= call.now:
+            return "the entry has ended"
+        agent = self._registrations.agent(entry.spiffe_id) if entry.template is None else None
+        if agent is not None and agent.state is not AgentState.ACTIVE:
+            return f"the agent is {agent.state}"
+        if not reached:
+            return "neither the node nor what it earns is the entry's parent"
+        return "the entry is for secret stores, not for workloads" if entry.store_svid else ""
+
 
 def _node_state(node: Node | None, aliases: list[RegistrationEntry]) -> explain_pb2.NodeState:
     if node is None:
@@ -78,18 +92,6 @@ def _node_state(node: Node | None, aliases: list[RegistrationEntry]) -> explain_
         selectors=sorted(map(str, node.selectors)),
         aliases=sorted({str(alias.spiffe_id) for alias in aliases}),
     )
-
-
-def _obstacle(entry: RegistrationEntry, node: Node | None, *, reached: bool, call: Call) -> str:
-    if node is None:
-        return "the node is not attested"
-    if node.banned:
-        return "the node is banned"
-    if entry.expires_at is not None and entry.expires_at <= call.now:
-        return "the entry has ended"
-    if not reached:
-        return "neither the node nor what it earns is the entry's parent"
-    return "the entry is for secret stores, not for workloads" if entry.store_svid else ""
 
 
 def _identity(entry: RegistrationEntry, found: frozenset[Selector]) -> str:

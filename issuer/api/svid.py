@@ -20,7 +20,7 @@ from issuer.errors import (
     NotFoundError,
 )
 from issuer.evidence import EvidenceJudge, recorded
-from issuer.model import Outcome, RegistrationEntry
+from issuer.model import AgentState, Outcome, RegistrationEntry
 from issuer.registration import Registrations
 from issuer.store import Database
 from issuer.store.nodes import SERVER_PATH
@@ -102,11 +102,12 @@ class SvidService:
     ) -> tuple[SpiffeId, dict[str, Any]]:
         """Return the ID that the entry gives, and what the record says of the evidence for it."""
         if not entry.needs_evidence and not asked.HasField("evidence"):
-            return entry.spiffe_id, {}
+            return entry.spiffe_id, {}  # an agent that is not alive has no entry here
         if call.caller.node is None:
             raise NotAuthorizedError("only a node has evidence")
         evidence = evidence_from_proto(asked.evidence) if asked.HasField("evidence") else None
         spiffe_id = self._judge.judge(entry, evidence, call.caller.node, call.now)
+        self._check_alive(spiffe_id)
         return spiffe_id, {} if evidence is None else {"evidence": recorded(evidence)}
 
     async def _sign(
@@ -182,6 +183,12 @@ class SvidService:
             raise InvalidRequestError(f"id: {spiffe_id} is no workload of trust domain {self._trust_domain}")
         if spiffe_id.path == SERVER_PATH:
             raise InvalidRequestError("id: is that of the issuer itself")
+        self._check_alive(spiffe_id)
+
+    def _check_alive(self, spiffe_id: SpiffeId) -> None:
+        agent = self._registrations.agent(spiffe_id)
+        if agent is not None and agent.state is not AgentState.ACTIVE:
+            raise NotAuthorizedError(f"agent {spiffe_id} is {agent.state}")
 
     async def _record(self, call: Call, issued: list[dict[str, Any]]) -> None:
         """Record what was issued before it is handed out: what cannot be recorded is not issued."""

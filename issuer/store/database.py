@@ -19,6 +19,7 @@ from alembic.script import ScriptDirectory
 from issuer.errors import IssuerError, StoreError
 from issuer.model import AuditRecord, Change
 from issuer.store import schema
+from issuer.store.agents import AgentStore
 from issuer.store.audit import AuditStore
 from issuer.store.authorities import AuthorityStore
 from issuer.store.bundles import BundleStore
@@ -68,6 +69,11 @@ class Transaction:
     def nodes(self) -> NodeStore:
         """Attested nodes."""
         return NodeStore(self._connection, self.changes, self.entries)
+
+    @cached_property
+    def agents(self) -> AgentStore:
+        """Agents and their classes."""
+        return AgentStore(self._connection, self.changes, self.entries)
 
     @cached_property
     def join_tokens(self) -> JoinTokenStore:

@@ -153,6 +153,11 @@ class EntryStore:
         )
         return [_entry(row) for row in self._connection.execute(query)]
 
+    def of(self, spiffe_id: SpiffeId) -> list[RegistrationEntry]:
+        """Return the entries that give exactly this SPIFFE ID."""
+        query = sa.select(entries).where(entries.c.spiffe_id == str(spiffe_id))
+        return [_entry(row) for row in self._connection.execute(query)]
+
     def federating_with(self, trust_domain: TrustDomain) -> list[RegistrationEntry]:
         """Return the entries that federate with a trust domain."""
         query = (

@@ -92,6 +92,23 @@ authorities = Table(
     Column("tainted", Boolean, nullable=False),
 )
 
+agents = Table(  # rows are never deleted, and those of retired agents never changed: triggers see to it
+    "agents",
+    metadata,
+    Column("spiffe_id", Text, primary_key=True),
+    Column("state", Text, nullable=False),
+    Column("version", BigInteger, nullable=False, unique=True),
+    Column("agent_class", Text, ForeignKey("agent_classes.name")),
+    Column("body", Text, nullable=False),  # JSON of everything else
+)
+
+agent_classes = Table(
+    "agent_classes",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("body", Text, nullable=False),  # JSON of everything else
+)
+
 changes = Table(
     "changes",
     metadata,

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 from hypothesis import strategies as st
 
-from issuer.model import Node, RegistrationEntry
+from issuer.model import Agent, AgentClass, AgentState, Limits, Node, Owner, RegistrationEntry
 from spiffekit.id import SpiffeId, TrustDomain
 from spiffekit.selector import Selector
 
@@ -46,6 +46,20 @@ def a_node(name="node", **changes):
         "expires_at": NOW + timedelta(hours=1),
     }
     return Node(**{**values, **changes})
+
+
+def an_agent(path="/agent/payer", **changes):
+    values = {
+        "spiffe_id": an_id(path),
+        "id": f"id of {path}",
+        "state": AgentState.ACTIVE,
+        "owner": Owner("https://idp.example.org", "alice"),
+        "purpose": "pays the invoices that people approved",
+        "registered_by": "local:uid=0,pid=1",
+        "created_at": NOW,
+        "changed_at": NOW,
+    }
+    return Agent(**{**values, **changes})
 
 
 # Surrogates cannot arrive: every string comes from protobuf, TOML or JSON in UTF-8.
@@ -98,4 +112,38 @@ any_nodes = st.builds(
     can_reattest=st.booleans(),
     selectors=st.one_of(st.just(frozenset()), any_selectors),
     version=texts,
+)
+any_limits = st.builds(
+    Limits,
+    tools=st.one_of(st.none(), st.dictionaries(texts, st.dictionaries(texts, texts, max_size=2), max_size=3)),
+    audiences=st.one_of(st.none(), st.lists(texts, max_size=3).map(tuple)),
+    max_depth=st.one_of(st.none(), st.integers(0, 5)),
+    x509_ttl=ttls,
+    jwt_ttl=ttls,
+    wit_ttl=ttls,
+    delegation_ttl=ttls,
+)
+owners = st.builds(
+    Owner, texts.filter(lambda t: "|" not in t), texts.filter(lambda t: "group:" not in t), st.booleans()
+)
+any_agents = st.builds(
+    Agent,
+    spiffe_id=spiffe_ids,
+    id=texts,
+    state=st.sampled_from(AgentState),
+    owner=owners,
+    sponsor=texts,
+    team=texts,
+    purpose=texts,
+    limits=any_limits,
+    review_by=st.one_of(st.none(), instants),
+    registered_by=texts,
+    created_at=instants,
+    changed_at=instants,
+    reason=texts,
+    orphaned_at=st.one_of(st.none(), instants),
+    successor=st.one_of(st.none(), spiffe_ids),
+)
+any_classes = st.builds(
+    AgentClass, name=texts, limits=any_limits, two_people=st.booleans(), review_every=ttls
 )

@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from issuer.model import Change, ChangeKind
+from issuer.model import AgentClass, AgentState, Change, ChangeKind
 from issuer.registration import Registrations, SubsetIndex
 from spiffekit.bundle import Bundle
 from spiffekit.id import SpiffeId, TrustDomain
 from spiffekit.selector import Selector
-from tests.issuer.strategies import NOW, OURS, SERVER, a_node, an_entry, an_id, selectors
+from tests.issuer.strategies import NOW, OURS, SERVER, a_node, an_agent, an_entry, an_id, selectors
 
 SECOND = timedelta(seconds=1)
 FOREIGN = SpiffeId(TrustDomain("other.org"), "/a")
@@ -43,12 +43,17 @@ nodes = st.builds(
 )
 
 
-def walk(all_entries, node, now):
+def walk(all_entries, node, now, agents):
     """What a node may be given, by the rule itself: add what is below until nothing is added."""
     if node is None or node.banned:
         return set()
     facts = node.selectors | {Selector("spiffe_id", str(node.id))}
-    live = [entry for entry in all_entries if entry.expires_at is None or now < entry.expires_at]
+    live = [
+        entry
+        for entry in all_entries
+        if (entry.expires_at is None or now < entry.expires_at)
+        and agents.get(entry.spiffe_id, AgentState.ACTIVE) is AgentState.ACTIVE
+    ]
     parents = {node.id} | {e.spiffe_id for e in live if e.parent_id == SERVER and e.selectors <= facts}
     while True:
         below = {e for e in live if e.parent_id in parents and e.spiffe_id.trust_domain == OURS}
@@ -66,6 +71,7 @@ class RegistrationMachine(RuleBasedStateMachine):
     def start(self):
         # So few are remembered that every example forgets some.
         self.index, self.entries, self.nodes = Registrations(OURS, remembered=4), {}, {}
+        self.agents = {}
 
     def apply(self, *changes):
         """Follow changes; whoever a change matters to is told that it does."""
@@ -109,17 +115,34 @@ class RegistrationMachine(RuleBasedStateMachine):
             ]
         )
 
+    @rule(spiffe_id=st.sampled_from(IDS), state=st.sampled_from(AgentState))
+    def put_agent(self, spiffe_id, state):
+        """As the store tells it: the entries of the agent change with it."""
+        before = {(n, t): self.index.authorized(n, t) for n in NODES for t in INSTANTS}
+        self.agents[spiffe_id] = state
+        agent = an_agent(spiffe_id=spiffe_id, state=state)
+        changes = [
+            change(ChangeKind.AGENT, str(spiffe_id), agent),
+            *(change(ChangeKind.ENTRY, e.id, e) for e in self.entries.values() if e.spiffe_id == spiffe_id),
+        ]
+        self.index.apply(changes)
+        assert self.index.agent(spiffe_id) is agent
+        for (node_id, now), known in before.items():
+            if self.index.authorized(node_id, now).entries != known.entries:
+                assert any(self.index.concerns(known, one) for one in changes)
+
     @rule()
     def restart(self):
         self.index = Registrations(OURS, remembered=4)
-        self.index.load(self.entries.values(), self.nodes.values())
+        agents = [an_agent(spiffe_id=i, state=s) for i, s in self.agents.items()]
+        self.index.load(self.entries.values(), self.nodes.values(), agents=agents)
 
     @invariant()
     def what_nodes_may_be_given(self):
         for node_id in NODES:
             for now in INSTANTS:
                 found = self.index.authorized(node_id, now).entries
-                expected = walk(self.entries.values(), self.nodes.get(node_id), now)
+                expected = walk(self.entries.values(), self.nodes.get(node_id), now, self.agents)
                 assert found == tuple(sorted(expected, key=lambda entry: entry.id))
 
     @invariant()
@@ -140,7 +163,10 @@ class RegistrationMachine(RuleBasedStateMachine):
                 admins = [
                     e
                     for e in self.entries.values()
-                    if e.admin and e.spiffe_id == spiffe_id and (e.expires_at is None or now < e.expires_at)
+                    if e.admin
+                    and e.spiffe_id == spiffe_id
+                    and (e.expires_at is None or now < e.expires_at)
+                    and self.agents.get(spiffe_id, AgentState.ACTIVE) is AgentState.ACTIVE
                 ]
                 assert self.index.is_admin(spiffe_id, now) is bool(admins)
         for entry_id in ("e0", "e1", "unknown"):
@@ -247,6 +273,23 @@ def test_bundles_are_followed_and_listed_by_trust_domain():
     assert index.bundles() == [newer, third]
     assert index.bundle(TrustDomain("c.org")) == third
     assert index.bundle(TrustDomain("a.org")) is None
+
+
+def test_agents_and_their_classes_are_followed_and_listed():
+    index = Registrations(OURS)
+    two, one, bots = an_agent("/two"), an_agent("/one"), AgentClass(name="bots")
+    index.load([], [], agents=[two], classes=[bots])
+    index.apply([change(ChangeKind.AGENT, str(one.spiffe_id), one)])
+    assert (index.agents(), index.agent(one.spiffe_id), index.agent(an_id("/none"))) == (
+        [one, two],
+        one,
+        None,
+    )
+    art = AgentClass(name="art")
+    index.apply([change(ChangeKind.AGENT_CLASS, "art", art)])
+    assert (index.agent_classes(), index.agent_class("art")) == ([art, bots], art)
+    index.apply([change(ChangeKind.AGENT_CLASS, "art", None)])
+    assert (index.agent_classes(), index.agent_class("art")) == ([bots], None)
 
 
 def test_what_is_remembered_is_bounded():

@@ -7,9 +7,11 @@ from datetime import timedelta
 import grpc
 import pytest
 
+from issuer.model import AgentState
 from spiffekit.template import Template
 from spiffekit.wire.pb.issuer.v1 import explain_pb2, explain_pb2_grpc
 from spiffekit.wire.pb.spire.api import types_pb2
+from tests.issuer.strategies import an_agent
 from tests.issuer_api.calls import refused
 from tests.issuer_api.world import spiffe_id
 
@@ -88,6 +90,7 @@ async def test_the_nearest_entries_come_first_and_strangers_not_at_all(world, wh
         ("ended", "the entry has ended"),
         ("stray", "neither the node nor what it earns is the entry's parent"),
         ("store", "the entry is for secret stores, not for workloads"),
+        ("suspended", "the agent is suspended"),
     ],
 )
 async def test_what_stands_in_the_way_is_told(world, why, clock, state, obstacle):
@@ -102,6 +105,9 @@ async def test_what_stands_in_the_way_is_told(world, why, clock, state, obstacle
         "store": {"store_svid": True},
     }
     await world.entry("/web", **changes.get(state, {}))
+    if state == "suspended":
+        agent = an_agent("/web", state=AgentState.SUSPENDED)
+        await world.database.write(lambda tx: tx.agents.create(agent))
     if state == "ended":
         await clock.advance(timedelta(seconds=2))
     (entry,) = (await why("web", "unix:uid:1000")).entries

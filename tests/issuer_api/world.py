@@ -108,7 +108,15 @@ class World:
         try:
             world = cls(clock, database, **options)
             known = world.registrations
-            await database.read(lambda tx: known.load(tx.entries.all(), tx.nodes.all(), tx.bundles.all()))
+            await database.read(
+                lambda tx: known.load(
+                    tx.entries.all(),
+                    tx.nodes.all(),
+                    tx.bundles.all(),
+                    agents=tx.agents.all(),
+                    classes=tx.agents.classes(),
+                )
+            )
             last = await database.read(lambda tx: tx.changes.last())
             world.log = ChangeLog(last, kept=options.get("kept", 10_000))
             database.on_commit += [known.apply, world.log.publish]

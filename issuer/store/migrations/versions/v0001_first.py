@@ -8,6 +8,7 @@ from issuer.store.schema import metadata
 revision = "0001"
 down_revision = None
 
+TABLES = "settings entries federations nodes join_tokens bundles authorities changes audit"
 APPEND_ONLY = """
 CREATE TRIGGER audit_no_{verb} BEFORE {verb} ON audit
 BEGIN SELECT RAISE(ABORT, 'the audit trail is append-only'); END
@@ -15,7 +16,9 @@ BEGIN SELECT RAISE(ABORT, 'the audit trail is append-only'); END
 
 
 def upgrade() -> None:
-    """Make every table; the audit trail takes no change but a new row."""
-    metadata.create_all(op.get_bind(), checkfirst=False)  # tables of somebody else are no database of ours
+    """Make its tables; the audit trail takes no change but a new row."""
+    tables = [metadata.tables[name] for name in TABLES.split()]
+    # Not if they exist: tables of somebody else are no database of ours.
+    metadata.create_all(op.get_bind(), tables, checkfirst=False)
     for verb in ("update", "delete"):
         op.execute(APPEND_ONLY.format(verb=verb))
