@@ -61,6 +61,7 @@ KINDS: Final = {
     },
     "systemd": {"id": _UNIT, "fragment_path": _PATH},
     "slurm": {"job_id": _NUMBER, "sluid": _SLUID, "step": _STEP},
+    "gcp_iit": {"project-id": _ANY, "zone": _ANY, "instance-name": _ANY, "sa": _ANY},
     "http_challenge": {"hostname": _ANY},
     "sshpop": {"hostname": _ANY},
     "k8s": {

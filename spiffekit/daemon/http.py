@@ -78,10 +78,16 @@ class UnixPeer:
 class Answer:
     """An answer whose body is still to be read."""
 
-    def __init__(self, status: int, reader: asyncio.StreamReader, protocol: h11.Connection) -> None:
-        self.status = status
+    def __init__(self, head: h11.Response, reader: asyncio.StreamReader, protocol: h11.Connection) -> None:
+        self.status = head.status_code
+        self._headers = head.headers
         self._reader = reader
         self._protocol = protocol
+
+    def header(self, name: str) -> str:
+        """Return the value of the header `name`, which is in lower case; "" unless it stands there once."""
+        values = [value for key, value in self._headers if key == name.encode("ascii")]
+        return values[0].decode("latin-1") if len(values) == 1 else ""
 
     async def pieces(self) -> AsyncIterator[bytes]:
         """Yield the body as it comes.
@@ -140,7 +146,7 @@ async def request(
         while not isinstance(event := await _event(reader, protocol), h11.Response):
             if not isinstance(event, h11.InformationalResponse):
                 raise HttpError("peer closed the connection without an answer")
-        yield Answer(event.status_code, reader, protocol)
+        yield Answer(event, reader, protocol)
     finally:
         writer.transport.abort()  # what is left of the answer is of no interest
 

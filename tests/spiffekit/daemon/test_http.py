@@ -99,6 +99,12 @@ async def test_whoever_is_not_there_is_told():
         await ask(peer)
 
 
+async def test_a_header_counts_if_it_stands_there_once():
+    async with saying(b"HTTP/1.1 200 OK\r\nX-One: a b\r\nx-two: a\r\nX-Two: b\r\n\r\n") as (peer, _):
+        async with asyncio.timeout(5), request(peer, "GET", "/") as answer:
+            assert [answer.header(name) for name in ("x-one", "x-two", "x-three")] == ["a b", "", ""]
+
+
 @pytest.mark.parametrize("header", ["a\r\nx: y", "a\n"])
 async def test_a_header_cannot_be_smuggled_in(header):
     async with saying(b"") as (peer, heard):
