@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Structures of a TPM 2.0 as a node sends them, read strictly: keys, quotes and signatures.
+"""Structures of a TPM 2.0 as a node sends them, read strictly: keys, what a TPM attests, and signatures.
 
 TPM 2.0 Library, Part 2 has their forms. What a node of ours does not make is refused.
 """
@@ -21,9 +21,15 @@ EXPONENT: Final = 65537  # what a TPM writes as 0
 RSA: Final = 0x0001
 _AES, _CFB, _NULL, _SHA256, _P256 = 0x0006, 0x0043, 0x0010, 0x000B, 0x0003
 _RSASSA, _ECDSA = 0x0014, 0x0018
-_MAGIC, _QUOTE = 0xFF544347, 0x8018
+_MAGIC, _CERTIFY, _QUOTE = 0xFF544347, 0x8017, 0x8018
 _FIXED_TPM, _FIXED_PARENT, _ORIGIN = 1 << 1, 1 << 4, 1 << 5
 _RESTRICTED, _DECRYPT, _SIGN = 1 << 16, 1 << 17, 1 << 18
+_RESIDENT: Final = {
+    "fixedTPM": _FIXED_TPM,
+    "fixedParent": _FIXED_PARENT,
+    "sensitiveDataOrigin": _ORIGIN,
+    "sign": _SIGN,
+}
 _BANKS: Final = {0x0004: "sha1", 0x000B: "sha256", 0x000C: "sha384", 0x000D: "sha512"}
 # Of the templates L-1 and L-2 of the TCG's EK Credential Profile: what an endorsement key is and is not, and
 # that whoever may use the endorsement hierarchy may use it.
@@ -81,8 +87,20 @@ class Public:
         return _SHA256.to_bytes(2) + hashlib.sha256(self.area).digest()
 
 
-def endorsement_key(data: bytes) -> Public:
-    """Read the TPM2B_PUBLIC of an endorsement key.
+def unsized(data: bytes, name: str) -> bytes:
+    """Return the public area that a TPM2B_PUBLIC has.
+
+    Raises:
+        NodeRejectedError: It is anything else.
+    """
+    reader = Reader(data, name)
+    area = reader.sized()
+    reader.end()
+    return area
+
+
+def endorsement_key(area: bytes) -> Public:
+    """Read the TPMT_PUBLIC of an endorsement key.
 
     It has to follow the default template to the bit, RSA 2048 or P-256: then its hash depends on the key
     alone, and one TPM cannot be several nodes.
@@ -90,7 +108,6 @@ def endorsement_key(data: bytes) -> Public:
     Raises:
         NodeRejectedError: It is anything else.
     """
-    area = _area(data, "endorsement key")
     reader = Reader(area, "endorsement key")
     kind = reader.number()
     reader.expect("name algorithm", _SHA256)
@@ -101,39 +118,38 @@ def endorsement_key(data: bytes) -> Public:
     return Public(area, _key(reader, kind, "endorsement key", (2048,)))
 
 
-def attestation_key(data: bytes) -> Public:
-    """Read the TPM2B_PUBLIC of a key that cannot leave its TPM and signs only what that made.
+def attestation_key(area: bytes) -> Public:
+    """Read the TPMT_PUBLIC of a key that cannot leave its TPM and signs only what that made.
 
     Raises:
         NodeRejectedError: It is anything else.
     """
-    area = _area(data, "attestation key")
-    reader = Reader(area, "attestation key")
+    return _signing_key(area, "attestation key", _RESIDENT | {"restricted": _RESTRICTED})
+
+
+def device_key(area: bytes) -> Public:
+    """Read the TPMT_PUBLIC of a key that was made in its TPM, cannot leave it, and signs.
+
+    Raises:
+        NodeRejectedError: It is anything else.
+    """
+    return _signing_key(area, "DevID key", _RESIDENT)
+
+
+def _signing_key(area: bytes, name: str, wanted: dict[str, int]) -> Public:
+    reader = Reader(area, name)
     kind = reader.number()
     reader.expect("name algorithm", _SHA256)
     attributes = reader.number(4)
-    for bit, what in (
-        (_FIXED_TPM, "fixedTPM"),
-        (_FIXED_PARENT, "fixedParent"),
-        (_ORIGIN, "sensitiveDataOrigin"),
-        (_RESTRICTED, "restricted"),
-        (_SIGN, "sign"),
-    ):
+    for attribute, bit in wanted.items():
         if not attributes & bit:
-            raise NodeRejectedError(f"attestation key lacks the attribute {what}")
+            raise NodeRejectedError(f"{name} lacks the attribute {attribute}")
     if attributes & _DECRYPT:
-        raise NodeRejectedError("attestation key has the attribute decrypt")
+        raise NodeRejectedError(f"{name} has the attribute decrypt")
     reader.sized()  # its policy says who may use it, which is the node's own business
     reader.expect("symmetric algorithm", _NULL)
     reader.expect("scheme", _RSASSA if kind == RSA else _ECDSA, _SHA256)
-    return Public(area, _key(reader, kind, "attestation key", (2048, 3072)))
-
-
-def _area(data: bytes, name: str) -> bytes:
-    reader = Reader(data, name)
-    area = reader.sized()
-    reader.end()
-    return area
+    return Public(area, _key(reader, kind, name, (2048, 3072)))
 
 
 def _key(reader: Reader, kind: int, name: str, sizes: tuple[int, ...]) -> PublicKey:
@@ -169,7 +185,6 @@ class Quote:
     bank: str
     pcrs: tuple[int, ...]
     digest: bytes  # of the registers' contents in their order
-    firmware: int
 
 
 def quote(data: bytes) -> Quote:
@@ -179,13 +194,7 @@ def quote(data: bytes) -> Quote:
         NodeRejectedError: It is anything else.
     """
     reader = Reader(data, "quote")
-    if reader.number(4) != _MAGIC:
-        raise NodeRejectedError("quote was not made by a TPM")
-    reader.expect("type", _QUOTE)
-    reader.sized()  # the signer, which its signature shows
-    nonce = reader.sized()
-    reader.take(17)  # its clock
-    firmware = reader.number(8)
+    nonce = _attested(reader, _QUOTE)
     if reader.number(4) != 1:
         raise NodeRejectedError("quote is not of one bank")
     bank = _BANKS.get(reader.number())
@@ -195,7 +204,33 @@ def quote(data: bytes) -> Quote:
     selected = int.from_bytes(reader.take(size), "little")
     digest = reader.sized()
     reader.end()
-    return Quote(nonce, bank, tuple(i for i in range(PCRS) if selected >> i & 1), digest, firmware)
+    return Quote(nonce, bank, tuple(i for i in range(PCRS) if selected >> i & 1), digest)
+
+
+def certified_name(data: bytes) -> bytes:
+    """Read a TPMS_ATTEST of a certification, and return the name of the key that is certified to be there.
+
+    This does not verify who signed it.
+
+    Raises:
+        NodeRejectedError: It is anything else.
+    """
+    reader = Reader(data, "certification")
+    _attested(reader, _CERTIFY)
+    name = reader.sized()
+    reader.sized()  # its qualified name, which says below which keys it is
+    reader.end()
+    return name
+
+
+def _attested(reader: Reader, kind: int) -> bytes:
+    """Read what precedes that which is attested, and return the nonce."""
+    reader.expect("magic number", *divmod(_MAGIC, 1 << 16))  # which nothing has that a TPM did not make
+    reader.expect("type", kind)
+    reader.sized()  # the signer, which its signature shows
+    nonce = reader.sized()
+    reader.take(17 + 8)  # clock and firmware
+    return nonce
 
 
 def verify_signature(key: PublicKey, data: bytes, signed: bytes) -> None:
@@ -219,4 +254,4 @@ def verify_signature(key: PublicKey, data: bytes, signed: bytes) -> None:
                 encode_dss_signature(int.from_bytes(r), int.from_bytes(s)), signed, ec.ECDSA(hashes.SHA256())
             )
     except InvalidSignature as error:
-        raise NodeRejectedError("quote has a bad signature") from error
+        raise NodeRejectedError("signature is not by the attestation key") from error

@@ -5,37 +5,27 @@ One round: the node sends both keys. It gets a secret that only a TPM with both 
 answers with the secret and with a quote of its registers over the nonce, signed by the attestation key.
 """
 
-import base64
 import hashlib
 import hmac
-import json
 import re
 import secrets
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
-from cryptography import x509
-from cryptography.x509 import verification
 
 from issuer.errors import NodeRejectedError
 from issuer.model import AttestationLevel
-from issuer.node import Challenge, NodeContext, NodeProof, tpm, tpm_credential
-from spiffekit.certificates import certificates_from_pem, check_strength, load_certificate
+from issuer.node import Challenge, NodeContext, NodeProof, payloads, tpm, tpm_certificate, tpm_credential
+from issuer.node.chains import Authorities, read_authorities
 from spiffekit.daemon.config import ConfigError
-from spiffekit.errors import SpiffeError
 from spiffekit.selector import Selector
 
 TYPE: Final = "tpm_ek"
-MAX_PAYLOAD: Final = 32 * 1024  # bytes
 SECRET: Final = 32  # bytes of the secret and of the nonce
 _SIZES: Final = {"sha1": 20, "sha256": 32, "sha384": 48, "sha512": 64}  # bytes of a register, by bank
-_MANUFACTURER: Final = x509.ObjectIdentifier("2.23.133.2.1")  # EK Credential Profile, section 3.1.2
-_EK_PURPOSE: Final = x509.ObjectIdentifier("2.23.133.8.1")
 _HASH: Final = re.compile(r"[0-9a-f]{64}")
-_MALFORMED: Final = (ValueError, KeyError, TypeError, RecursionError, AttributeError)
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -68,25 +58,49 @@ class Policy:
     allowed: dict[int, frozenset[bytes]]
 
 
+class Payload(msgspec.Struct, frozen=True):
+    """What a node sends first: TPM2B_PUBLIC of both keys, and DER."""
+
+    ek_public: bytes
+    ak_public: bytes
+    ek_certificate: bytes = b""
+
+
+class Question(msgspec.Struct, frozen=True):
+    """What it is asked: a TPM2B_ID_OBJECT, its TPM2B_ENCRYPTED_SECRET, and a bank with its registers."""
+
+    credential: bytes
+    secret: bytes
+    nonce: bytes
+    pcrs: str
+
+
+class Response(msgspec.Struct, frozen=True):
+    """What it answers: the secret, a TPMS_ATTEST, its TPMT_SIGNATURE, and the contents of the registers."""
+
+    secret: bytes
+    quote: bytes
+    signature: bytes
+    pcrs: bytes
+
+
 class TpmEkVerifier:
     """See the module."""
 
-    def __init__(self, authorities: list[x509.Certificate], hashes: frozenset[str], policy: Policy) -> None:
+    def __init__(self, authorities: Authorities | None, hashes: frozenset[str], policy: Policy) -> None:
         self._authorities = authorities
         self._hashes = hashes
         self._policy = policy
 
     async def verify(self, payload: bytes, challenge: Challenge, context: NodeContext) -> NodeProof:
         """Verify whose TPM it is, that both keys are in it, and what its registers have."""
-        document = _document(payload, "payload")
-        endorsement = tpm.endorsement_key(_decoded(document, "ek_public", "payload"))
-        attestation = tpm.attestation_key(_decoded(document, "ak_public", "payload"))
+        sent = payloads.read(payload, Payload, "payload")
+        endorsement = tpm.endorsement_key(tpm.unsized(sent.ek_public, "endorsement key"))
+        attestation = tpm.attestation_key(tpm.unsized(sent.ak_public, "attestation key"))
         fingerprint = hashlib.sha256(endorsement.area).hexdigest()
         found = {Selector(TYPE, f"ek-hash:{fingerprint}")}
-        if certificate := _decoded(document, "ek_certificate", "payload"):
-            found |= self._vouched(certificate, endorsement, known=fingerprint in self._hashes)
-        elif fingerprint not in self._hashes:
-            raise NodeRejectedError("endorsement key has no certificate and is not in ek_hashes")
+        if maker := self._maker(sent.ek_certificate, endorsement, known=fingerprint in self._hashes):
+            found.add(Selector(TYPE, f"manufacturer:{maker}"))
         found |= await self._prove(endorsement, attestation, challenge)
         return NodeProof(
             context.node_id(f"/{TYPE}/{fingerprint}"),
@@ -95,13 +109,17 @@ class TpmEkVerifier:
             level=AttestationLevel.TPM,
         )
 
-    def _vouched(self, der: bytes, endorsement: tpm.Public, *, known: bool) -> set[Selector]:
-        """Return what a certificate says of the TPM; that of a key in our list counts only if it is good."""
+    def _maker(self, der: bytes, endorsement: tpm.Public, *, known: bool) -> str | None:
+        """Return who made the TPM; the certificate of a key in our list counts only if it is good."""
         try:
-            return _judge(der, endorsement, self._authorities)
+            if self._authorities is None:
+                raise NodeRejectedError("endorsement key is not in ek_hashes, and there is no ek_ca_path")
+            if not der:
+                raise NodeRejectedError("endorsement key has no certificate and is not in ek_hashes")
+            return tpm_certificate.manufacturer(tpm_certificate.verify(der, endorsement, self._authorities))
         except NodeRejectedError:
             if known:
-                return set()
+                return None
             raise
 
     async def _prove(
@@ -110,28 +128,21 @@ class TpmEkVerifier:
         secret, nonce = secrets.token_bytes(SECRET), secrets.token_bytes(SECRET)
         credential = tpm_credential.make(endorsement, attestation.name, secret)
         selection = f"{self._policy.bank}:{','.join(map(str, self._policy.pcrs))}"
-        question = {
-            "credential": _encoded(credential.blob),
-            "secret": _encoded(credential.secret),
-            "nonce": _encoded(nonce),
-            "pcrs": selection,
-        }
-        what = "challenge response"
-        response = _document(await challenge(json.dumps(question).encode()), what)
+        question = Question(credential.blob, credential.secret, nonce, selection)
+        answer = payloads.read(await challenge(msgspec.json.encode(question)), Response, "challenge response")
         # (1): one TPM holds both keys.
-        if not hmac.compare_digest(_decoded(response, "secret", what), secret):
+        if not hmac.compare_digest(answer.secret, secret):
             raise NodeRejectedError("challenge response has another secret")
         # (2): the attestation key signed the quote, which it does only for what its TPM made.
-        quoted = _decoded(response, "quote", what)
-        tpm.verify_signature(attestation.key, _decoded(response, "signature", what), quoted)
+        tpm.verify_signature(attestation.key, answer.signature, answer.quote)
         # (3): it is of now, and of the registers that were asked for.
-        quote = tpm.quote(quoted)
+        quote = tpm.quote(answer.quote)
         if not hmac.compare_digest(quote.nonce, nonce):
             raise NodeRejectedError("quote is over another nonce")
         if (quote.bank, quote.pcrs) != (self._policy.bank, self._policy.pcrs):
             raise NodeRejectedError("quote is of other registers")
         # (4): their contents are those that it is over, and the policy has them.
-        return _registers(_decoded(response, "pcrs", what), quote.digest, self._policy)
+        return _registers(answer.pcrs, quote.digest, self._policy)
 
 
 def _registers(contents: bytes, digest: bytes, policy: Policy) -> set[Selector]:
@@ -145,79 +156,6 @@ def _registers(contents: bytes, digest: bytes, policy: Policy) -> set[Selector]:
             raise NodeRejectedError(f"register {pcr} has {content.hex()}, which pcr_digests does not have")
         found.add(Selector(TYPE, f"pcr:{policy.bank}:{pcr}:{content.hex()}"))
     return found
-
-
-def _judge(der: bytes, endorsement: tpm.Public, authorities: list[x509.Certificate]) -> set[Selector]:
-    """Return the selectors of an endorsement key's certificate, or raise on the first rule that it breaks."""
-    if not authorities:
-        raise NodeRejectedError("endorsement key is not in ek_hashes, and there is no ek_ca_path")
-    try:
-        certificate = load_certificate(der)
-        check_strength(certificate)  # sizes are judged before anything is verified
-        if certificate.public_key() != endorsement.key:
-            raise NodeRejectedError("certificate is of another endorsement key")
-        _check_purpose(certificate)
-        # RFC 5280 rather than the web's rules: these certificates may name no subject, and none has a host.
-        permit, any_case = verification.ExtensionPolicy.permit_all, verification.Criticality.AGNOSTIC
-        ca_policy = permit().require_present(x509.BasicConstraints, any_case, None)
-        (
-            verification.PolicyBuilder()
-            .store(verification.Store(authorities))
-            .time(datetime.now(UTC))
-            .max_chain_depth(0)
-            .extension_policies(ca_policy=ca_policy, ee_policy=permit())
-            .build_client_verifier()
-            .verify(certificate, [])
-        )
-        return _manufacturer(certificate)
-    except verification.VerificationError as error:
-        raise NodeRejectedError(f"no authority of ek_ca_path signed the certificate: {error}") from error
-    except SpiffeError as error:
-        raise NodeRejectedError(f"endorsement key's {error}") from error
-
-
-def _check_purpose(certificate: x509.Certificate) -> None:
-    """Refuse a certificate that is an authority's, or for another purpose than an endorsement key's."""
-    for extension in certificate.extensions:
-        match extension.value:
-            case x509.BasicConstraints(ca=True):
-                raise NodeRejectedError("certificate is a signing certificate")
-            case x509.ExtendedKeyUsage() as purposes if _EK_PURPOSE not in purposes:
-                raise NodeRejectedError("certificate is not for an endorsement key")
-
-
-def _manufacturer(certificate: x509.Certificate) -> set[Selector]:
-    try:
-        san = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        return set()
-    names = [name for directory in san.get_values_for_type(x509.DirectoryName) for name in directory]
-    values = [str(name.value) for name in names if name.oid == _MANUFACTURER]
-    if len(values) == 1 and re.fullmatch(r"id:[0-9A-Fa-f]{8}", values[0]):
-        return {Selector(TYPE, f"manufacturer:{values[0][3:].upper()}")}
-    return set()
-
-
-def _document(data: bytes, what: str) -> dict[str, Any]:
-    if len(data) > MAX_PAYLOAD:
-        raise NodeRejectedError(f"{what} is too large")
-    try:
-        document = json.loads(data)
-        document.items()
-    except _MALFORMED as error:
-        raise NodeRejectedError(f"{what} is malformed") from error
-    return document  # type: ignore[no-any-return]
-
-
-def _decoded(document: dict[str, Any], field: str, what: str) -> bytes:
-    try:
-        return base64.b64decode(document[field], validate=True)
-    except _MALFORMED as error:
-        raise NodeRejectedError(f"{what} has no {field}") from error
-
-
-def _encoded(data: bytes) -> str:
-    return base64.b64encode(data).decode("ascii")
 
 
 def _policy(config: Config) -> Policy:
@@ -244,13 +182,8 @@ def create(config: Config) -> TpmEkVerifier:
     for digest in config.ek_hashes:
         if not _HASH.fullmatch(digest):
             raise ConfigError(f"ek_hashes: {digest[:80]!r} is no SHA-256 in lowercase hex")
-    authorities = []
+    authorities = None
     if config.ek_ca_path is not None:
-        try:
-            ders = certificates_from_pem(config.ek_ca_path.read_bytes())
-            authorities = [load_certificate(der) for der in ders]
-        except OSError as error:
-            raise ConfigError(f"ek_ca_path: {config.ek_ca_path}: {error.strerror}") from error
-        except SpiffeError as error:
-            raise ConfigError(f"ek_ca_path: {config.ek_ca_path}: {error}") from error
+        # Without intermediates: those who sign these certificates are to be named themselves.
+        authorities = Authorities(read_authorities(config.ek_ca_path, "ek_ca_path"), intermediates=0)
     return TpmEkVerifier(authorities, frozenset(config.ek_hashes), _policy(config))

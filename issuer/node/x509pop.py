@@ -8,7 +8,6 @@ both nonces.
 import base64
 import json
 import secrets
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,18 +17,16 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, encode_dss_signature
-from cryptography.x509 import verification
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from issuer.errors import NodeRejectedError
 from issuer.node import Challenge, NodeContext, NodeProof
-from spiffekit.certificates import certificates_from_pem, check_strength, load_certificate
-from spiffekit.daemon.config import ConfigError
+from issuer.node.chains import MAX_INTERMEDIATES, Authorities, read_authorities
+from spiffekit.certificates import load_certificate
 from spiffekit.errors import SelectorError, SpiffeError
 from spiffekit.selector import Selector
 
 MAX_PAYLOAD: Final = 128 * 1024  # bytes
-MAX_INTERMEDIATES: Final = 4  # each costs a signature to verify
 NONCE: Final = 32  # bytes
 TYPE: Final = "x509pop"
 _CLIENT_PURPOSES: Final = {ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE}
@@ -50,53 +47,23 @@ class X509PopVerifier:
     """See the module."""
 
     def __init__(self, roots: list[x509.Certificate]) -> None:
-        # RFC 5280 rather than the web's rules: nodes' certificates come from private authorities, many of
-        # which leave out names or key identifiers. What is critical and unknown is refused by the verifier.
-        permit, any_case = verification.ExtensionPolicy.permit_all, verification.Criticality.AGNOSTIC
-        ca_policy = (
-            permit()
-            .require_present(x509.BasicConstraints, any_case, None)  # the verifier demands cA true itself
-            .may_be_present(x509.KeyUsage, any_case, _authority_usage)
-        )
-        self._builder = (
-            verification.PolicyBuilder()
-            .store(verification.Store(roots))
-            .max_chain_depth(MAX_INTERMEDIATES)
-            .extension_policies(ca_policy=ca_policy, ee_policy=permit())
-        )
+        self._authorities = Authorities(roots)
 
     async def verify(self, payload: bytes, challenge: Challenge, context: NodeContext) -> NodeProof:
         """Verify the chain, then the possession of its key."""
         leaf, intermediates = _certificates(payload)
+        chain = self._authorities.verify(leaf, intermediates)
         _check_leaf(leaf)
-        # Sizes are judged before anything is verified: a huge key costs the verifier seconds.
-        for certificate in (leaf, *intermediates):
-            try:
-                check_strength(certificate)
-            except SpiffeError as error:
-                raise NodeRejectedError(str(error)) from error
-        try:
-            verifier = self._builder.time(datetime.now(UTC)).build_client_verifier()
-            chain = verifier.verify(leaf, intermediates).chain
-        except verification.VerificationError as error:
-            raise NodeRejectedError(f"no configured root vouches for the certificate: {error}") from error
         selectors = _selectors(leaf, chain)
         await _prove_possession(leaf, challenge)
         fingerprint = leaf.fingerprint(hashes.SHA1()).hex()  # noqa: S303 - a name, as SPIRE spells it
         return NodeProof(context.node_id(f"/{TYPE}/{fingerprint}"), selectors, can_reattest=True)
 
 
-def _authority_usage(_policy: object, _certificate: object, usage: x509.KeyUsage | None) -> None:
-    if usage is not None and not usage.key_cert_sign:
-        raise ValueError("key usage of a signing certificate lacks keyCertSign")
-
-
 def _check_leaf(leaf: x509.Certificate) -> None:
     """Refuse what is meant for something else. An extension that is not there forbids nothing (RFC 5280)."""
     for extension in leaf.extensions:
         match extension.value:
-            case x509.BasicConstraints(ca=True):
-                raise NodeRejectedError("certificate is a signing certificate")
             case x509.KeyUsage(digital_signature=False):
                 raise NodeRejectedError("certificate's key usage lacks digitalSignature")
             case x509.ExtendedKeyUsage() as purposes if not _CLIENT_PURPOSES & set(purposes):
@@ -175,10 +142,4 @@ def _selectors(leaf: x509.Certificate, chain: list[x509.Certificate]) -> frozens
 
 def create(config: Config) -> X509PopVerifier:
     """Make the verifier of a configuration table."""
-    try:
-        ders = certificates_from_pem(config.ca_bundle_path.read_bytes())
-        return X509PopVerifier([load_certificate(der) for der in ders])
-    except OSError as error:
-        raise ConfigError(f"ca_bundle_path: {config.ca_bundle_path}: {error.strerror}") from error
-    except SpiffeError as error:
-        raise ConfigError(f"ca_bundle_path: {config.ca_bundle_path}: {error}") from error
+    return X509PopVerifier(read_authorities(config.ca_bundle_path, "ca_bundle_path"))

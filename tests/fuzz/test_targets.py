@@ -17,7 +17,7 @@ from issuer.errors import IssuerError
 from spiffekit.daemon.frames import FloodError
 from spiffekit.errors import SpiffeError
 from spiffekit.keys import public_key_to_der
-from tests.fuzz import targets, wire_targets
+from tests.fuzz import targets, tpm_targets, wire_targets
 from tests.vectors import load
 
 EXAMPLES = int(os.environ.get("HYPOTHESIS_MAX_EXAMPLES", "60"))
@@ -72,7 +72,7 @@ def seeds():
     }
 
 
-SEEDS = seeds() | wire_targets.SEEDS
+SEEDS = seeds() | wire_targets.SEEDS | tpm_targets.SEEDS
 # cryptography warns of certificates that it still reads, such as those with a negative serial number.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 ALL = pytest.mark.parametrize("target", SEEDS, ids=lambda target: target.__name__)
@@ -109,7 +109,7 @@ def test_damaged_input_is_refused_in_our_own_words(target, data):
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=12)
 MEMBERS = """keys use kid kty crv x y n e x5c alg typ crit sub aud exp nbf iat spiffe_sequence
 spiffe_refresh_hint Id Name Image State Pid Config Labels Env RepoDigests certificates Certificate chain
-bundle reattestable"""
+bundle reattestable ek_public ak_public ek_certificate"""
 WORDS = """x509-svid jwt-svid EC RSA OKP P-256 Ed25519 AQAB ES256 none JWT test-key test
 spiffe://example.org/web"""
 names, words = st.sampled_from(MEMBERS.split()), st.sampled_from(WORDS.split())
@@ -122,7 +122,7 @@ documents = st.recursive(
 )
 JSON_TARGETS = [
     targets.bundle, targets.jwks, targets.jwt_header, targets.jwt_payload, targets.engine,
-    wire_targets.x509pop, wire_targets.sshpop, wire_targets.state,
+    wire_targets.x509pop, wire_targets.sshpop, wire_targets.state, tpm_targets.tpm_ek,
 ]  # fmt: skip
 
 
@@ -158,7 +158,7 @@ GOOD = [
     targets.spiffe_id, targets.selector, targets.bundle, targets.jwks, targets.x509_bundle,
     targets.certificate, targets.svid, targets.svid_key, targets.pem, targets.der_sequence,
     targets.private_key, targets.private_key_pem, targets.public_key, targets.cgroup, targets.engine,
-    *wire_targets.SEEDS,
+    *wire_targets.SEEDS, *tpm_targets.SEEDS,
 ]  # fmt: skip
 
 

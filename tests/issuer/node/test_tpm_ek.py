@@ -12,7 +12,8 @@ from attestor.node import tpm_ek as machine
 from issuer.errors import NodeRejectedError
 from issuer.model import AttestationLevel
 from issuer.node import tpm
-from issuer.node.tpm_ek import MAX_PAYLOAD, Config, create
+from issuer.node.payloads import MAX_BYTES
+from issuer.node.tpm_ek import Config, create
 from spiffekit.daemon.config import ConfigError
 from spiffekit.selector import typo
 from tests.engines import swtpm
@@ -108,8 +109,13 @@ async def test_a_listed_key_needs_no_good_certificate(host):
     assert not any(selector.value.startswith("manufacturer") for selector in proof.selectors)
 
 
+async def test_a_key_that_is_neither_listed_nor_certified_is_refused(host, verifier):
+    with pytest.raises(NodeRejectedError, match="has no certificate and is not in ek_hashes"):
+        await prove(host, verifier, ek_certificate="")
+
+
 async def test_the_tpm_of_another_authority_is_refused(host, other):
-    with pytest.raises(NodeRejectedError, match="no authority of ek_ca_path"):
+    with pytest.raises(NodeRejectedError, match="no configured root vouches"):
         await prove(host, create(Config(other.authority)))
 
 
@@ -212,8 +218,8 @@ async def test_a_quote_of_something_else_is_refused(host, verifier, changes, why
     [
         ({"secret": lambda _: bytes(32)}, "another secret"),
         ({"secret": lambda s: s[:-1]}, "another secret"),
-        ({"quote": lambda q: q[:-1] + b"\0"}, "bad signature"),
-        ({"quote": lambda q: q[:-1]}, "bad signature"),
+        ({"quote": lambda q: q[:-1] + b"\0"}, "not by the attestation key"),
+        ({"quote": lambda q: q[:-1]}, "not by the attestation key"),
         ({"signature": lambda s: s[:-1]}, "signature is cut short"),
         ({"signature": lambda s: s + b"\0"}, "after its end"),
         ({"signature": lambda _: bytes(4000)}, "signature is too large"),
@@ -262,7 +268,7 @@ async def test_registers_have_to_have_what_the_policy_says(tmp_path, real, host)
         b'{"ek_public": 1}',
         b'{"ek_public": "AAAA"}',
         b"[" * 30_000,
-        b" " * (MAX_PAYLOAD + 1),
+        b" " * (MAX_BYTES + 1),
     ],
     ids=["empty", "list", "nothing", "number", "cut", "deep", "large"],
 )

@@ -14,7 +14,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from attestor.node import x509pop as other_half
 from issuer.errors import NodeRejectedError
-from issuer.node.x509pop import MAX_INTERMEDIATES, Config, X509PopVerifier, create
+from issuer.node.chains import MAX_INTERMEDIATES
+from issuer.node.x509pop import Config, X509PopVerifier, create
 from spiffekit.certificates import pem_certificate
 from spiffekit.daemon.config import ConfigError
 from spiffekit.selector import Selector
