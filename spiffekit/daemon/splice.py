@@ -42,15 +42,11 @@ class End(asyncio.BaseProtocol):
 
     def pause_writing(self) -> None:
         """Pause the sender: the reader at this end is slow."""
-        if self._other is not None:
-            self._other._blocked = True
-            self._other._set_reading()
+        self._block_other(blocked=True)
 
     def resume_writing(self) -> None:
         """Let the sender go on."""
-        if self._other is not None:
-            self._other._blocked = False
-            self._other._set_reading()
+        self._block_other(blocked=False)
 
     def connection_lost(self, _error: Exception | None) -> None:
         """Close the other end once what was sent has arrived."""
@@ -64,6 +60,11 @@ class End(asyncio.BaseProtocol):
         """Close at once."""
         if self._transport is not None:
             self._transport.abort()
+
+    def _block_other(self, *, blocked: bool) -> None:
+        if self._other is not None:
+            self._other._blocked = blocked
+            self._other._set_reading()
 
     def _may_read(self) -> bool:
         return not self._blocked

@@ -44,14 +44,16 @@ class _Follower(Generic[T]):
         return self._latest
 
     async def follow(self, stream: AsyncIterator[T], on_update: Callable[[T], None]) -> None:
+        loop = asyncio.get_running_loop()
         try:
-            async for update in stream:
+            while True:  # a watch ends by an error only
+                update = await anext(stream)
                 self._latest = (update, self._clock.now())
+                loop.call_soon(on_update, update)  # what it raises the loop reports, and it ends nothing here
                 if self._is_granted(update):
                     self._granted.set()
                 changed, self._changed = self._changed, asyncio.Event()
                 changed.set()
-                on_update(update)
         except WorkloadApiError as error:
             logger.error("source is no longer kept fresh", extra={"reason": str(error)})  # noqa: TRY400 - no traceback
             self.failure = error
@@ -113,7 +115,8 @@ class X509Source:
         Args:
             address: See `WorkloadApi.connect`.
             ready_within: How long to wait for the first identity.
-            on_update: Called with every update, on the event loop; it must not block.
+            on_update: Called with every update, on the event loop; it must not block. What it raises is
+                reported as that of any callback of the loop.
             clock: Another clock, for tests.
 
         Raises:

@@ -54,19 +54,17 @@ def _entered(source: Callable[[], AbstractAsyncContextManager[T]]) -> Iterator[t
         leave = asyncio.Event()
 
         async def hold(ready: "asyncio.Future[T]") -> None:
-            try:
-                async with source() as value:
-                    ready.set_result(value)
-                    await leave.wait()
-            except BaseException as error:
-                if ready.done():
-                    raise
-                ready.set_exception(error)
+            async with source() as value:
+                ready.set_result(value)
+                await leave.wait()
 
         async def begin() -> tuple[T, "asyncio.Task[None]"]:
             ready: asyncio.Future[T] = asyncio.get_running_loop().create_future()
             task = asyncio.create_task(hold(ready))
-            return await ready, task
+            await asyncio.wait((ready, task), return_when=asyncio.FIRST_COMPLETED)
+            if not ready.done():
+                await task  # raises why there is no source
+            return ready.result(), task
 
         async def end(task: "asyncio.Task[None]") -> None:
             leave.set()

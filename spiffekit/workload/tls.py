@@ -57,8 +57,7 @@ class SpiffeSSLObject(_Verified, ssl.SSLObject):
     def do_handshake(self) -> None:
         """Do the TLS handshake, then judge the peer."""
         super().do_handshake()
-        if self._peer is None:
-            self._verify()
+        self._verify()
 
     def read(self, len: int = 1024, buffer: Any = None) -> Any:  # noqa: A002 - the standard library's name
         """Read, once the peer is verified."""
@@ -84,12 +83,11 @@ class SpiffeSSLSocket(_Verified, ssl.SSLSocket):
     def do_handshake(self, block: bool = False) -> None:
         """Do the TLS handshake, then judge the peer; a refused one is disconnected."""
         super().do_handshake(block)
-        if self._peer is None:
-            try:
-                self._verify()
-            except PeerRefusedError:
-                self.close()
-                raise
+        try:
+            self._verify()
+        except PeerRefusedError:
+            self.close()
+            raise
 
     def read(self, len: int = 1024, buffer: Any = None) -> Any:  # noqa: A002 - the standard library's name
         """Read, once the peer is verified."""

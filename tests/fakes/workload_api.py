@@ -10,7 +10,7 @@ from spiffekit.wire.workload_api import SERVICE, messages, methods
 
 
 class FakeWorkloadApi:
-    """Streams what `say` was told last; `refuse` ends and refuses streams with a status."""
+    """Streams what `say` was told last; `refuse` ends streams with a status, and `end` without one."""
 
     def __init__(self):
         self.messages = messages()
@@ -20,14 +20,19 @@ class FakeWorkloadApi:
         self._now = {}
         self._changed = asyncio.Event()
         self._refusal = None
+        self._ended = False
 
     def say(self, name, message):
-        self._refusal = None
+        self._refusal, self._ended = None, False
         self._now[name] = message
         self._notify()
 
     def refuse(self, code, details=""):
         self._refusal = (code, details)
+        self._notify()
+
+    def end(self):
+        self._ended = True
         self._notify()
 
     def _notify(self):
@@ -46,6 +51,8 @@ class FakeWorkloadApi:
                 changed = self._changed
                 if self._refusal is not None:
                     await context.abort(*self._refusal)
+                if self._ended:
+                    return
                 if name in self._now and self._now[name] is not sent:
                     sent = self._now[name]
                     yield sent

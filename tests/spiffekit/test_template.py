@@ -29,6 +29,17 @@ def test_a_template_knows_its_parts():
     assert str(template) == CLUSTER
 
 
+@pytest.mark.parametrize(
+    ("text", "base"),
+    [
+        ("spiffe://example.org/ns/shop/{k8s:sa}/x", "spiffe://example.org/ns/shop"),
+        ("spiffe://example.org/{k8s:sa}", "spiffe://example.org"),
+    ],
+)
+def test_what_stands_before_the_first_placeholder_is_its_base(text, base):
+    assert str(Template.parse(text).base) == base
+
+
 def test_a_kind_may_have_colons():
     template = Template.parse("spiffe://example.org/app/{docker:label:org.example/app}")
     found = selectors("docker:label:org.example/app:shop")

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from spiffekit.daemon.clock import SystemClock
+from spiffekit.daemon.clock import SystemClock, first_of
 from tests.fakes.clock import FakeClock
 
 
@@ -47,3 +47,20 @@ async def test_a_step_of_the_wall_clock_wakes_nobody_and_moves_no_monotonic_time
     assert clock.monotonic() == 9
     await clock.advance(timedelta(seconds=1))
     assert sleeper.done()
+
+
+async def test_the_first_of_several_waits_ends_all():
+    clock = FakeClock()
+    ended = []
+
+    async def waiting(seconds):
+        try:
+            await clock.sleep(timedelta(seconds=seconds))
+        finally:
+            ended.append(seconds)
+
+    both = asyncio.create_task(first_of(waiting(5), waiting(10)))
+    await clock.advance(timedelta(seconds=4))
+    assert (both.done(), ended) == (False, [])
+    await clock.advance(timedelta(seconds=1))
+    assert (both.done(), ended) == (True, [5, 10])

@@ -9,6 +9,7 @@ import resource
 import socket
 import stat
 import sys
+import time
 from datetime import timedelta
 
 import grpc
@@ -156,6 +157,22 @@ async def test_connections_beyond_the_share_of_a_user_are_closed_and_the_rest_is
                 with contextlib.suppress(grpc.aio.AioRpcError):
                     assert await ask(f"unix:{path}")
                     break
+
+
+async def test_connections_that_come_too_fast_wait_until_it_is_their_turn(path):
+    front = front_at(path, limits=Limits(calls_at_once=10, calls_per_second=1000))
+    allowance = front._calls.of((os.geteuid(), os.getpid()))
+    allowance._clock = lambda: allowance._last  # time stands still
+    allowance.spend(20)
+    async with served(front):
+        asking = asyncio.create_task(ask(f"unix:{path}"))
+        async with asyncio.timeout(5):
+            while not front.connections:
+                await asyncio.sleep(0.001)
+        await asyncio.sleep(0.05)  # the debt is one of 10 ms, if time went on
+        assert not front._peers
+        allowance._clock = time.monotonic
+        assert await asking
 
 
 async def test_no_more_connections_are_allowed_than_descriptors_carry(path):

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The client of the Workload API against a server that says what the test tells it to."""
 
+import asyncio
+
 import grpc
 import pytest
 
@@ -147,6 +149,29 @@ async def test_bundles_of_one_kind_are_never_of_use_for_the_other(api, path, ca)
         jwt = (await client.fetch_jwt_bundles()).bundle_for(ca.trust_domain)
     assert (len(x509.x509_authorities), len(x509.jwt_authorities)) == (1, 0)
     assert (len(jwt.x509_authorities), len(jwt.jwt_authorities)) == (0, 1)
+
+
+async def test_bundles_are_watched(api, path, ca, other_ca):
+    watches = {
+        "FetchX509Bundles": (WorkloadApi.watch_x509_bundles, "X509BundlesResponse", "x509_der"),
+        "FetchJWTBundles": (WorkloadApi.watch_jwt_bundles, "JWTBundlesResponse", "to_jwt_jwks"),
+    }
+    async with api.serving(path) as address, WorkloadApi.connect(address) as client:
+        for name, (watch, kind, form) in watches.items():
+            updates = watch(client)
+            for granted in ([ca], [ca, other_ca], [other_ca]):
+                bundles = {f"spiffe://{c.trust_domain}": getattr(c.bundle, form)() for c in granted}
+                api.say(name, api.messages[kind](bundles=bundles))
+                update = await asyncio.wait_for(anext(updates), 5)
+                assert {bundle.trust_domain for bundle in update} == {c.trust_domain for c in granted}
+            await updates.aclose()
+
+
+async def test_a_stream_that_ends_before_its_first_message_is_no_answer(api, path):
+    api.end()
+    async with api.serving(path) as address, WorkloadApi.connect(address) as client:
+        with pytest.raises(WorkloadApiUnavailableError, match="FetchX509SVID ended without an answer"):
+            await client.fetch_x509()
 
 
 async def test_one_malformed_federated_bundle_costs_only_its_own_trust_domain(api, path, ca, other_ca):

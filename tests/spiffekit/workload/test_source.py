@@ -62,6 +62,33 @@ async def test_a_refusal_for_good_is_not_tried_again(api, path, code):
     assert api.called("FetchX509SVID") == 1
 
 
+async def test_a_refusal_for_good_later_on_leaves_what_was_granted_and_says_that_no_more_will_come(
+    api, path, ca
+):
+    svid = ca.issue(WEB)
+    api.say("FetchX509SVID", x509_message(api, ca, svid))
+    async with api.serving(path) as address, X509Source.open(address) as source:
+        changed = asyncio.create_task(source.changed())
+        await asyncio.sleep(0)
+        api.refuse(grpc.StatusCode.INVALID_ARGUMENT, "for good")
+        for waiting in (changed, source.changed()):
+            with pytest.raises(WorkloadApiError, match="for good"):
+                await asyncio.wait_for(waiting, 5)
+        assert source.x509_svid() == svid
+
+
+async def test_what_an_applications_callback_does_wrong_does_not_end_the_updates(api, path, ca, caplog):
+    def broken(_update):
+        raise ValueError("a bug of the application")
+
+    api.say("FetchX509SVID", x509_message(api, ca, ca.issue(WEB)))
+    async with api.serving(path) as address, X509Source.open(address, on_update=broken) as source:
+        renewed = ca.issue(WEB)
+        api.say("FetchX509SVID", x509_message(api, ca, renewed))
+        await until(lambda: source.x509_svid() == renewed)
+    assert "a bug of the application" in caplog.text
+
+
 @pytest.mark.requirement("WLAPI-12", "WLAPI-13", "WLAPI-14")
 async def test_an_update_replaces_everything(api, path, ca, other_ca):
     first = x509_message(api, ca, ca.issue(WEB), federated=[other_ca], crls=[b"crl"])
@@ -116,6 +143,17 @@ async def test_an_outage_leaves_what_was_granted(api, path, ca):
         api.refuse(grpc.StatusCode.UNAVAILABLE)
         await until(lambda: api.called("FetchX509SVID") > 2)
         assert source.x509_svid() == svid
+
+
+async def test_a_stream_that_simply_ends_is_opened_again(api, path, ca):
+    svid, renewed = ca.issue(WEB), ca.issue(WEB)
+    api.say("FetchX509SVID", x509_message(api, ca, svid))
+    async with api.serving(path) as address, X509Source.open(address) as source:
+        api.end()
+        await until(lambda: api.called("FetchX509SVID") > 1)
+        assert source.x509_svid() == svid
+        api.say("FetchX509SVID", x509_message(api, ca, renewed))
+        await until(lambda: source.x509_svid() == renewed)
 
 
 async def test_the_endpoint_may_be_restarted(api, path, ca):
@@ -197,11 +235,17 @@ async def test_jwt_bundles_are_kept_fresh(api, path, ca, other_ca):
     kind = api.messages["JWTBundlesResponse"]
     both = {own: ca.bundle.to_jwt_jwks(), other: other_ca.bundle.to_jwt_jwks()}
     api.say("FetchJWTBundles", kind(bundles=both))
-    updates = []
-    async with api.serving(path) as address, JwtSource.open(address, on_update=updates.append) as source:
+    updates, clock = [], FakeClock()
+    async with (
+        api.serving(path) as address,
+        JwtSource.open(address, on_update=updates.append, clock=clock) as source,
+    ):
         assert source.bundle_for(OTHER).jwt_authority("test-key")
+        assert source.updated_at == clock.now()
+        clock.step(timedelta(hours=1))
         api.say("FetchJWTBundles", kind(bundles={own: both[own]}))
         await until(lambda: len(updates) == 2)
+        assert source.updated_at == clock.now()
         with pytest.raises(UnknownTrustDomainError):
             source.bundle_for(OTHER)
 
@@ -244,6 +288,7 @@ def test_plain_threads_have_sources_too(api, path, ca):
             assert tokens.fetch(["db"]).audience == ("db",)
             assert str(tokens.validate("token", "db").spiffe_id) == WEB
             assert tokens.bundle_for(ca.trust_domain).jwt_authority("test-key")
+            assert tokens.bundles.bundle_for(ca.trust_domain) == tokens.bundle_for(ca.trust_domain)
     finally:
         stop()
 

@@ -120,6 +120,18 @@ async def test_one_context_serves_many_connections_of_one_update_without_being_m
     assert context._current() is context._current()
 
 
+async def test_the_application_may_name_its_own_protocols_for_the_connections_that_follow(ca):
+    server = mtls_server_context(update(ca.issue(SERVER), trusts=[ca]), everybody)
+    client = mtls_client_context(update(ca.issue(CLIENT), trusts=[ca]), everybody)
+    async with echo_server(server) as port:
+        for protocols, agreed in ((None, "h2"), (["other", "http/1.1"], "http/1.1"), (["other"], None)):
+            if protocols:
+                client.set_alpn_protocols(protocols)
+            async with connected(port, client) as (reader, writer):
+                assert writer.get_extra_info("ssl_object").selected_alpn_protocol() == agreed
+                assert await ask(reader, writer)
+
+
 def _wrong_peers(ca, other_ca):
     wrong = type(ca)("example.org")  # same name, other keys
     yield "of_an_authority_that_is_not_ours", update(wrong.issue(CLIENT), trusts=[ca])
@@ -294,7 +306,7 @@ def test_plain_sockets_work_the_same(ca):
         client.wrap_socket(plain) as secured,
     ):
         assert secured.getpeercert(binary_form=True) == source.now.svids[0].chain_der[0]
-        secured.sendall(b"question")
+        assert secured.write(b"question") == 8
         assert secured.recv(100) == b"answer"
         assert peer_spiffe_id(secured) == SpiffeId.parse(SERVER)
     thread.join(5)
@@ -312,7 +324,19 @@ def test_a_plain_socket_to_the_wrong_peer_is_refused(ca):
     thread.join(5)
 
 
-def test_a_delayed_handshake_of_a_plain_socket_is_done_before_the_first_byte(ca):
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda s: s.send(b"secret"),
+        lambda s: s.sendall(b"secret"),
+        lambda s: s.write(b"secret"),
+        lambda s: s.recv(1),
+        lambda s: s.read(1),
+        lambda s: s.recv_into(bytearray(1)),
+    ],
+    ids=["send", "sendall", "write", "recv", "read", "recv_into"],
+)
+def test_a_delayed_handshake_of_a_plain_socket_is_done_before_the_first_byte(ca, act):
     port, thread, _ = _serve_once(
         mtls_server_context(update(ca.issue(SERVER), trusts=[ca]), everybody), lambda c: c.recv(1)
     )
@@ -320,7 +344,7 @@ def test_a_delayed_handshake_of_a_plain_socket_is_done_before_the_first_byte(ca)
     with socket.create_connection(("127.0.0.1", port), timeout=5) as plain:
         secured = client.wrap_socket(plain, do_handshake_on_connect=False)
         with pytest.raises(PeerRefusedError):
-            secured.send(b"secret")
+            act(secured)
         secured.close()
     thread.join(5)
 

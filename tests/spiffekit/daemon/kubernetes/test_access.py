@@ -4,8 +4,10 @@
 import base64
 import json
 import ssl
+import sys
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 
 from spiffekit.daemon.kubernetes.access import MAX_FILE, Access, AccessError, in_cluster, kubeconfig
 from tests.fakes.kubernetes import Authority
@@ -143,6 +145,38 @@ def test_what_cannot_be_used_is_told(tmp_path, authority):
             access.peer()
     with pytest.raises(AccessError, match="not ASCII"):
         Access("h", 1, token=bad).headers()
+
+
+def test_without_a_root_of_its_own_the_machines_are_trusted(tmp_path, authority, monkeypatch):
+    (tmp_path / "roots.pem").write_bytes(authority.pem)
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "roots.pem"))
+    context = Access("h", 1).peer().tls
+    assert context.cert_store_stats()["x509_ca"] == 1
+    assert context.verify_mode is ssl.CERT_REQUIRED
+    assert context.check_hostname
+
+
+def test_verification_and_tls_are_left_out_only_where_it_is_said():
+    unverified = Access("h", 1, unverified=True).peer().tls
+    assert unverified.verify_mode is ssl.CERT_NONE
+    assert Access("h", 1, plain=True).peer().tls is None
+
+
+def test_a_key_with_a_passphrase_is_refused_and_nobody_is_asked_for_it(authority):
+    certificate, key = authority.issue(("me",))
+    locked = serialization.load_pem_private_key(key, None).private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.BestAvailableEncryption(b"secret"),
+    )
+    with pytest.raises(AccessError, match="certificate for h cannot be used"):
+        Access("h", 1, ca=authority.pem, certificate=certificate, key=locked).peer()
+
+
+def test_without_the_extra_a_kubeconfig_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "yaml", None)  # as if it were not installed
+    with pytest.raises(AccessError, match=r"needs the extra \[kubernetes\]"):
+        kubeconfig(written(tmp_path, document()))
 
 
 def test_secrets_are_not_shown(authority):

@@ -221,25 +221,13 @@ async def test_silence_is_not_taken_for_peace(server, authority):
     await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_a_server_that_refuses_is_told_of_with_its_words(server, authority):
-    access = Access("127.0.0.1", server.port, ca=authority.pem, token=b"other")
-    with pytest.raises(KubernetesError, match="status 401 'Unauthorized'") as caught:
-        await KubernetesClient(access).pods()
-    assert caught.value.code == 401
-
-
-async def test_a_server_that_hangs_is_given_up(server, authority, monkeypatch):
-    monkeypatch.setattr(client, "WITHIN", Span(seconds=0.2))
-    server.fault = lambda request: server.stopping.wait(10)
-    access = Access("127.0.0.1", server.port, ca=authority.pem)
-    with pytest.raises(KubernetesError, match="did not answer within"):
-        await KubernetesClient(access).node("n")
-
-
-async def test_a_name_cannot_lead_elsewhere(server, authority):
-    access = Access("127.0.0.1", server.port, ca=authority.pem, token=ADMIN.encode())
-    with pytest.raises(KubernetesError):
-        await KubernetesClient(access).pod("default", "../../nodes/node-1?x=#y")
-    assert server.calls == [
-        ("GET", "/api/v1/namespaces/default/pods/..%2F..%2Fnodes%2Fnode-1%3Fx%3D%23y"),
-    ]
+async def test_no_more_pods_are_kept_however_they_come(server, authority, monkeypatch):
+    monkeypatch.setattr(watch, "MAX_PODS", 2)
+    server.store.put("pods", pod("one"))
+    server.store.put("pods", pod("two"))
+    clock = FakeClock()
+    async with watching(server, authority, clock=clock) as found:
+        await names(found, "one", "two")
+        server.store.put("pods", pod("three"))
+        await resting(clock)
+        assert sorted(found.pods.values()) == ["one", "two"]
