@@ -11,6 +11,7 @@
     ├── UnsupportedKeyError                 a key is of a kind or size we do not accept
     ├── AddressError (ValueError too)       an endpoint address breaks Workload_Endpoint §4
     ├── BundleError                         a bundle is malformed
+    ├── LogFormatError                      a part of a transparency log is malformed
     ├── SvidError                           an SVID is malformed
     │   ├── X509SvidError
     │   └── JwtSvidError
@@ -19,7 +20,8 @@
     │   ├── UntrustedError                  no authority of that bundle vouches for it
     │   ├── ExpiredError                    outside its validity
     │   ├── AudienceError                   meant for somebody else
-    │   └── UnauthorizedPeerError           trusted, but not the peer that we talk to
+    │   ├── UnauthorizedPeerError           trusted, but not the peer that we talk to
+    │   └── LogMismatchError                what a log shows does not follow from what it signed
     ├── WorkloadApiError                    the Workload API refused for good
     └── WorkloadApiUnavailableError         the Workload API cannot answer now; try again
         └── NoIdentityIssuedError           it grants nothing to this process, or no longer does
@@ -61,6 +63,10 @@ class BundleError(SpiffeError):
     """A trust bundle is malformed."""
 
 
+class LogFormatError(SpiffeError):
+    """A checkpoint, signature, tile, entry or proof of a transparency log is malformed."""
+
+
 class SvidError(SpiffeError):
     """An SVID is malformed."""
 
@@ -74,7 +80,7 @@ class JwtSvidError(SvidError):
 
 
 class VerificationError(SpiffeError):
-    """An SVID is well-formed, but not to be trusted."""
+    """It is well-formed, but not to be trusted."""
 
 
 class UnknownTrustDomainError(VerificationError):
@@ -95,6 +101,10 @@ class AudienceError(VerificationError):
 
 class UnauthorizedPeerError(VerificationError):
     """The peer is who it says, but not whom we want to talk to."""
+
+
+class LogMismatchError(VerificationError):
+    """A signature, proof or entry of a transparency log does not fit what the log is known to be."""
 
 
 class WorkloadApiError(SpiffeError):

@@ -17,6 +17,9 @@ from spiffekit.jwk import encode_base64url
 from spiffekit.keys import private_key_from_der, private_key_from_pem, public_key_from_der
 from spiffekit.selector import Selector
 from spiffekit.testing import TestCA
+from spiffekit.transparency.notes import Checkpoint, Note, VerifierKey
+from spiffekit.transparency.proofs import AddCheckpoint, Proof
+from spiffekit.transparency.tiles import decode_entries, encode_entries
 from tests.vectors import keys
 
 CA = TestCA("example.org", now=keys.NOW, seed=b"fuzz")
@@ -126,3 +129,31 @@ def engine(data):
 
     found = asyncio.run(Engine(Api(), kind="docker", environment=frozenset({"*"})).inspect(CONTAINER))
     assert found is None or found.facts.id == CONTAINER
+
+
+def note(data):
+    found = Note.parse(data)
+    assert found.encode() == data
+    checkpoint = Checkpoint.parse(found.text)
+    assert checkpoint.text == found.text
+
+
+def verifier_key(data):
+    text = data.decode("utf-8", "surrogateescape")
+    assert str(VerifierKey.parse(text)) == text
+
+
+def log_proof(data):
+    found = Proof.parse(data)
+    assert found.encode() == data
+    assert Note.parse(found.checkpoint).encode() == found.checkpoint
+
+
+def add_checkpoint(data):
+    found = AddCheckpoint.parse(data)
+    assert found.encode() == data
+    assert found.note.encode() == found.checkpoint
+
+
+def log_entries(data):
+    assert encode_entries(decode_entries(data, 3)) == data

@@ -17,7 +17,11 @@ from issuer.errors import IssuerError
 from spiffekit.daemon.frames import FloodError
 from spiffekit.errors import SpiffeError
 from spiffekit.keys import public_key_to_der
+from spiffekit.transparency.notes import Checkpoint, Note
+from spiffekit.transparency.proofs import AddCheckpoint, Proof
+from spiffekit.transparency.tiles import encode_entries
 from tests.fuzz import targets, tpm_targets, wire_targets
+from tests.spiffekit.transparency.logs import signer
 from tests.vectors import load
 
 EXAMPLES = int(os.environ.get("HYPOTHESIS_MAX_EXAMPLES", "60"))
@@ -41,6 +45,10 @@ CONTAINER = {
     "Config": {"Image": "web:1", "Labels": {"app": "a", "b:c": ""}, "Env": ["A=b", "C"]},
     "RepoDigests": [f"registry.example/web@{DIGEST}", "x"],
 }  # fmt: skip
+
+LOG = signer("example.org/log")
+HEAD = Checkpoint("example.org/log", 2, b"r" * 32).text
+LOG_NOTE = Note(HEAD, (LOG.sign(HEAD, now=targets.CA.now),)).encode()
 
 
 def seeds():
@@ -68,6 +76,11 @@ def seeds():
         targets.private_key_pem: svid.key_pem(),
         targets.public_key: public_key_to_der(svid.leaf.public_key()),
         targets.engine: json.dumps(CONTAINER).encode(),
+        targets.note: LOG_NOTE,
+        targets.verifier_key: str(LOG.key).encode(),
+        targets.log_proof: Proof(1, (b"h" * 32,), LOG_NOTE, b"entry").encode(),
+        targets.add_checkpoint: AddCheckpoint(1, (b"h" * 32,), LOG_NOTE).encode(),
+        targets.log_entries: encode_entries([b"one", b"", b"three"]),
         targets.cgroup: b"2:cpu,cpuacct:/docker/%b\n0::/docker/%b/init.scope\n" % (b"ab" * 32, b"ab" * 32),
     }
 
@@ -159,6 +172,7 @@ GOOD = [
     targets.certificate, targets.svid, targets.svid_key, targets.pem, targets.der_sequence,
     targets.private_key, targets.private_key_pem, targets.public_key, targets.cgroup, targets.engine,
     *wire_targets.SEEDS, *tpm_targets.SEEDS,
+    targets.note, targets.verifier_key, targets.log_proof, targets.add_checkpoint, targets.log_entries,
 ]  # fmt: skip
 
 
