@@ -9,6 +9,7 @@ from typing import Final, Protocol, TypeVar
 import grpc
 from grpc_health.v1 import health_pb2
 
+from spiffekit.daemon.terminal import require_listener
 from spiffekit.wire.pb.issuer.v1 import explain_pb2_grpc
 from spiffekit.wire.pb.spire.api.server.agent.v1 import agent_pb2_grpc
 from spiffekit.wire.pb.spire.api.server.bundle.v1 import bundle_pb2_grpc
@@ -52,10 +53,10 @@ def connect(socket: Path) -> Iterator[IssuerApi]:
     """Open the admin API on a Unix socket.
 
     Raises:
-        FileNotFoundError: There is no socket at that path.
+        ConnectionRefusedError: Nobody listens at that path.
+        PermissionError: We may not connect to it.
     """
-    if not socket.exists():
-        raise FileNotFoundError(f"no issuer listens at {socket} (see --socketPath)")
+    require_listener(socket, "issuer")
     options = [
         ("grpc.max_receive_message_length", MAX_MESSAGE),
         ("grpc.default_authority", "localhost"),

@@ -7,7 +7,7 @@ import click
 
 from attestor.cli import api, explain
 from attestor.errors import AttestorError
-from spiffekit.daemon.terminal import Commands, fail
+from spiffekit.daemon.terminal import Commands, require_listener
 
 DEFAULT_CONFIG = Path("/etc/attestor/attestor.toml")
 
@@ -76,8 +76,7 @@ def healthcheck(socket: Path, verbose: bool) -> None:
 
     from spiffekit.wire.workload_api import SECURITY_HEADER, method
 
-    if not socket.exists():
-        fail(f"no attestor listens at {socket} (see --socketPath)")
+    require_listener(socket, "attestor")
     called = method("FetchX509Bundles")
     with grpc.insecure_channel(f"unix:{socket.absolute()}") as channel:
         stream = channel.unary_stream(

@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from spiffekit.daemon.terminal import fail, output_option, print_json, print_record
+from spiffekit.daemon.terminal import fail, output_option, print_json, print_record, require_listener
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -126,8 +126,10 @@ def watch(socket: Path | None, output: str) -> None:
     """Print every update of X.509-SVIDs until interrupted."""
     from spiffekit.workload import WorkloadApi
 
+    address = _address(socket)
+
     async def follow() -> None:
-        async with WorkloadApi.connect(_address(socket)) as api:
+        async with WorkloadApi.connect(address) as api:
             async for update in api.watch_x509():
                 if output == "json":
                     print_json(_document(update))
@@ -144,8 +146,10 @@ def watch(socket: Path | None, output: str) -> None:
 def _ask(socket: Path | None, timeout: float, question: Callable[[Any], Awaitable[T]]) -> T:
     from spiffekit.workload import WorkloadApi
 
+    address = _address(socket)
+
     async def ask() -> T:
-        async with WorkloadApi.connect(_address(socket)) as api, asyncio.timeout(timeout):
+        async with WorkloadApi.connect(address) as api, asyncio.timeout(timeout):
             return await question(api)
 
     try:
@@ -154,10 +158,23 @@ def _ask(socket: Path | None, timeout: float, question: Callable[[Any], Awaitabl
         fail(f"no answer within {timeout:g} s")
 
 
-def _address(socket: Path | None) -> str | None:
-    if socket is not None:
-        return f"unix://{socket.absolute()}"
-    return None if "SPIFFE_ENDPOINT_SOCKET" in os.environ else f"unix://{DEFAULT_SOCKET}"
+def _address(socket: Path | None) -> str:
+    """Return the endpoint's address, once somebody listens there if it is a Unix socket.
+
+    Raises:
+        AddressError: SPIFFE_ENDPOINT_SOCKET holds none.
+        ConnectionRefusedError: Nobody listens there.
+        PermissionError: We may not connect to it.
+    """
+    from spiffekit.wire.workload_api import ENDPOINT_VARIABLE
+    from spiffekit.workload.address import endpoint_address
+
+    named = os.environ.get(ENDPOINT_VARIABLE, f"unix://{DEFAULT_SOCKET}")
+    address = named if socket is None else f"unix://{socket.absolute()}"
+    kind, _, path = endpoint_address(address).target.partition(":")
+    if kind == "unix":
+        require_listener(Path(path), "attestor", f"--socketPath, and {ENDPOINT_VARIABLE}")
+    return address
 
 
 def _show(update: Any) -> None:

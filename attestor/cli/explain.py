@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import click
 
-from spiffekit.daemon.terminal import fail, instant, output_option, print_json
+from spiffekit.daemon.terminal import instant, output_option, print_json, require_listener
 
 DEADLINE: Final = 30.0  # seconds
 DEFAULT_ADMIN_SOCKET: Final = Path("/run/attestor/private/admin.sock")
@@ -33,8 +33,7 @@ def explain(pid: int | None, call: str | None, socket: Path, output: str) -> Non
 
     if (pid is None) == (call is None):
         raise click.UsageError("give a PID or --call, and not both")
-    if not socket.exists():
-        fail(f"no attestor listens at {socket} (see --socketPath, and attestor.admin_socket)")
+    require_listener(socket, "attestor", "--socketPath, and attestor.admin_socket")
     with grpc.insecure_channel(f"unix:{socket.absolute()}") as channel:
         stub = admin_pb2_grpc.AdminStub(channel)
         answer: Any

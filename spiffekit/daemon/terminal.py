@@ -6,9 +6,11 @@ configuration is wrong. Nothing is coloured unless it goes to a terminal.
 """
 
 import json
+import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import click
@@ -98,6 +100,30 @@ def fail(message: str, status: int = 1) -> NoReturn:
     for line in message.splitlines() or [""]:
         click.echo(f"error: {line}", err=True)
     sys.exit(status)
+
+
+def require_listener(path: Path, daemon: str, see: str = "--socketPath") -> None:
+    """Check that somebody listens at a Unix socket, before gRPC tries for long and says much.
+
+    Args:
+        path: The socket.
+        daemon: Who should listen there, e.g. "issuer".
+        see: What decides on the path.
+
+    Raises:
+        PermissionError: We may not connect to it.
+        ConnectionRefusedError: There is no such socket, or nobody listens any longer.
+    """
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(str(path))
+        except BlockingIOError:
+            pass  # too many wait to be accepted: somebody listens
+        except PermissionError as error:
+            raise PermissionError(f"not permitted to connect to {path} (see {see})") from error
+        except OSError as error:
+            raise ConnectionRefusedError(f"no {daemon} listens at {path} (see {see})") from error
 
 
 def output_option(function: F) -> F:

@@ -20,7 +20,7 @@ from tests.issuer_api.world import id_message
 
 def test_where_nobody_listens_the_message_says_what_to_do(place):
     socket = place / "none.sock"
-    with pytest.raises(FileNotFoundError) as caught, connect(socket):
+    with pytest.raises(ConnectionRefusedError) as caught, connect(socket):
         pass
     assert str(caught.value) == f"no issuer listens at {socket} (see --socketPath)"
 

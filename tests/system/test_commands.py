@@ -3,6 +3,7 @@
 
 import contextlib
 import os
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -138,10 +139,38 @@ def test_an_unknown_plugin_is_named_with_those_that_exist(tmp_path):
     assert "disk, memory" in answer.stderr
 
 
-def test_a_command_without_a_daemon_says_so_in_one_line(tmp_path):
-    answer = run("issuer", "entry", "count", "--socketPath", str(tmp_path / "no.sock"), check=False)
-    assert answer.returncode == 1
-    assert answer.stderr == f"error: no issuer listens at {tmp_path}/no.sock (see --socketPath)\n"
+WITHOUT_A_DAEMON = [
+    ("issuer", "entry count", "--socketPath"),
+    ("issuer", "healthcheck", "--socketPath"),
+    ("attestor", "healthcheck", "--socketPath"),
+    ("attestor", "explain 1", "--socketPath, and attestor.admin_socket"),
+    ("attestor", "api fetch x509", "--socketPath, and SPIFFE_ENDPOINT_SOCKET"),
+    ("attestor", "api fetch jwt --audience db", "--socketPath, and SPIFFE_ENDPOINT_SOCKET"),
+    ("attestor", "api validate jwt --audience db --svid x", "--socketPath, and SPIFFE_ENDPOINT_SOCKET"),
+    ("attestor", "api watch", "--socketPath, and SPIFFE_ENDPOINT_SOCKET"),
+]
+
+
+@pytest.mark.parametrize(("program", "command", "see"), WITHOUT_A_DAEMON)
+def test_a_command_without_a_daemon_says_so_in_one_line(program, command, see, tmp_path):
+    never, dead = tmp_path / "never.sock", tmp_path / "dead.sock"
+    with socket.socket(socket.AF_UNIX) as left_behind:
+        left_behind.bind(str(dead))
+    for path in (never, dead):
+        answer = run(program, *command.split(), "--socketPath", str(path), check=False)
+        assert answer.returncode == 1
+        assert answer.stderr == f"error: no {program} listens at {path} (see {see})\n"
+
+
+def test_an_endpoint_that_the_environment_names_is_looked_for(tmp_path, monkeypatch):
+    monkeypatch.setenv("SPIFFE_ENDPOINT_SOCKET", f"unix:{tmp_path}/never.sock")
+    answer = run("attestor", "api", "watch", check=False)
+    assert (answer.returncode, answer.stderr.count("\n")) == (1, 1)
+    assert f"no attestor listens at {tmp_path}/never.sock" in answer.stderr
+    monkeypatch.setenv("SPIFFE_ENDPOINT_SOCKET", f"tcp://127.0.0.1:{free_port()}")
+    answer = run("attestor", "api", "fetch", "x509", check=False)
+    assert (answer.returncode, answer.stderr.count("\n")) == (1, 1)
+    assert "failed to connect" in answer.stderr
 
 
 @pytest.mark.parametrize("program", ["issuer", "attestor"])

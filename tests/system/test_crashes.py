@@ -53,7 +53,7 @@ class Operator:
                 with connect(self._socket) as api:
                     while not self._stopping.is_set():
                         self._step(api)
-            except (grpc.RpcError, FileNotFoundError):
+            except (grpc.RpcError, ConnectionRefusedError):
                 time.sleep(0.02)  # the issuer is dead or not back yet
 
     def _step(self, api):

@@ -2,6 +2,7 @@
 """Commands print for people and programs, and fail in one line with the right status."""
 
 import json
+import socket
 from datetime import UTC, datetime
 
 import click
@@ -19,6 +20,7 @@ from spiffekit.daemon.terminal import (
     print_record,
     print_table,
     remaining,
+    require_listener,
 )
 from spiffekit.errors import BundleError
 from spiffekit.wire.pb.spire.api import types_pb2
@@ -197,3 +199,32 @@ def test_what_is_left_is_for_people(left, text):
 def test_less_than_a_second_is_no_time_and_not_over():
     now = datetime(2026, 1, 31, 12, 0, 0, 500_000, tzinfo=UTC)
     assert remaining(int(now.timestamp()) + 1, now) == "in 0s"
+
+
+def test_a_socket_where_somebody_listens_is_as_required(tmp_path):
+    path = tmp_path / "x.sock"
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        with pytest.raises(ConnectionRefusedError) as caught:
+            require_listener(path, "issuer")
+        assert str(caught.value) == f"no issuer listens at {path} (see --socketPath)"
+        server.listen(0)
+        require_listener(path, "issuer")
+        require_listener(path, "issuer")  # nobody accepts, and a command does not wait for that
+
+
+@pytest.mark.parametrize("name", ["none", "file", "x" * 200])
+def test_where_nobody_can_listen_nobody_does(name, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConnectionRefusedError, match=r"no issuer listens at .* [(]see --somewhere[)]"):
+        require_listener(tmp_path / name, "issuer", "--somewhere")
+
+
+def test_a_socket_that_is_not_ours_to_use_is_told_apart(monkeypatch, tmp_path):
+    def denied(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(socket.socket, "connect", denied)
+    with pytest.raises(PermissionError) as caught:
+        require_listener(tmp_path, "issuer")
+    assert str(caught.value) == f"not permitted to connect to {tmp_path} (see --socketPath)"
