@@ -61,6 +61,13 @@ KINDS: Final = {
     },
     "systemd": {"id": _UNIT, "fragment_path": _PATH},
     "slurm": {"job_id": _NUMBER, "sluid": _SLUID, "step": _STEP},
+    "aws_iid": {
+        "account_id": re.compile(r"[0-9]{12}", re.ASCII),
+        "region": _ANY,
+        "az": _ANY,
+        "instance:id": re.compile(r"i-[0-9a-f]+"),
+        "image:id": _ANY,
+    },
     "gcp_iit": {"project-id": _ANY, "zone": _ANY, "instance-name": _ANY, "sa": _ANY},
     "http_challenge": {"hostname": _ANY},
     "sshpop": {"hostname": _ANY},

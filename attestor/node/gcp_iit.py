@@ -47,7 +47,7 @@ class GcpIit:
         Raises:
             NodeAttestationError: The metadata server has none for us.
         """
-        token = await metadata.ask(self._server, self._target, _FLAVOR, sent_back=_FLAVOR)
+        token = (await metadata.ask(self._server, self._target, _FLAVOR, sent_back=_FLAVOR)).strip()
         if not _TOKEN.fullmatch(token):
             raise NodeAttestationError(
                 f"metadata server {self._server} answered with something else than a token"

@@ -38,7 +38,7 @@ async def ask(
     method: str = "GET",
     sent_back: Mapping[str, str] | None = None,
 ) -> str:
-    """Return what a metadata server answers, without the space around it. No redirect is followed.
+    """Return what a metadata server answers. No redirect is followed.
 
     Args:
         peer: The server.
@@ -57,13 +57,13 @@ async def ask(
             for name, value in (sent_back or {}).items():
                 if answer.header(name) != value:
                     raise NodeAttestationError(f"{peer} is no metadata server: its answer lacks {name}")
-            text = (await answer.body(MAX_ANSWER)).decode("ascii").strip()
+            text = (await answer.body(MAX_ANSWER)).decode("ascii")
     except TimeoutError as error:
         raise NodeAttestationError(f"metadata server {peer} did not answer within {TIMEOUT} s") from error
     except HttpError as error:
         raise NodeAttestationError(f"metadata server: {error}") from error
     except UnicodeDecodeError as error:
         raise NodeAttestationError(f"metadata server {peer} answered with other than ASCII") from error
-    if not text:
+    if not text.strip():
         raise NodeAttestationError(f"metadata server {peer} answered with nothing")
     return text

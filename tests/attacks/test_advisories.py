@@ -102,7 +102,10 @@ ADVISORIES = {
         issuer_api/test_node.py::of_a_hundred_redemptions_one_wins
         issuer/store/test_transactions.py::a_join_token_is_redeemed_once_by_a_hundred_at_the_same_time
     """,
-    "1.14.6: aws_iid verified one document and used another": "there is no aws_iid attestor yet",
+    "1.14.6: aws_iid verified one document and used another": """
+        issuer/node/test_aws_iid.py::the_document_that_was_signed_is_the_one_that_counts
+        issuer/node/test_cms.py::what_was_not_signed_is_no_document
+    """,
     "#6998, #6960: azure_imds anchored the wrong certificate": "there is no azure_imds attestor yet",
     "#6972, #7259: a filter of one kind of SVID was missing in another": """
         issuer_api/test_parity.py::what_is_granted_or_withheld_is_so_in_every_kind

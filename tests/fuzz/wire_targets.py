@@ -10,6 +10,7 @@ import json
 import tempfile
 from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -23,6 +24,7 @@ from attestor.state import FILE, NodeState, StateFile
 from attestor.updates import update_from_proto
 from issuer.api.convert import entry_from_proto, entry_to_proto
 from issuer.ca.requests import check_dns_names, parse_csr
+from issuer.node.cms import SignedData
 from issuer.node.join_token import JoinTokenVerifier
 from issuer.node.sshpop import SshPopVerifier
 from issuer.node.x509pop import X509PopVerifier
@@ -42,12 +44,15 @@ from spiffekit.workload.address import EndpointAddress
 from spiffekit.workload.updates import jwt_bundles, jwt_svids, x509_bundles, x509_update
 from tests.attacks.hostile import DATA, END_HEADERS, HEADERS, SETTINGS, block, frame
 from tests.fuzz.targets import CA, ORG, SVID
+from tests.issuer.node.cms import Message, indefinite
 from tests.issuer.node.x509pop_node import Context as NodeContext
 from tests.issuer.strategies import an_entry
 from tests.issuer_api.world import csr as made_csr
 
 WORKLOAD_API = messages()
 MACHINES = TestCA()  # of this very time, by which nodes' proofs are judged
+CLOUD_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+CLOUD = MACHINES.certify(CLOUD_KEY.public_key(), uris=[])
 ED25519 = Ed25519PrivateKey.from_private_bytes(b"\1" * 32)
 
 
@@ -150,6 +155,17 @@ def sshpop(data):
     prove(SshPopVerifier(frozenset({base64.b64decode(public.split()[1])})), data)
 
 
+def signed_document(data):
+    """Whatever is made of a signed message, its document stays what was signed."""
+    assert SignedData.parse_unverified(data).verify(CLOUD) == b"{}"
+
+
+def _signed_document():
+    message = Message(b"{}", CLOUD, CLOUD_KEY).with_certificates(CLOUD)
+    message.wrap = indefinite
+    return message.build()
+
+
 def join_token(data):
     prove(JoinTokenVerifier(), data)
 
@@ -237,6 +253,7 @@ SEEDS = {
     http2: PREFACE + frame(SETTINGS) + frame(HEADERS, block("Echo"), END_HEADERS, 1) + frame(DATA, b"x"),
     x509pop: _x509pop(),
     sshpop: _ssh(),
+    signed_document: _signed_document(),
     join_token: b"a-token",
     state: _state(),
     **{target: message.SerializeToString() for target, message in _responses().items()},
