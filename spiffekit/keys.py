@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Keys: which kinds we accept, and their forms on a wire or disk."""
 
-import hashlib
 from enum import StrEnum
 from typing import Final, cast
 
@@ -130,14 +129,4 @@ def subject_key_id(key: PublicKey) -> bytes:
 
     It names a key and protects nothing.
     """
-    if isinstance(key, ec.EllipticCurvePublicKey):
-        return subject_key_id_of(key, public_key_to_der(key))
     return x509.SubjectKeyIdentifier.from_public_key(key).digest
-
-
-def subject_key_id_of(key: PublicKey, spki_der: bytes) -> bytes:
-    """Return `subject_key_id` of a key whose SubjectPublicKeyInfo is at hand: encoding it again costs."""
-    if isinstance(key, ec.EllipticCurvePublicKey):
-        point = 1 + 2 * ((key.key_size + 7) // 8)  # bytes, uncompressed, at the very end (RFC 5480 §2.2)
-        return hashlib.sha1(spki_der[-point:]).digest()  # noqa: S324 - a name
-    return subject_key_id(key)

@@ -36,7 +36,6 @@ from issuer.store.nodes import ID_SELECTOR, SERVER_PATH
 from spiffekit.daemon.kubernetes.client import KubernetesClient
 from spiffekit.daemon.limits import RateLimit
 from spiffekit.id import SpiffeId, TrustDomain
-from spiffekit.keys import PublicKey
 from spiffekit.selector import Selector
 from spiffekit.wire.convert import seconds, spiffe_id_from_proto, spiffe_id_to_proto
 from spiffekit.wire.pb.spire.api import types_pb2
@@ -110,7 +109,7 @@ class NodeService:
         self._limit.spend(call.caller.source)
         try:
             async with asyncio.timeout(self._within.total_seconds()):
-                kind, payload, public_key = opening(await anext(requests, None))
+                kind, payload, public_key_der = opening(await anext(requests, None))
                 context = _Context(self._trust_domain, self._database, self._clusters)
                 proving = Proving(self._verifier(kind), payload, context)
                 try:
@@ -120,7 +119,7 @@ class NodeService:
                     proof = await proving.proof()
                 finally:
                     proving.cancel()
-                issued = await self._admit(kind, proof, public_key, call, context.join_token)
+                issued = await self._admit(kind, proof, public_key_der, call, context.join_token)
         except TimeoutError as error:
             raise TooSlowError("failed to attest: took too long") from error
         yield agent_pb2.AttestAgentResponse(
@@ -134,7 +133,7 @@ class NodeService:
         return verifier
 
     async def _admit(
-        self, kind: str, proof: NodeProof, public_key: PublicKey, call: Call, join_token: str | None
+        self, kind: str, proof: NodeProof, public_key_der: bytes, call: Call, join_token: str | None
     ) -> IssuedX509Svid:
         node_id: SpiffeId = proof.node_id
         known = self._registrations.node(node_id)
@@ -142,7 +141,7 @@ class NodeService:
             raise NodeDeniedError("failed to attest: node is banned", DenialReason.BANNED)
         if known is not None and proof.first_use:
             raise NodeRejectedError(_USED)
-        issued = await self._authorities.x509.sign(node_id, public_key, ttl=self._ttl, now=call.now)
+        issued = await self._authorities.x509.sign(node_id, public_key_der, ttl=self._ttl, now=call.now)
         node = Node(
             id=node_id,
             attestation_type=kind,
@@ -175,11 +174,11 @@ class NodeService:
     ) -> agent_pb2.RenewAgentResponse:
         """Give a node another SVID; the old one counts until the new one is used."""
         self._limit.spend(call.caller.source)
-        public_key = parse_csr(request.params.csr).public_key
+        public_key_der = parse_csr(request.params.csr).public_key_der
         node_id = call.caller.node_id
         if call.caller.node is not None and call.caller.node.can_reattest:
             raise NodeDeniedError("node has to attest again", DenialReason.MUST_REATTEST)
-        issued = await self._authorities.x509.sign(node_id, public_key, ttl=self._ttl, now=call.now)
+        issued = await self._authorities.x509.sign(node_id, public_key_der, ttl=self._ttl, now=call.now)
 
         def act(tx: Transaction) -> None:
             node = tx.nodes.get(node_id)

@@ -6,7 +6,6 @@ import asyncio
 from issuer.ca.requests import parse_csr
 from issuer.errors import InvalidRequestError
 from issuer.node import NodeContext, NodeProof, NodeVerifier
-from spiffekit.keys import PublicKey
 from spiffekit.wire.pb.spire.api.server.agent.v1 import agent_pb2
 
 
@@ -45,7 +44,7 @@ class Proving:
         self._task.cancel()
 
 
-def opening(first: agent_pb2.AttestAgentRequest | None) -> tuple[str, bytes, PublicKey]:
+def opening(first: agent_pb2.AttestAgentRequest | None) -> tuple[str, bytes, bytes]:
     """Return type and payload of the proof, and the key to certify.
 
     Raises:
@@ -55,7 +54,11 @@ def opening(first: agent_pb2.AttestAgentRequest | None) -> tuple[str, bytes, Pub
         raise InvalidRequestError("params: are missing")
     if not first.params.data.payload:
         raise InvalidRequestError("params.data.payload: is missing")
-    return first.params.data.type, first.params.data.payload, parse_csr(first.params.params.csr).public_key
+    return (
+        first.params.data.type,
+        first.params.data.payload,
+        parse_csr(first.params.params.csr).public_key_der,
+    )
 
 
 def response_of(message: agent_pb2.AttestAgentRequest | None) -> bytes:

@@ -116,7 +116,7 @@ class SvidService:
         # Only the key of the request counts; every name comes from the entry.
         return await self._authorities.x509.sign(
             spiffe_id,
-            parse_csr(csr).public_key,
+            parse_csr(csr).public_key_der,
             ttl=entry.x509_svid_ttl or self._x509_ttl,
             now=call.now,
             dns_names=entry.dns_names,
@@ -158,7 +158,7 @@ class SvidService:
         check_dns_names(dns_names)
         svid = await self._authorities.x509.sign(
             spiffe_id,
-            parsed.public_key,
+            parsed.public_key_der,
             ttl=_ttl(request.ttl, self._x509_ttl),
             now=call.now,
             dns_names=dns_names,

@@ -2,27 +2,32 @@
 """DER (X.690) as far as a TBSCertificate needs it: writing only, nothing hostile is ever read here."""
 
 from datetime import datetime
+from functools import lru_cache
 from typing import Final
 
 TRUE: Final = b"\x01\x01\xff"
 _GENERALIZED_FROM: Final = 2050  # RFC 5280 §4.1.2.5
 
 
+@lru_cache(maxsize=4096)
+def _header(tag: int, size: int) -> bytes:
+    """Return tag and length; certificates are much alike, so it is mostly remembered."""
+    if size < 0x80:
+        return bytes((tag, size))
+    octets = size.to_bytes((size.bit_length() + 7) // 8)
+    return bytes((tag, 0x80 | len(octets))) + octets
+
+
 def tlv(tag: int, *parts: bytes) -> bytes:
     """Return tag, length and the concatenated parts."""
-    body = parts[0] if len(parts) == 1 else b"".join(parts)
-    size = len(body)
-    if size < 0x80:
-        return bytes((tag, size)) + body
-    if size < 0x100:
-        return bytes((tag, 0x81, size)) + body
-    octets = size.to_bytes((size.bit_length() + 7) // 8)
-    return bytes((tag, 0x80 | len(octets))) + octets + body
+    body = b"".join(parts)
+    return _header(tag, len(body)) + body
 
 
 def sequence(*parts: bytes) -> bytes:
     """Return a SEQUENCE."""
-    return tlv(0x30, *parts)
+    body = b"".join(parts)
+    return _header(0x30, len(body)) + body
 
 
 def integer(value: int) -> bytes:

@@ -6,19 +6,20 @@ library's general builder; `leaf_builder` makes the same with that builder, and 
 Only what is given here enters a certificate: nothing of a request but its public key.
 """
 
+import hashlib
 import secrets
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from issuer.ca import der
 from spiffekit.id import SpiffeId
-from spiffekit.keys import PublicKey, public_key_to_der, subject_key_id, subject_key_id_of
+from spiffekit.keys import PublicKey, public_key_from_der, subject_key_id
 
 BACKDATE: Final = timedelta(seconds=10)  # for verifiers whose clock is a little behind
 MAX_COMMON_NAME: Final = 64  # characters, RFC 5280 appendix A.1
@@ -27,16 +28,15 @@ SERIAL_BITS: Final = 127  # positive, and at most 20 octets (RFC 5280 §4.1.2.2)
 _COUNTRY, _ORGANIZATION = "US", "SPIRE"  # leaves of SPIRE carry these; tools match on them
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Leaf:
+class Leaf(NamedTuple):
     """All that varies between leaves."""
 
     spiffe_id: SpiffeId
-    public_key: PublicKey
-    dns_names: tuple[str, ...] = ()
+    public_key_der: bytes  # SubjectPublicKeyInfo of a key that we accept
     serial: int
     not_before: datetime  # whole seconds
     not_after: datetime
+    dns_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,21 +88,22 @@ def leaf_builder(leaf: Leaf, issuer_name: x509.Name, issuer_key_id: bytes) -> x5
     """Return the library's builder of a leaf: the oracle for `leaf_tbs`."""
     names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(str(leaf.spiffe_id))]
     names += [x509.DNSName(name) for name in leaf.dns_names]
+    public_key = public_key_from_der(leaf.public_key_der)
     return (
         x509.CertificateBuilder()
         .subject_name(subject(common_name(leaf)))
         .issuer_name(issuer_name)
-        .public_key(leaf.public_key)
+        .public_key(public_key)
         .serial_number(leaf.serial)
         .not_valid_before(leaf.not_before)
         .not_valid_after(leaf.not_after)
-        .add_extension(key_usage(leaf.public_key), critical=True)
+        .add_extension(key_usage(public_key), critical=True)
         .add_extension(
             x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]),
             critical=False,
         )
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier(subject_key_id(leaf.public_key)), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier(subject_key_id(public_key)), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier(issuer_key_id, None, None), critical=False)
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
     )
@@ -129,6 +130,11 @@ _FIXED: Final = b"".join((_USAGE, _PURPOSES, _NOT_CA))
 _FIXED_RSA: Final = b"".join((_USAGE_RSA, _PURPOSES, _NOT_CA))
 _SKI_PREFIX: Final = der.sequence(_SKI, der.octet_string(der.octet_string(bytes(20))))[:-20]
 
+_P256_KEY: Final = der.sequence(  # RFC 5480 §2: a key on P-256, up to its uncompressed point
+    der.sequence(der.oid("1.2.840.10045.2.1"), der.oid("1.2.840.10045.3.1.7")),
+    der.bit_string(b"\x04" + bytes(64)),
+)[:-64]
+
 
 @lru_cache(maxsize=1024)
 def _subject_der(name: str) -> bytes:
@@ -148,14 +154,14 @@ def _authority_key_id_der(key_id: bytes) -> bytes:
 
 def leaf_tbs(leaf: Leaf, issuer: Issuer) -> bytes:
     """Return the TBSCertificate of a leaf (RFC 5280 §4.1.2), DER."""
-    key_der = public_key_to_der(leaf.public_key)
+    fixed, key_id = _of_key(leaf.public_key_der)
     names = der.tlv(0x86, str(leaf.spiffe_id).encode("ascii"))
     if leaf.dns_names:
         names += b"".join(der.tlv(0x82, name.encode("ascii")) for name in leaf.dns_names)
     extensions = der.sequence(
-        _FIXED if isinstance(leaf.public_key, ec.EllipticCurvePublicKey) else _fixed(leaf.public_key),
+        fixed,
         _SKI_PREFIX,
-        subject_key_id_of(leaf.public_key, key_der),
+        key_id,
         _authority_key_id_der(issuer.key_id),
         der.sequence(_SAN, der.octet_string(der.sequence(names))),
     )
@@ -166,10 +172,21 @@ def leaf_tbs(leaf: Leaf, issuer: Issuer) -> bytes:
         issuer.name_der,
         _validity_der(leaf.not_before, leaf.not_after),
         _subject_der(common_name(leaf)),
-        key_der,
+        leaf.public_key_der,
         der.tlv(0xA3, extensions),
     )
 
 
-def _fixed(key: PublicKey) -> bytes:
-    return _FIXED_RSA if isinstance(key, rsa.RSAPublicKey) else _FIXED
+def is_plain_p256(public_key_der: bytes) -> bool:
+    """Tell whether a SubjectPublicKeyInfo is what `public_key_to_der` writes of a key on P-256."""
+    return public_key_der.startswith(_P256_KEY) and len(public_key_der) == len(_P256_KEY) + 64
+
+
+def _of_key(public_key_der: bytes) -> tuple[bytes, bytes]:
+    """Return the extensions that depend on the kind of a key, and its key identifier."""
+    if is_plain_p256(
+        public_key_der
+    ):  # `subject_key_id` of it, without decoding it: that costs a signature's third
+        return _FIXED, hashlib.sha1(public_key_der[-65:]).digest()  # noqa: S324 - a name
+    key = public_key_from_der(public_key_der)
+    return _FIXED_RSA if isinstance(key, rsa.RSAPublicKey) else _FIXED, subject_key_id(key)

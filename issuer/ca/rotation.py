@@ -15,7 +15,7 @@ from issuer.model import AuthorityKind
 from issuer.store.nodes import SERVER_PATH
 from spiffekit.daemon.clock import Clock
 from spiffekit.id import SpiffeId, TrustDomain
-from spiffekit.keys import private_key_to_der
+from spiffekit.keys import private_key_to_der, public_key_to_der
 from spiffekit.x509svid import X509Svid
 
 logger = logging.getLogger(__name__)
@@ -53,7 +53,9 @@ class ServerIdentity:
             if svid.not_before <= now < half:
                 return
         key = ec.generate_private_key(ec.SECP256R1())
-        issued = await self._authorities.x509.sign(self._id, key.public_key(), ttl=self.ttl, now=now)
+        issued = await self._authorities.x509.sign(
+            self._id, public_key_to_der(key.public_key()), ttl=self.ttl, now=now
+        )
         self._current = X509Svid(self._id, issued.chain_der, private_key_to_der(key))
         self._authority_id = issued.authority_id
 

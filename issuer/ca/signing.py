@@ -5,7 +5,7 @@ import json
 import uuid
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, NamedTuple
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -19,7 +19,7 @@ from issuer.model import AuthorityRecord
 from spiffekit.certificates import check_leaf, spiffe_id_of
 from spiffekit.id import SpiffeId, TrustDomain
 from spiffekit.jwk import encode_base64url
-from spiffekit.keys import PublicKey
+from spiffekit.keys import PublicKey, check_public_key, public_key_to_der
 
 MAX_AUDIENCE_BYTES: Final = 2048  # bytes of one audience
 MAX_AUDIENCES: Final = 50
@@ -33,8 +33,7 @@ _ALGORITHMS: Final = {  # of the authority's key: AlgorithmIdentifier (RFC 5758 
 _JWT: Final = {"secp256r1": ("ES256", 32), "secp384r1": ("ES384", 48), "rsa": ("RS256", 0)}
 
 
-@dataclass(frozen=True, slots=True)
-class IssuedX509Svid:
+class IssuedX509Svid(NamedTuple):
     """A signed X.509-SVID: `chain_der` is the leaf first, without the root."""
 
     chain_der: tuple[bytes, ...]
@@ -91,13 +90,20 @@ class X509Signer:
     async def sign(
         self,
         spiffe_id: SpiffeId,
-        public_key: PublicKey,
+        public_key_der: bytes,
         *,
         ttl: timedelta,
         now: datetime,
         dns_names: tuple[str, ...] = (),
     ) -> IssuedX509Svid:
         """Return an X.509-SVID; it ends with the authority at the latest.
+
+        Args:
+            spiffe_id: Whom it names.
+            public_key_der: SubjectPublicKeyInfo of a key that we accept, as `parse_csr` returns it.
+            ttl: How long it is valid from `now`.
+            now: The instant of issue.
+            dns_names: DNS names that it carries, checked.
 
         Raises:
             AuthorityNotReadyError: The authority has ended.
@@ -110,7 +116,7 @@ class X509Signer:
             raise AuthorityNotReadyError("the X.509 authority has expired")
         leaf = Leaf(
             spiffe_id=spiffe_id,
-            public_key=public_key,
+            public_key_der=public_key_der,
             dns_names=dns_names,
             serial=new_serial(),
             not_before=now - BACKDATE,
@@ -146,7 +152,7 @@ class X509Signer:
         if (
             san.get_values_for_type(x509.UniformResourceIdentifier) != [str(leaf.spiffe_id)]
             or tuple(san.get_values_for_type(x509.DNSName)) != leaf.dns_names
-            or made.public_key() != leaf.public_key
+            or public_key_to_der(check_public_key(made.public_key())) != leaf.public_key_der
         ):
             raise AssertionError("signed certificate differs from its profile")
 

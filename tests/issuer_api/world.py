@@ -39,7 +39,7 @@ from spiffekit.daemon.health_service import HealthService
 from spiffekit.daemon.limits import RateLimit
 from spiffekit.daemon.listener import TlsFront, UnixFront, inner_socket, server_options
 from spiffekit.id import SpiffeId, TrustDomain
-from spiffekit.keys import private_key_to_der
+from spiffekit.keys import private_key_to_der, public_key_to_der
 from spiffekit.selector import Selector
 from spiffekit.wire import tls
 from spiffekit.wire.pb.issuer.v1 import explain_pb2, updates_pb2
@@ -238,7 +238,9 @@ class World:
         """An SVID of ours."""
         key = ec.generate_private_key(ec.SECP256R1())
         wanted = {"ttl": timedelta(hours=1), "now": self.clock.now(), **changes}
-        issued = await self.authorities.x509.sign(spiffe_id(path), key.public_key(), **wanted)
+        issued = await self.authorities.x509.sign(
+            spiffe_id(path), public_key_to_der(key.public_key()), **wanted
+        )
         return X509Svid(spiffe_id(path), issued.chain_der, private_key_to_der(key))
 
     def node_of(self, svid, *, selectors=(), **changes):

@@ -25,7 +25,7 @@ from issuer.ca.profile import (
 )
 from spiffekit.certificates import check_leaf
 from spiffekit.id import MAX_ID_BYTES, SpiffeId, TrustDomain
-from spiffekit.keys import subject_key_id
+from spiffekit.keys import public_key_to_der, subject_key_id
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 ECDSA_SHA256 = der.sequence(der.oid("1.2.840.10045.4.3.2"))
@@ -54,7 +54,7 @@ def private_key(name, which="leaf"):
 def a_leaf(**changes):
     values = {
         "spiffe_id": SpiffeId.parse("spiffe://example.org/agent"),
-        "public_key": private_key("p256").public_key(),
+        "public_key_der": public_key_to_der(private_key("p256").public_key()),
         "serial": 4711,
         "not_before": NOW,
         "not_after": NOW + timedelta(hours=1),
@@ -113,7 +113,7 @@ def test_our_writer_and_the_librarys_builder_agree_on_every_byte(
 ):
     leaf = Leaf(
         spiffe_id=SpiffeId(trust_domain, path),
-        public_key=private_key(key).public_key(),
+        public_key_der=public_key_to_der(private_key(key).public_key()),
         dns_names=tuple(dns),
         serial=serial,
         not_before=times[0],
@@ -184,7 +184,10 @@ def test_the_subject_says_no_more_than_country_and_organization():
 )  # fmt: skip
 @pytest.mark.parametrize("key", LEAF_KEYS)
 def test_a_leaf_has_these_extensions_and_no_other(key):
-    leaf = a_leaf(public_key=private_key(key).public_key(), dns_names=("a.example.org", "b.example.org"))
+    leaf = a_leaf(
+        public_key_der=public_key_to_der(private_key(key).public_key()),
+        dns_names=("a.example.org", "b.example.org"),
+    )
     certificate = certificate_of(leaf)
     assert certificate.version is x509.Version.v3
     assert [(e.oid._name, e.critical) for e in certificate.extensions] == [
@@ -209,7 +212,7 @@ def test_a_leaf_has_these_extensions_and_no_other(key):
         usage.crl_sign,
     )  # fmt: skip
     assert not any(others)
-    assert values["subjectKeyIdentifier"].digest == subject_key_id(leaf.public_key)
+    assert values["subjectKeyIdentifier"].digest == subject_key_id(private_key(key).public_key())
     authority = private_key("p256", "authority").public_key()
     assert values["authorityKeyIdentifier"].key_identifier == subject_key_id(authority)
     assert list(values["subjectAltName"]) == [

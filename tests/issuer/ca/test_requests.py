@@ -77,9 +77,30 @@ def refused(message):
 )
 def test_a_good_request_gives_its_key(key, digest):
     request = parse_csr(csr(key, digest=digest))
-    assert request.public_key == key.public_key()
+    assert request.public_key_der == spki(key.public_key())
     assert request.uris() == []
     assert request.dns_names() == ()
+
+
+@pytest.mark.parametrize("size", [0, 100, 200, 300, 7000])
+def test_another_key_that_a_request_names_is_not_certified(size):
+    """Nothing that looks like a key where none belongs is taken for it, whatever the lengths around it."""
+    decoy = spki(ec.generate_private_key(ec.SECP256R1()).public_key())
+    name = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, "x" * 60)] * (size // 60)
+    name.append(
+        x509.NameAttribute(NameOID.X500_UNIQUE_IDENTIFIER, decoy, _type=x509.name._ASN1Type.BitString)
+    )
+    extension = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), decoy + b"x" * size)
+    sent = csr(name=name, extensions=[extension])
+    assert sent.count(decoy) == 2
+    assert parse_csr(sent).public_key_der == spki(EC_KEY.public_key())
+
+
+def test_a_key_is_written_in_one_way_only():
+    """RFC 5480 §2.2: a point may be compressed; certificates of the field have it whole."""
+    point = EC_KEY.public_key().public_bytes(Encoding.X962, PublicFormat.CompressedPoint)
+    algorithm = der.sequence(der.oid("1.2.840.10045.2.1"), der.oid("1.2.840.10045.3.1.7"))
+    assert parse_csr(raw_csr(der.sequence(algorithm, der.bit_string(point)))).public_key_der == POINT
 
 
 @cache
@@ -127,7 +148,7 @@ def test_a_request_of_exactly_the_largest_size_is_looked_at():
     around = len(padded(10_000)) - 10_000
     sent = padded(MAX_CSR_BYTES - around)
     assert len(sent) == MAX_CSR_BYTES
-    assert parse_csr(sent).public_key == RSA_KEY.public_key()
+    assert parse_csr(sent).public_key_der == spki(RSA_KEY.public_key())
 
 
 POINT = spki(EC_KEY.public_key())
@@ -292,8 +313,8 @@ async def test_only_the_key_of_a_request_enters_a_certificate():
         x509.NameAttribute(NameOID.COMMON_NAME, "admin"),
         x509.NameAttribute(NameOID.ORGANIZATION_NAME, "masters"),
     ]
-    with_everything = parse_csr(csr(name=subject, extensions=wanted)).public_key
-    with_nothing = parse_csr(csr()).public_key
+    with_everything = parse_csr(csr(name=subject, extensions=wanted)).public_key_der
+    with_nothing = parse_csr(csr()).public_key_der
     first, second = [
         x509.load_der_x509_certificate((await sign(key)).chain_der[0])
         for key in (with_everything, with_nothing)
@@ -312,7 +333,7 @@ async def test_only_the_key_of_a_request_enters_a_certificate():
 CA = TestCA(now=NOW)
 
 
-async def sign(public_key):
+async def sign(public_key_der):
     key_id = x509.SubjectKeyIdentifier.from_public_key(CA.key.public_key()).digest
     record = AuthorityRecord(
         id=key_id.hex(),
@@ -325,7 +346,7 @@ async def sign(public_key):
     )
     return await X509Signer(record, LocalKey("k", CA.key)).sign(
         SpiffeId.parse("spiffe://example.org/agent"),
-        public_key,
+        public_key_der,
         ttl=timedelta(hours=1),
         now=NOW,
         dns_names=("agent.example.org",),

@@ -3,7 +3,6 @@
 
 import base64
 import re
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -42,7 +41,7 @@ AGENT = SpiffeId.parse("spiffe://example.org/agent")
 OURS = TrustDomain("example.org")
 KINDS = [KeyType.EC_P256, KeyType.EC_P384, KeyType.RSA_2048]
 SIGNED_BY = {"secp256r1": KeyType.EC_P256, "secp384r1": KeyType.EC_P384, "rsa": KeyType.RSA_2048}
-KEY = ec.generate_private_key(ec.SECP256R1()).public_key()
+KEY = public_key_to_der(ec.generate_private_key(ec.SECP256R1()).public_key())
 
 
 @pytest.fixture(params=KINDS, ids=str)
@@ -137,7 +136,7 @@ async def test_a_leaf_is_valid_under_its_authority(authorities):
     assert leaf.serial_number == issued.serial
     assert leaf.not_valid_after_utc == issued.expires_at == NOW + HOUR
     assert leaf.not_valid_before_utc == NOW - BACKDATE
-    assert leaf.public_key() == KEY
+    assert public_key_to_der(leaf.public_key()) == KEY
     assert issued.authority_id == authorities.slots(AuthorityKind.X509).active.id
     identifier = leaf.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value
     assert identifier.key_identifier.hex() == issued.authority_id
@@ -350,7 +349,7 @@ async def test_a_certificate_that_came_out_wrong_never_leaves(ec_authorities):
     (certificate,) = issued.chain_der
     leaf = Leaf(
         spiffe_id=AGENT,
-        public_key=KEY,
+        public_key_der=KEY,
         dns_names=("a.example.org",),
         serial=issued.serial,
         not_before=NOW - BACKDATE,
@@ -363,9 +362,9 @@ async def test_a_certificate_that_came_out_wrong_never_leaves(ec_authorities):
         {"spiffe_id": AGENT.with_path("/other")},
         {"dns_names": ()},
         {"dns_names": ("b.example.org",)},
-        {"public_key": ec.generate_private_key(ec.SECP256R1()).public_key()},
+        {"public_key_der": public_key_to_der(ec.generate_private_key(ec.SECP256R1()).public_key())},
     ):
-        made, differing = x509.load_der_x509_certificate(certificate), replace(leaf, **wrong)
+        made, differing = x509.load_der_x509_certificate(certificate), leaf._replace(**wrong)
         with pytest.raises(AssertionError, match="differs from its profile"):
             signer._check(certificate, differing)
             signer._check_whole(made, differing)  # of the first of a signer, and of a sample

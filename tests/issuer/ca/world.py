@@ -13,13 +13,13 @@ from issuer.store import Database
 from spiffekit.bundle import BundleSet
 from spiffekit.id import SpiffeId, TrustDomain
 from spiffekit.jwtsvid import verify as verify_jwt
-from spiffekit.keys import KeyType, generate_private_key
+from spiffekit.keys import KeyType, generate_private_key, public_key_to_der
 from spiffekit.x509svid import verify as verify_x509
 from tests.fakes.clock import FakeClock
 
 OURS = TrustDomain("example.org")
 AGENT = SpiffeId.parse("spiffe://example.org/agent")
-LEAF_KEY = generate_private_key(KeyType.EC_P256).public_key()
+LEAF_KEY = public_key_to_der(generate_private_key(KeyType.EC_P256).public_key())
 DAY = timedelta(days=1)
 
 
