@@ -2,6 +2,7 @@
 """Services start in order, run until a signal or a failure, and end together."""
 
 import asyncio
+import gc
 import os
 import signal
 
@@ -44,6 +45,25 @@ async def raise_signal(number=signal.SIGTERM):
 
 async def fail(error):
     raise error
+
+
+async def test_what_services_need_to_start_is_never_looked_through_for_garbage(diary):
+    async def garbage_is_still_collected():
+        while not gc.get_freeze_count():  # when all are ready
+            await asyncio.sleep(0)
+        Link()
+        assert gc.collect() >= 1
+        await raise_signal()
+
+    class Link:
+        def __init__(self):
+            self.itself = self
+
+    Link()
+    async with asyncio.timeout(5):
+        await run_until_signalled(only=diary.service("only", after=garbage_is_still_collected))
+    assert gc.get_freeze_count() == 0
+    assert not [found for found in gc.get_objects() if isinstance(found, Link)]
 
 
 async def test_each_service_starts_when_the_one_before_it_is_ready(diary):
