@@ -153,7 +153,12 @@ class Issuer:
         """Return the services in the order in which they start."""
         table = self.config.issuer
         rotation = Rotation(self.authorities, self.identity, ca_ttl=table.ca_ttl, clock=self.clock)
-        pruning = Pruning(self.database, self.clock, nodes_expired_for=table.prune_nodes_expired_for)
+        pruning = Pruning(
+            self.database,
+            self.clock,
+            nodes_expired_for=table.prune_nodes_expired_for,
+            tofu_nodes=table.prune_tofu_nodes,
+        )
         services: dict[str, Any] = {"rotation": rotation.run, "pruning": pruning.run}
         if self.kubernetes:
             services["kubernetes"] = self.clusters.run

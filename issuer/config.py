@@ -46,6 +46,8 @@ class IssuerTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         jwt_issuer: The `iss` of JWT-SVIDs; none if left out.
         admin_ids: SPIFFE IDs that may administrate over mTLS.
         prune_nodes_expired_for: Forget nodes whose SVID ended so long ago; never if left out.
+        prune_tofu_nodes: Forget as well those that cannot prove themselves again, whose proof then counts
+            once more, whoever has it.
         attestations_per_second: Node attestations and renewals of one source address.
         signatures_per_second: SVIDs signed for one source address.
         health_address: Where /live, /ready and /metrics answer; nowhere if left out.
@@ -68,6 +70,7 @@ class IssuerTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     jwt_issuer: str = ""
     admin_ids: tuple[str, ...] = ()
     prune_nodes_expired_for: Span | None = None
+    prune_tofu_nodes: bool = False
     attestations_per_second: float = 10.0
     signatures_per_second: float = 2000.0
     health_address: str | None = None

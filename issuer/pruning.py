@@ -23,15 +23,23 @@ class Pruning:
 
     Args:
         nodes_expired_for: How long a node's SVID has to have been expired; None keeps nodes for ever.
+        tofu_nodes: Whether to remove nodes that cannot prove themselves again as well.
         batch: Entries, and nodes, removed in one transaction.
     """
 
     def __init__(
-        self, database: Database, clock: Clock, *, nodes_expired_for: timedelta | None, batch: int = BATCH
+        self,
+        database: Database,
+        clock: Clock,
+        *,
+        nodes_expired_for: timedelta | None,
+        tofu_nodes: bool = False,
+        batch: int = BATCH,
     ) -> None:
         self._database = database
         self._clock = clock
         self._nodes_expired_for = nodes_expired_for
+        self._tofu_nodes = tofu_nodes
         self._batch = batch
 
     async def run(self, ready: Callable[[], None]) -> NoReturn:
@@ -54,7 +62,8 @@ class Pruning:
             str(tx.entries.delete(entry.id).spiffe_id) for entry in tx.entries.expired(tx.now, self._batch)
         ]
         if self._nodes_expired_for is not None:
-            nodes = tx.nodes.expired_before(tx.now - self._nodes_expired_for, self._batch)
+            before = tx.now - self._nodes_expired_for
+            nodes = tx.nodes.expired_before(before, self._batch, tofu=self._tofu_nodes)
             gone += [str(tx.nodes.delete(node.id).id) for node in nodes]
         for subject in gone:
             tx.audit.append(

@@ -180,7 +180,7 @@ def _evict(api: "IssuerApi", spiffe_id: SpiffeId) -> None:
 @socket_option
 @output_option
 def purge(expired_for: int, dry_run: bool, socket: Path, output: str) -> None:
-    """Evict the nodes that are long gone; banned ones stay."""
+    """Evict the nodes that are long gone and could prove themselves again; banned ones stay."""
     from issuer.client import connect
 
     before = datetime.now(UTC) - timedelta(seconds=expired_for)
@@ -188,7 +188,7 @@ def purge(expired_for: int, dry_run: bool, socket: Path, output: str) -> None:
         "attestation_type": "",
         "expires_before": before.strftime("%Y-%m-%dT%H:%M:%SZ"),
         "banned": False,
-        "can_reattest": None,
+        "can_reattest": True,
         "selectors": (),
         "match": "superset",
     }

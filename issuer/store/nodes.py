@@ -60,10 +60,16 @@ class NodeStore:
         """Return every node, by ID."""
         return map(_node, self._connection.execute(sa.select(nodes).order_by(nodes.c.id)))
 
-    def expired_before(self, instant: datetime, limit: int) -> list[Node]:
-        """Return up to `limit` nodes whose SVID ended before `instant`; banned ones stay."""
-        query = sa.select(nodes).where(nodes.c.expires_at < stamp(instant), nodes.c.serial != "").limit(limit)
-        return [_node(row) for row in self._connection.execute(query)]
+    def expired_before(self, instant: datetime, limit: int, *, tofu: bool) -> list[Node]:
+        """Return up to `limit` nodes whose SVID ended before `instant`; banned ones stay.
+
+        Those that cannot prove themselves again are left out unless `tofu`: a proof that counts on first
+        use would count again.
+        """
+        query = sa.select(nodes).where(nodes.c.expires_at < stamp(instant), nodes.c.serial != "")
+        if not tofu:
+            query = query.where(nodes.c.can_reattest)
+        return [_node(row) for row in self._connection.execute(query.limit(limit))]
 
 
 def _row(node: Node) -> dict[str, Any]:

@@ -28,8 +28,8 @@ async def fill(database):
         for name, end in {"past": NOW - HOUR, "now": NOW, "future": NOW + INSTANT, "never": None}.items():
             tx.entries.create(an_entry(name, expires_at=end))
         for name, end in {"gone": NOW - DAY - INSTANT, "day": NOW - DAY, "fresh": NOW + HOUR}.items():
-            tx.nodes.put(a_node(name, expires_at=end))
-        tx.nodes.put(a_node("banned", expires_at=NOW - 100 * DAY, serial=""))
+            tx.nodes.put(a_node(name, expires_at=end, can_reattest=True))
+        tx.nodes.put(a_node("banned", expires_at=NOW - 100 * DAY, serial="", can_reattest=True))
         for seconds in (-1, 0, 1):
             tx.join_tokens.create(JoinToken(value=f"t{seconds}", expires_at=NOW + timedelta(seconds=seconds)))
 
@@ -51,6 +51,15 @@ async def test_nodes_stay_for_ever_unless_an_operator_says_otherwise(database, c
     assert (await ids(database))[1] == {"gone", "day", "fresh", "banned"}
 
 
+async def test_a_node_that_is_trusted_on_first_use_stays_unless_an_operator_says_otherwise(database, clock):
+    """Once it is forgotten, whoever has a copy of its proof is that node."""
+    await database.write(lambda tx: tx.nodes.put(a_node("first", expires_at=NOW - 2 * DAY)))
+    await Pruning(database, clock, nodes_expired_for=DAY).prune()
+    assert (await ids(database))[1] == {"first"}
+    await Pruning(database, clock, nodes_expired_for=DAY, tofu_nodes=True).prune()
+    assert (await ids(database))[1] == set()
+
+
 async def test_what_was_removed_is_recorded(database, clock):
     await fill(database)
     told = []
@@ -68,7 +77,7 @@ async def test_what_was_removed_is_recorded(database, clock):
 
 
 async def test_the_alias_of_a_node_goes_with_it(database, clock):
-    node = a_node("gone", expires_at=NOW - 2 * DAY)
+    node = a_node("gone", expires_at=NOW - 2 * DAY, can_reattest=True)
     alias = an_entry("alias", parent_id=SERVER, selectors=selectors(f"spiffe_id:{node.id}"))
     await database.write(lambda tx: (tx.nodes.put(node), tx.entries.create(alias)))
     await Pruning(database, clock, nodes_expired_for=DAY).prune()
@@ -76,7 +85,7 @@ async def test_the_alias_of_a_node_goes_with_it(database, clock):
 
 
 async def test_an_entry_and_the_node_whose_alias_it_is_may_end_together(database, clock):
-    node = a_node("gone", expires_at=NOW - 2 * DAY)
+    node = a_node("gone", expires_at=NOW - 2 * DAY, can_reattest=True)
     own = selectors(f"spiffe_id:{node.id}")
     alias = an_entry("alias", parent_id=SERVER, selectors=own, expires_at=NOW)
     await database.write(lambda tx: (tx.nodes.put(node), tx.entries.create(alias)))

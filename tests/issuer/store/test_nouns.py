@@ -240,14 +240,17 @@ async def test_entries_that_ended_are_found(database):
 async def test_nodes_that_ended_are_found_and_banned_ones_stay(database):
     instant = timedelta(microseconds=1)
     nodes = [
-        a_node("old", expires_at=NOW - instant),
+        a_node("old", expires_at=NOW - instant, can_reattest=True),
         a_node("at", expires_at=NOW),
         a_node("banned", expires_at=NOW - HOUR, serial=""),
         a_node("fresh"),
     ]
     await database.write(lambda tx: [tx.nodes.put(node) for node in nodes])
-    assert await database.read(lambda tx: tx.nodes.expired_before(NOW, 10)) == [nodes[0]]
-    assert len(await database.read(lambda tx: tx.nodes.expired_before(NOW + 9 * HOUR, 2))) == 2
+    assert await database.read(lambda tx: tx.nodes.expired_before(NOW, 10, tofu=False)) == [nodes[0]]
+    assert await database.read(lambda tx: tx.nodes.expired_before(NOW, 10, tofu=True)) == [nodes[0]]
+    later = NOW + 9 * HOUR
+    assert await database.read(lambda tx: tx.nodes.expired_before(later, 2, tofu=False)) == [nodes[0]]
+    assert len(await database.read(lambda tx: tx.nodes.expired_before(later, 2, tofu=True))) == 2
 
 
 async def test_our_own_bundle_is_one_of_many(database):
