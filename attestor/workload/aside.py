@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading what a workload could make hang, aside from everything else.
+"""Reading what may hang, aside from everything else.
 
-Memory and files of a process may lie on a FUSE mount whose server never answers. Then the thread that reads
-is lost until that server ends; nothing can take it back. So it is none of the shared ones, a user can lose
-few of them, and none of them keeps the daemon from ending.
+Memory and files of a process may lie on a FUSE mount whose server never answers, and names of users in a
+directory that is down. Then the thread that reads is lost until that server ends; nothing can take it back.
+So it is none of the shared ones, a user can lose few of them, and none of them keeps the daemon from ending.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ class Aside:
         If cancelled, its thread goes on, and counts until it ends.
 
         Args:
-            uid: Whose files or memory are read.
+            uid: Whose files, memory or names are read.
             function: What reads them.
             *args: Its arguments.
             **kwargs: Its arguments.
@@ -51,7 +51,7 @@ class Aside:
                 while self._running[uid] >= MAX_PER_USER or self._running.total() >= MAX_THREADS:
                     await self._ended.wait()
         except TimeoutError as error:
-            raise WorkloadAttestationError(f"too many files of uid {uid} are being read") from error
+            raise WorkloadAttestationError(f"too many reads for uid {uid} have not ended") from error
         loop = asyncio.get_running_loop()
         future: asyncio.Future[R] = loop.create_future()
 

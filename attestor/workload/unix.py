@@ -59,7 +59,9 @@ class UnixAttestor:
             WorkloadAttestationError: The process cannot be read, or its executable is larger than allowed.
         """
         try:
-            found = _selectors(_identity(_Status.of(process)))
+            # Names may come from a directory over the network, and hang as it does.
+            status = _Status.of(process)
+            found = _selectors(await self._aside.run(process.peer.uid, _identity, status))
             if self._config.discover_workload_path:
                 exe = await self._executables.describe(process)
                 found |= _selectors({"path": {exe.path}, "inode": {exe.inode}, "sha256": {exe.sha256}})

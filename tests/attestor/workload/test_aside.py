@@ -23,7 +23,7 @@ async def test_a_user_whose_reads_hang_is_refused_and_others_are_not():
     aside, go_on = Aside(timedelta(0)), threading.Event()
     hanging = [asyncio.create_task(aside.run(1, go_on.wait, 30)) for _ in range(MAX_PER_USER)]
     await asyncio.sleep(0)
-    with pytest.raises(WorkloadAttestationError, match="too many files of uid 1"):
+    with pytest.raises(WorkloadAttestationError, match="too many reads for uid 1"):
         await aside.run(1, int)
     assert await aside.run(2, int) == 0
     for task in hanging:

@@ -1,21 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the unix attestor says of users, groups and executables, by the kernel's word alone."""
 
+import asyncio
 import grp
 import os
 import pwd
 import shutil
 import sys
+import threading
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from attestor.errors import WorkloadAttestationError
-from attestor.workload import Facts
+from attestor.workload import Configured, Facts
+from attestor.workload.examination import Examiner
 from attestor.workload.unix import MAX_STATUS, Config, UnixAttestor, create
+from spiffekit.daemon.clock import SystemClock
 from tests.attestor.workload.processes import held, process, running, values
 
 SLEEP = Path(shutil.which("sleep")).resolve()
@@ -30,6 +36,8 @@ class Described:
     """A process whose folder below /proc is a test's."""
 
     proc: Path
+    pid = 1
+    peer = SimpleNamespace(uid=NOBODY)
 
     @classmethod
     def by(cls, folder, status):
@@ -57,6 +65,40 @@ async def test_effective_ids_count_and_an_id_without_a_name_has_none(tmp_path):
     assert values(found, "uid") == values(found, "gid") == {str(NOBODY)}
     assert values(found, "user") == values(found, "group") == set()
     assert values(found, "supplementary_gid") == {"9", "10"}
+
+
+@pytest.fixture
+def directory(monkeypatch):
+    """A directory of users that answers for nobody but when a test lets it; others are on file."""
+    let, on_file = threading.Event(), pwd.getpwuid
+
+    def look_up(uid):
+        if uid == NOBODY:
+            let.wait(30)
+            raise KeyError
+        return on_file(uid)
+
+    monkeypatch.setattr(pwd, "getpwuid", look_up)
+    yield let
+    let.set()
+
+
+async def test_a_directory_of_users_that_hangs_keeps_no_other_user_waiting(directory, tmp_path):
+    text = STATUS.replace("2", str(NOBODY)).encode()
+    waiting = asyncio.create_task(UNIX.attest(Described.by(tmp_path, text)))
+    with held(os.getpid()) as ours:
+        for _ in range(3):
+            assert values(await UNIX.attest(ours), "uid") == {str(os.geteuid())}
+    assert not waiting.done()
+    directory.set()
+    assert values(await waiting, "uid") == {str(NOBODY)}
+
+
+async def test_a_directory_of_users_that_hangs_is_given_up_at_the_deadline(directory, tmp_path):
+    process = Described.by(tmp_path, STATUS.replace("2", str(NOBODY)).encode())
+    configured = Configured(UNIX, timeout=timedelta(milliseconds=10))
+    (finding,) = await Examiner([configured], SystemClock()).findings(process)
+    assert (finding.facts, finding.error) == (Facts(), "no answer within 0.01 s")
 
 
 @as_root
