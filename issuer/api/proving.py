@@ -13,18 +13,18 @@ class Proving:
     """A verifier at work: what it asks is sent to the node, what the node responds is handed to it."""
 
     def __init__(self, verifier: NodeVerifier, payload: bytes, context: NodeContext) -> None:
-        self._asked: asyncio.Queue[bytes | None] = asyncio.Queue(1)
-        self._answered: asyncio.Queue[bytes] = asyncio.Queue(1)
+        self._asked: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self._answered: asyncio.Queue[bytes] = asyncio.Queue()
         self._task = asyncio.create_task(self._verify(verifier, payload, context))
 
     async def _verify(self, verifier: NodeVerifier, payload: bytes, context: NodeContext) -> NodeProof:
         try:
             return await verifier.verify(payload, self._ask, context)
         finally:
-            await self._asked.put(None)
+            self._asked.put_nowait(None)  # at once, or a task whose node has gone would wait for ever
 
     async def _ask(self, challenge: bytes) -> bytes:
-        await self._asked.put(challenge)
+        self._asked.put_nowait(challenge)
         return await self._answered.get()
 
     async def challenge(self) -> bytes | None:
