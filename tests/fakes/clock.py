@@ -20,6 +20,9 @@ class FakeClock:
         return self._elapsed
 
     async def sleep(self, duration):
+        if duration <= timedelta(0):
+            await asyncio.sleep(0)
+            return
         woken = asyncio.get_running_loop().create_future()
         self._count += 1
         heapq.heappush(self._sleepers, (self._elapsed + duration.total_seconds(), self._count, woken))

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 import grpc
 
-from spiffekit.wire.workload_api import SERVICE, messages, methods
+from spiffekit.wire.workload_api import SECURITY_HEADER, SERVICE, messages, methods
 
 
 class FakeWorkloadApi:
@@ -39,12 +39,19 @@ class FakeWorkloadApi:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
+    async def _take(self, name, context):
+        metadata = dict(context.invocation_metadata())
+        self.calls.append((name, metadata))
+        key, value = SECURITY_HEADER
+        if metadata.get(key) != value:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "security header missing from request")
+
     def called(self, name):
         return sum(1 for method, _ in self.calls if method == name)
 
     def _stream(self, name):
         async def handle(_request, context):
-            self.calls.append((name, dict(context.invocation_metadata())))
+            await self._take(name, context)
             self.deadlines.append(context.time_remaining())
             sent = None
             while True:
@@ -62,7 +69,7 @@ class FakeWorkloadApi:
 
     def _unary(self, name):
         async def handle(request, context):
-            self.calls.append((name, dict(context.invocation_metadata())))
+            await self._take(name, context)
             if self._refusal is not None:
                 await context.abort(*self._refusal)
             return self.answers[name](request)
@@ -74,6 +81,8 @@ class FakeWorkloadApi:
         server = grpc.aio.server()
         handlers = {}
         for name, method in methods().items():
+            if "WIT" in name:
+                continue
             kind = (
                 grpc.unary_stream_rpc_method_handler
                 if method.streaming

@@ -15,7 +15,18 @@ from attestor.endpoints.admission import CALLS_AT_ONCE, CALLS_PER_SECOND, MAX_ST
 from attestor.workload import Configured, Facts
 from spiffekit.selector import Selector
 from spiffekit.wire.workload_api import methods
-from tests.attestor.endpoints.world import BUNDLES, DB, HEADER, STREAMS, WITHIN, Client, ended, ids, read
+from tests.attestor.endpoints.world import (
+    BUNDLES,
+    DB,
+    HEADER,
+    SERVED,
+    STREAMS,
+    WITHIN,
+    Client,
+    ended,
+    ids,
+    read,
+)
 from tests.attestor.factory import entry
 from tests.fakes.workload_attestors import BuggyAttestor, FailingAttestor
 
@@ -25,7 +36,6 @@ DENIED = (Code.PERMISSION_DENIED, "no identity issued")
 UNATTESTED = (Code.UNAVAILABLE, "workload attestation failed")
 MISSING = (Code.INVALID_ARGUMENT, "security header missing from request")
 METHODS = sorted(methods())
-SERVED = {"FetchX509SVID": {}, "FetchX509Bundles": {}, "FetchJWTBundles": {}, "FetchJWTSVID": DB}
 
 
 @pytest.mark.requirement("WLAPI-01", "WEP-03", "WEP-08", "WEP-15", "WEP-17", "WEP-26")

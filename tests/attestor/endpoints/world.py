@@ -31,6 +31,7 @@ MESSAGES = messages()
 STREAMS = ("FetchX509SVID", "FetchX509Bundles", "FetchJWTBundles")
 BUNDLES = STREAMS[1:]
 DB = {"audience": ["db"]}
+SERVED = {name: {} for name in STREAMS} | {"FetchJWTSVID": DB}  # what needs an identity
 
 
 class Seen:

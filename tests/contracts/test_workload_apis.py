@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a workload sees of a Workload API: the attestor's own, and the fake one of the clients' tests."""
+
+import contextlib
+import os
+
+import grpc
+import pytest
+
+from spiffekit.testing import TestCA
+from tests.attestor.endpoints.world import DB, SERVED, STREAMS, Client, World, ended, ids, read
+from tests.attestor.factory import entry
+from tests.fakes.workload_api import FakeWorkloadApi
+from tests.spiffekit.workload.conftest import x509_message
+
+Code = grpc.StatusCode
+
+
+class Real:
+    """The attestor's, with this process in the place of the workload."""
+
+    def __init__(self, path):
+        self.world = World(path)
+        self.ca = self.world.ca
+        self.serving = self.world.serving
+
+    def grant(self, *names):
+        self.world.grant(*map(entry, names), bundles=(self.ca.bundle,), snapshot=True)
+
+    def deny(self):
+        self.grant()
+
+
+class Fake:
+    """What `FakeWorkloadApi` can be told to say."""
+
+    def __init__(self, path):
+        self.path = path
+        self.api = FakeWorkloadApi()
+        self.ca = TestCA("example.org")
+
+    def grant(self, *names):
+        api, kinds = self.api, self.api.messages
+        own = str(self.ca.trust_domain.id)
+        svids = [self.ca.issue(f"spiffe://example.org/{name}") for name in names]
+        tokens = [kinds["JWTSVID"](spiffe_id=str(s.spiffe_id), svid="token") for s in svids]
+        api.answers["FetchJWTSVID"] = lambda _: kinds["JWTSVIDResponse"](svids=tokens)
+        api.say("FetchX509Bundles", kinds["X509BundlesResponse"](bundles={own: self.ca.bundle.x509_der()}))
+        api.say("FetchJWTBundles", kinds["JWTBundlesResponse"](bundles={own: self.ca.bundle.to_jwt_jwks()}))
+        api.say("FetchX509SVID", x509_message(api, self.ca, *svids))
+
+    def deny(self):
+        self.api.refuse(Code.PERMISSION_DENIED, "no identity issued")
+
+    @contextlib.asynccontextmanager
+    async def serving(self):
+        async with self.api.serving(self.path), Client.connect(f"unix:{self.path}") as client:
+            yield client
+
+
+@pytest.fixture
+def path(folder):
+    return folder / f"api-{os.urandom(4).hex()}.sock"
+
+
+@pytest.fixture(params=[Real, Fake], ids=["real", "fake"])
+def endpoint(request, path):
+    return request.param(path)
+
+
+async def test_a_stream_begins_with_everything_that_is_granted(endpoint):
+    endpoint.grant("web", "db")
+    async with endpoint.serving() as client:
+        message = await client.first("FetchX509SVID")
+        bundles = [(await client.first(name)).bundles for name in STREAMS[1:]]
+    assert sorted(ids(message)) == ["spiffe://example.org/db", "spiffe://example.org/web"]
+    for svid in message.svids:
+        assert svid.x509_svid
+        assert svid.x509_svid_key
+        assert svid.bundle == endpoint.ca.bundle.x509_der()
+    assert [list(found) for found in bundles] == [["spiffe://example.org"]] * 2
+
+
+async def test_a_change_comes_on_the_open_stream_as_the_whole_new_state(endpoint):
+    endpoint.grant("web", "db")
+    async with endpoint.serving() as client:
+        streams = [client.stream() for _ in range(2)]
+        for stream in streams:
+            assert len((await read(stream)).svids) == 2
+        endpoint.grant("web")
+        for stream in streams:
+            assert ids(await read(stream)) == ["spiffe://example.org/web"]
+
+
+async def test_who_has_no_identity_is_denied(endpoint):
+    endpoint.deny()
+    async with endpoint.serving() as client:
+        for name, fields in SERVED.items():
+            assert await client.refusal(name, **fields) == (Code.PERMISSION_DENIED, "no identity issued")
+
+
+async def test_what_is_taken_away_ends_the_stream(endpoint):
+    endpoint.grant("web")
+    async with endpoint.serving() as client:
+        streams = [client.stream(name) for name in STREAMS]
+        for stream in streams:
+            await read(stream)
+        endpoint.deny()
+        for stream in streams:
+            assert await ended(stream) == (Code.PERMISSION_DENIED, "no identity issued")
+        endpoint.grant("web")
+        assert ids(await client.first()) == ["spiffe://example.org/web"]
+
+
+@pytest.mark.parametrize("metadata", [(), (("workload.spiffe.io", "True"),)], ids=["none", "another"])
+async def test_without_the_security_header_nobody_is_answered(endpoint, metadata):
+    endpoint.grant("web")
+    async with endpoint.serving() as client:
+        for name, fields in SERVED.items():
+            assert (await client.refusal(name, metadata, **fields))[0] is Code.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize("name", ["FetchWITSVID", "FetchWITBundles"])
+async def test_what_is_not_served_is_unimplemented(endpoint, name):
+    endpoint.grant("web")
+    async with endpoint.serving() as client:
+        assert (await client.refusal(name))[0] is Code.UNIMPLEMENTED
+
+
+async def test_a_token_is_of_each_identity(endpoint):
+    endpoint.grant("web", "db")
+    async with endpoint.serving() as client:
+        answer = await client.answer("FetchJWTSVID", **DB)
+    assert sorted(ids(answer)) == ["spiffe://example.org/db", "spiffe://example.org/web"]
+    assert all(svid.svid for svid in answer.svids)
+
+
+async def test_an_endpoint_that_ends_is_unavailable_so_that_clients_come_back(endpoint, path):
+    endpoint.grant("web")
+    async with Client.connect(f"unix:{path}") as client:
+        async with endpoint.serving():
+            stream = client.stream()
+            await read(stream)
+        assert (await ended(stream))[0] is Code.UNAVAILABLE
