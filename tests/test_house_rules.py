@@ -2,9 +2,12 @@
 """The house rules that no linter knows: sizes, names, the first line of a file."""
 
 import ast
+import tomllib
 from pathlib import Path
 
 import pytest
+
+from tests.contracts.nodes import TYPES
 
 ROOT = Path(__file__).parent.parent
 MAX_MODULE_LINES = 400
@@ -63,6 +66,13 @@ def test_patterns_are_matched_from_end_to_end(path):
         and node.func.attr in ("match", "search")
     ]
     assert len(calls) == SEARCHES.get(name(path), 0), calls
+
+
+@pytest.mark.parametrize("half", ["issuer", "attestor"])
+def test_every_type_of_node_attestation_is_held_to_the_contract(half):
+    """A new type gets two machines in tests/contracts/nodes.py, or it does not say what all the others do."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["entry-points"][f"{half}.node"].keys() == TYPES.keys()
 
 
 def test_nothing_names_a_machine_of_ours():

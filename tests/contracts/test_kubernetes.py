@@ -22,24 +22,10 @@ from spiffekit.daemon.kubernetes import facts
 from spiffekit.daemon.kubernetes.access import Access
 from spiffekit.daemon.kubernetes.client import KubernetesClient, KubernetesError
 from spiffekit.daemon.kubernetes.objects import PodList
-from spiffekit.id import SpiffeId, TrustDomain
 from spiffekit.selector import Selector
 from tests.contracts.kubernetes import Cluster
 from tests.fakes.kubernetes import ADMIN, ApiServer, Authority
-
-
-class Context:
-    """What the issuer offers to a verifier."""
-
-    def __init__(self, client):
-        self._client = client
-
-    def node_id(self, path):
-        return SpiffeId(TrustDomain("example.org"), "/spire/agent" + path)
-
-    def cluster(self, name):
-        return self._client
-
+from tests.issuer.node.x509pop_node import Context
 
 REAL = os.environ.get("TEST_KUBECONFIG", "")
 
@@ -103,7 +89,7 @@ async def test_what_both_daemons_make_of_a_cluster(cluster):
     verifier = K8sPsatVerifier(NodeConfig(clusters={"c1": rules}))
     token = await cluster.token("attestor-1", "attestor")
     payload = json.dumps({"cluster": "c1", "token": token}).encode()
-    proof = await verifier.verify(payload, None, Context(cluster.client))
+    proof = await verifier.verify(payload, None, Context(c1=cluster.client))
     node = await cluster.client.node(cluster.node)
     assert str(proof.node_id).endswith(f"/k8s_psat/c1/{node.metadata.uid}")
     assert Selector("k8s_psat", f"agent_node_name:{cluster.node}") in proof.selectors

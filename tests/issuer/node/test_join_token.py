@@ -7,22 +7,7 @@ from hypothesis import strategies as st
 
 from issuer.errors import NodeRejectedError
 from issuer.node.join_token import Config, create
-from spiffekit.id import SpiffeId, TrustDomain
-
-
-class Context:
-    def __init__(self, *tokens):
-        self.tokens = set(tokens)
-        self.asked = []
-
-    def node_id(self, path):
-        return SpiffeId(TrustDomain("example.org"), "/spire/agent" + path)
-
-    async def redeem_join_token(self, value):
-        self.asked.append(value)
-        if value not in self.tokens:
-            raise NodeRejectedError("join token does not exist or has already been used")
-        self.tokens.remove(value)
+from tests.issuer.node.x509pop_node import Context
 
 
 async def no_challenge(_):
@@ -63,7 +48,7 @@ async def test_a_malformed_token_is_refused_before_it_is_looked_up(payload):
     context = Context()
     with pytest.raises(NodeRejectedError, match=r"^join token is malformed$"):
         await verify(payload, context)
-    assert context.asked == []
+    assert context.redeemed == []
 
 
 @given(st.binary(max_size=300))

@@ -11,28 +11,15 @@ from issuer.node.k8s_psat import MAX_PAYLOAD, Cluster, Config, create
 from spiffekit.daemon.config import ConfigError
 from spiffekit.daemon.kubernetes.access import Access
 from spiffekit.daemon.kubernetes.client import KubernetesClient
-from spiffekit.id import SpiffeId, TrustDomain
 from spiffekit.selector import typo
 from tests.fakes.kubernetes import ADMIN, ApiServer, Authority, pod
+from tests.issuer.node.x509pop_node import Context
 
 RULES = Cluster(
     service_account_allow_list=("spire:attestor",),
     allowed_node_label_keys=("zone", "absent"),
     allowed_pod_label_keys=("app",),
 )
-
-
-class Context:
-    def __init__(self, **clients):
-        self._clients = clients
-
-    def node_id(self, path):
-        return SpiffeId(TrustDomain("example.org"), "/spire/agent" + path)
-
-    def cluster(self, name):
-        if name not in self._clients:
-            raise NodeRejectedError(f"cluster {name!r} is not configured")
-        return self._clients[name]
 
 
 class World:

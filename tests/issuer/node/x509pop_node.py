@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, decode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from issuer.errors import NodeRejectedError
 from issuer.node.x509pop import X509PopVerifier
 from spiffekit.id import SpiffeId, TrustDomain
 from spiffekit.keys import PrivateKey
@@ -19,9 +20,30 @@ AUTHORITY = {"uris": [], "ca": True, "usage": CA_USAGE, "purposes": ()}
 ROOT = TestCA()
 
 
+TRUST_DOMAIN = TrustDomain("example.org")
+
+
 class Context:
+    """What the issuer offers to a verifier, with some join tokens and clusters."""
+
+    def __init__(self, *tokens, **clusters):
+        self.tokens = set(tokens)
+        self.redeemed = []
+        self._clusters = clusters
+
     def node_id(self, path):
-        return SpiffeId(TrustDomain("example.org"), "/spire/agent" + path)
+        return SpiffeId(TRUST_DOMAIN, "/spire/agent" + path)
+
+    async def redeem_join_token(self, value):
+        self.redeemed.append(value)
+        if value not in self.tokens:
+            raise NodeRejectedError("join token does not exist or has already been used")
+        self.tokens.remove(value)
+
+    def cluster(self, name):
+        if name not in self._clusters:
+            raise NodeRejectedError(f"cluster {name!r} is not configured")
+        return self._clusters[name]
 
 
 class Intermediate(TestCA):
