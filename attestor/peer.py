@@ -5,6 +5,7 @@ Order closes every race: the kernel names the process and hands out a pidfd at a
 then the pidfd is asked whether the process still lives. Only if so was it this process that was read.
 """
 
+import ctypes
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,37 @@ from attestor.errors import PeerGoneError
 from spiffekit.daemon.peer import PeerProcess
 
 MAX_STAT: Final = 4096  # bytes of /proc/PID/stat
+AT_FDCWD: Final = -100
+AT_STATX_DONT_SYNC: Final = 0x4000  # statx(2): what the kernel knows, without asking a server that may hang
+STATX_BASIC_STATS: Final = 0x7FF
+_libc: Final = ctypes.CDLL(None, use_errno=True)
 Executable = tuple[int, int, int, int, int]
 """Device, inode, size, and the times of content and status in nanoseconds; exec and replacement change it."""
+
+
+class _Time(ctypes.Structure):
+    _fields_ = (("seconds", ctypes.c_int64), ("nanoseconds", ctypes.c_uint32), ("_reserved", ctypes.c_int32))
+
+    @property
+    def ns(self) -> int:
+        return int(self.seconds * 1_000_000_000 + self.nanoseconds)
+
+
+class _Statx(ctypes.Structure):
+    _fields_ = (
+        ("_before", ctypes.c_uint8 * 32),
+        ("inode", ctypes.c_uint64),
+        ("size", ctypes.c_uint64),
+        ("_blocks", ctypes.c_uint64 * 2),
+        ("_accessed", _Time),
+        ("_created", _Time),
+        ("changed", _Time),
+        ("modified", _Time),
+        ("_special", ctypes.c_uint32 * 2),
+        ("device_major", ctypes.c_uint32),
+        ("device_minor", ctypes.c_uint32),
+        ("_rest", ctypes.c_uint64 * 14),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +92,12 @@ class Process:
         Raises:
             PeerGoneError: The process has exited, or may not be examined.
         """
-        try:
-            info = os.stat(self.proc / "exe")  # noqa: PTH116 - follows the kernel's link, not a path
-        except OSError as error:
-            raise PeerGoneError("caller's executable cannot be examined") from error
-        return (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
+        info = _Statx()
+        path, mask = os.fsencode(self.proc / "exe"), STATX_BASIC_STATS
+        if _libc.statx(AT_FDCWD, path, AT_STATX_DONT_SYNC, mask, ctypes.byref(info)):
+            raise PeerGoneError("caller's executable cannot be examined")
+        device = os.makedev(info.device_major, info.device_minor)
+        return (device, info.inode, info.size, info.modified.ns, info.changed.ns)
 
 
 def birth(proc: Path) -> tuple[int, int]:

@@ -11,6 +11,7 @@ from typing import Final
 
 from attestor.errors import WorkloadAttestationError
 from attestor.peer import Executable, Process
+from attestor.workload import file_systems
 from attestor.workload.aside import Aside
 
 MAX_HASHES: Final = 1024  # executables whose hash is remembered
@@ -32,10 +33,13 @@ class Executables:
 
     Args:
         limit: Largest file that is hashed, in bytes: 0 is any, below 0 hashes none.
+        remote: Hash files of file systems that have a server, too: it may show us other bytes than
+            were executed.
     """
 
-    def __init__(self, limit: int = 0) -> None:
+    def __init__(self, limit: int = 0, *, remote: bool = False) -> None:
         self._limit = limit
+        self._remote = remote
         self._hashes: OrderedDict[Executable, str] = OrderedDict()
         self._aside = Aside()
 
@@ -50,14 +54,25 @@ class Executables:
         executable = process.executable()
         path = str((process.proc / "exe").readlink())
         digest = self._hashes.get(executable, "")
-        if not digest and self._limit >= 0:
-            if 0 < self._limit < executable[2]:
-                raise WorkloadAttestationError(f"executable is larger than {self._limit} bytes")
-            digest = await self._aside.run(process.peer.uid, _hash, process.proc / "exe")
+        # What was remembered of a file system without a device may be claimed by another that has its number.
+        if self._limit >= 0 and not (digest and os.major(executable[0])):
+            exe = process.proc / "exe"
+            digest = await self._aside.run(process.peer.uid, self._hash, exe, executable[2], digest)
         if process.executable() != executable:
             raise WorkloadAttestationError("executable changed while it was read")
         self._remember(executable, digest)
         return Description("" if path.endswith(_DELETED) else path, _inode(executable), digest)
+
+    def _hash(self, exe: Path, size: int, known: str) -> str:
+        # Through /proc/PID/exe: a path may mean another file in another mount namespace.
+        with exe.open("rb") as file:
+            if not self._remote and file_systems.kind(file.fileno()) not in file_systems.LOCAL:
+                return ""
+            if known:
+                return known
+            if 0 < self._limit < size:
+                raise WorkloadAttestationError(f"executable is larger than {self._limit} bytes")
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
     def _remember(self, executable: Executable, digest: str) -> None:
         if not digest or time.time_ns() - executable[4] < SETTLED:
@@ -66,12 +81,6 @@ class Executables:
         self._hashes.move_to_end(executable)
         if len(self._hashes) > MAX_HASHES:
             self._hashes.popitem(last=False)
-
-
-def _hash(exe: Path) -> str:
-    # Through /proc/PID/exe: a path may mean another file in another mount namespace.
-    with exe.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _inode(executable: Executable) -> str:

@@ -12,10 +12,10 @@ from itertools import islice
 from typing import Final
 
 from attestor.peer import Process
+from attestor.workload import file_systems
 
 OPENAT2: Final = 437  # the system call, on every architecture that we run on
 RESOLVE: Final = 0x02 | 0x10  # RESOLVE_NO_MAGICLINKS | RESOLVE_IN_ROOT
-FUSE: Final = 0x65735546  # statfs(2); its server may be the workload, and may say whatever it likes
 MAX_HELD: Final = 4096  # open or mapped files that are looked at; a process may have a million
 CHUNK: Final = 256 * 1024  # bytes
 _libc: Final = ctypes.CDLL(None, use_errno=True)
@@ -69,7 +69,9 @@ class Root:
         try:
             with _opened(self._fd, path) as held:
                 before = os.fstat(held)
-                if not stat.S_ISREG(before.st_mode) or before.st_size > self._limit or _kind(held) == FUSE:
+                if not stat.S_ISREG(before.st_mode) or before.st_size > self._limit:
+                    return None
+                if file_systems.kind(held) == file_systems.FUSE:
                     return None
                 with open(f"/proc/self/fd/{held}", "rb", buffering=0) as file:  # noqa: PTH123 - a descriptor
                     digest = self._digest(file.fileno())
@@ -103,13 +105,6 @@ def _opened(root: int, path: str) -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
-
-
-def _kind(fd: int) -> int:
-    buffer = (ctypes.c_long * 64)()  # struct statfs has 120 bytes, and its type first
-    if _libc.fstatfs(fd, buffer):
-        raise OSError(ctypes.get_errno(), "has no file system")
-    return int(buffer[0])
 
 
 def _state(info: os.stat_result) -> tuple[int, int, int]:

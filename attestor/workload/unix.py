@@ -32,12 +32,14 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         discover_workload_path: Add the selectors `path`, `inode` and `sha256`.
         workload_size_limit: Largest executable that is hashed, in bytes: 0 is any, below 0 hashes none.
+        hash_remote_executables: Hash on FUSE and network file systems too, whose server may lie to us.
         discover_parent: Add the selectors `parent:uid`, `parent:path` and `parent:sha256`.
         declare_cmdline: Add `declared:cmdline`, which the process itself could forge.
     """
 
     discover_workload_path: bool = False
     workload_size_limit: int = 0
+    hash_remote_executables: bool = False
     discover_parent: bool = False
     declare_cmdline: bool = False
 
@@ -49,7 +51,7 @@ class UnixAttestor:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._executables = Executables(config.workload_size_limit)
+        self._executables = Executables(config.workload_size_limit, remote=config.hash_remote_executables)
         self._aside = Aside()
 
     async def attest(self, process: Process) -> Facts:

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A FUSE mount with one file, whose server answers, or never does."""
+"""A FUSE mount with one file, whose server answers, or never does, and may show another content later."""
 
 import contextlib
 import ctypes
 import os
 import struct
 import threading
+from collections import Counter
+from dataclasses import dataclass, field
 
 import pytest
 
@@ -15,11 +17,22 @@ LOOKUP, FORGET, GETATTR, OPEN, READ, STATFS, RELEASE, FLUSH, INIT, BATCH_FORGET 
 )  # fmt: skip
 ENOSYS = 38
 DETACH = 2
+DIRECT = 1  # whoever opens it so reads from the server, and nothing that was read before
+
+
+@dataclass
+class Server:
+    """Shows the first who opens the file the first content, and so on; those after the last see the last."""
+
+    contents: tuple = (CONTENT,)  # of one length
+    opened: int = 0
+    asked: Counter = field(default_factory=Counter)  # how often, by kind of request
 
 
 @contextlib.contextmanager
-def mounted(path, *, answers):
+def mounted(path, *, answers, contents=(CONTENT,)):
     """Mount at `path`; without `answers` whoever looks below hangs until the mount is taken away."""
+    server = Server(contents)
     libc = ctypes.CDLL(None, use_errno=True)
     try:
         device = os.open("/dev/fuse", os.O_RDWR)
@@ -29,11 +42,11 @@ def mounted(path, *, answers):
     if libc.mount(b"test", os.fsencode(path), b"fuse", 0, options):
         os.close(device)
         pytest.skip(f"FUSE cannot be mounted: {os.strerror(ctypes.get_errno())}")
-    thread = threading.Thread(target=_serve, args=(device,))
+    thread = threading.Thread(target=_serve, args=(device, server))
     if answers:
         thread.start()
     try:
-        yield path
+        yield server
     finally:
         libc.umount2(os.fsencode(path), DETACH)
         if answers:
@@ -41,7 +54,7 @@ def mounted(path, *, answers):
         os.close(device)
 
 
-def _serve(device):
+def _serve(device, server):
     while True:
         try:
             request = os.read(device, 1 << 20)
@@ -50,32 +63,38 @@ def _serve(device):
         opcode, unique, node = struct.unpack_from("<IQQ", request, 4)
         if opcode in (FORGET, BATCH_FORGET):
             continue
-        answer = _answer(opcode, node)
+        server.asked[opcode] += 1
+        answer = _answer(server, opcode, node, request[40:])
         error = 0 if answer is not None else -ENOSYS
         body = answer or b""
         with contextlib.suppress(OSError):
             os.write(device, struct.pack("<IiQ", 16 + len(body), error, unique) + body)
 
 
-def _answer(opcode, node):
+def _answer(server, opcode, node, arguments):
     match opcode:
         case _ if opcode == INIT:
             return struct.pack("<IIIIHHIIHH32x", 7, 31, 0, 0, 1, 1, 4096, 1, 1, 0)
         case _ if opcode == LOOKUP:
-            return struct.pack("<QQQQII", 2, 0, 1, 1, 0, 0) + _attributes(2)
+            return struct.pack("<QQQQII", 2, 0, 0, 0, 0, 0) + _attributes(server, 2)
         case _ if opcode == GETATTR:
-            return struct.pack("<QII", 1, 0, 0) + _attributes(node)
+            return struct.pack("<QII", 0, 0, 0) + _attributes(server, node)
         case _ if opcode == STATFS:
             return struct.pack("<5Q4I24x", 0, 0, 0, 0, 0, 4096, 255, 4096, 0)
         case _ if opcode == OPEN:
-            return struct.pack("<QII", 0, 0, 0)
+            seen = min(server.opened, len(server.contents) - 1)
+            server.opened += 1
+            return struct.pack("<QII", seen, DIRECT if seen else 0, 0)
         case _ if opcode == READ:
-            return CONTENT
+            seen, offset, size = struct.unpack_from("<QQI", arguments)
+            return server.contents[seen][offset : offset + size]
         case _ if opcode in (FLUSH, RELEASE):
             return b""
     return None
 
 
-def _attributes(node):
-    mode = 0o040755 if node == 1 else 0o100644
-    return struct.pack("<6Q10I", node, len(CONTENT), 1, 0, 0, 0, 0, 0, 0, mode, 1, 0, 0, 0, 4096, 0)
+def _attributes(server, node):
+    mode = 0o040755 if node == 1 else 0o100755
+    return struct.pack(
+        "<6Q10I", node, len(server.contents[0]), 1, 0, 0, 0, 0, 0, 0, mode, 1, 0, 0, 0, 4096, 0
+    )

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Path, inode and hash of what runs are those of one file."""
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -12,7 +13,8 @@ import pytest
 from attestor.errors import PeerGoneError, WorkloadAttestationError
 from attestor.workload.executable import MAX_HASHES, Executables
 from spiffekit.daemon.peer import PeerProcess
-from tests.attestor.workload.processes import process, running
+from tests.attestor.workload.processes import held, process, running
+from tests.fakes.fuse import GETATTR, NAME, mounted
 
 PEER = PeerProcess(pid=0, uid=1, gid=1, pidfd=-1)
 DISK = os.makedev(8, 1)
@@ -88,6 +90,14 @@ async def test_a_hash_is_computed_once_and_the_longest_unused_is_forgotten(proc)
     assert (await executables.describe(Replaced(proc, [look(1)] * 2))).sha256 != first.sha256
 
 
+async def test_a_hash_on_a_file_system_without_a_device_is_computed_once_too(proc):
+    executables, anonymous = Executables(), look(device=os.makedev(0, 42))
+    first = await executables.describe(Replaced(proc, [anonymous] * 2))
+    (proc / "exe").unlink()
+    (proc / "exe").symlink_to("/bin/true")
+    assert (await executables.describe(Replaced(proc, [anonymous] * 2))).sha256 == first.sha256
+
+
 async def test_a_file_that_changed_a_moment_ago_is_hashed_anew_each_time(proc):
     """Its times might be the same after another change."""
     executables, far = Executables(), 2**63
@@ -95,6 +105,47 @@ async def test_a_file_that_changed_a_moment_ago_is_hashed_anew_each_time(proc):
     (proc / "exe").unlink()
     (proc / "exe").symlink_to("/bin/true")
     assert (await executables.describe(Replaced(proc, [look(changed=far)] * 2))).sha256 != first.sha256
+
+
+@contextlib.contextmanager
+def executing(folder):
+    """A process that executes the file of a FUSE mount; by way of a shell, since `Popen` waits for `exec`."""
+    with running("sh", "-c", f"exec {folder}/{NAME} 60") as child:
+        exe = Path(f"/proc/{child.pid}/exe")
+        while str(exe.readlink()) != f"{folder}/{NAME}":
+            assert child.poll() is None
+        with held(child.pid) as one:
+            yield one
+
+
+EXECUTED, SHOWN = SLEEP.read_bytes() + b"evil", SLEEP.read_bytes() + b"good"
+
+
+async def test_of_an_executable_on_a_fuse_mount_no_hash_is_stated(tmp_path):
+    """Its server shows us another file than was executed."""
+    with mounted(tmp_path, answers=True, contents=(EXECUTED, SHOWN)), executing(tmp_path) as one:
+        assert (await Executables(remote=True).describe(one)).sha256 == hashlib.sha256(SHOWN).hexdigest()
+        found = await Executables().describe(one)
+    assert (found.sha256, found.inode) == ("", "")
+    assert found.path == f"{tmp_path}/{NAME}"
+
+
+async def test_a_fuse_mount_does_not_get_a_hash_by_the_numbers_of_another_file(tmp_path):
+    """Numbers of devices are given anew, and its server may choose inode, size and times."""
+    with mounted(tmp_path, answers=True, contents=(EXECUTED,)), executing(tmp_path) as one:
+        executables = Executables()
+        executables._hashes[one.executable()] = "f" * 64
+        assert (await executables.describe(one)).sha256 == ""
+
+
+async def test_what_a_process_executes_is_known_without_asking_a_server(tmp_path):
+    """One that does not answer would stop the whole daemon."""
+    with mounted(tmp_path, answers=True, contents=(EXECUTED,)) as server, executing(tmp_path) as one:
+        before = server.asked[GETATTR]
+        assert one.executable()[2] == len(EXECUTED)
+        assert server.asked[GETATTR] == before
+        os.stat(one.proc / "exe")
+        assert server.asked[GETATTR] == before + 1
 
 
 async def test_a_limit_refuses_larger_files_and_below_zero_none_is_hashed(proc):
