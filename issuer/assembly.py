@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import grpc
 from prometheus_client import CollectorRegistry, Gauge
 
+from issuer.api.agents import AgentsService
 from issuer.api.bundle import BundleService
 from issuer.api.caller import Callers, Connection, local_connection, tls_connection
 from issuer.api.debug import DebugService
@@ -27,6 +28,9 @@ from issuer.ca.rotation import Rotation, ServerIdentity
 from issuer.changes import ChangeLog
 from issuer.config import Config
 from issuer.evidence import EvidenceJudge
+from issuer.governance.issuance import Governor
+from issuer.governance.lifecycle import Caretaker, Lifecycle
+from issuer.governance.people import People
 from issuer.kubernetes import Clusters
 from issuer.pruning import Pruning
 from issuer.registration import Registrations
@@ -46,7 +50,7 @@ from spiffekit.daemon.limits import RateLimit
 from spiffekit.daemon.listener import Front, TlsFront, UnixFront, inner_socket, server_options
 from spiffekit.id import SpiffeId, TrustDomain
 from spiffekit.wire import tls
-from spiffekit.wire.pb.issuer.v1 import explain_pb2, updates_pb2
+from spiffekit.wire.pb.issuer.v1 import agents_pb2, explain_pb2, updates_pb2
 from spiffekit.wire.pb.spire.api.server.agent.v1 import agent_pb2
 from spiffekit.wire.pb.spire.api.server.bundle.v1 import bundle_pb2
 from spiffekit.wire.pb.spire.api.server.debug.v1 import debug_pb2
@@ -107,6 +111,7 @@ class Issuer:
         (keys,) = plugins.load("issuer.keys", config.key_manager, prefix="key_manager.").values()
         self.kubernetes = {n: KubernetesClient(t.access()) for n, t in config.kubernetes.items()}
         self.clusters = Clusters.of(config.kubernetes, self.kubernetes, self.clock)
+        self.people = People(config.agents.people, config.agents.people_issuer)
         self.verifiers = plugins.load("issuer.node", config.node_attestor, prefix="node_attestor.")
         policy = AuthorityPolicy(
             ca_ttl=table.ca_ttl,
@@ -159,7 +164,19 @@ class Issuer:
             nodes_expired_for=table.prune_nodes_expired_for,
             tofu_nodes=table.prune_tofu_nodes,
         )
-        services: dict[str, Any] = {"rotation": rotation.run, "pruning": pruning.run}
+        agents = self.config.agents
+        caretaker = Caretaker(
+            self.database,
+            self.people,
+            self.clock,
+            orphan_grace=agents.orphan_grace,
+            review_grace=agents.review_grace,
+        )
+        services: dict[str, Any] = {
+            "rotation": rotation.run,
+            "pruning": pruning.run,
+            "caretaker": caretaker.run,
+        }
         if self.kubernetes:
             services["kubernetes"] = self.clusters.run
         services["api"] = self._serve
@@ -264,6 +281,7 @@ class Issuer:
             jwt_svid_ttl=table.default_jwt_svid_ttl,
             sign_limit=sign,
             judge=EvidenceJudge(self.clusters if self.kubernetes else None),
+            governor=Governor(self.registrations),
         )
         updates = UpdatesService(
             self.trust_domain,
@@ -273,6 +291,7 @@ class Issuer:
             clock=self.clock,
             epoch=self.database.epoch,
         )
+        agents = AgentsService(self.trust_domain, **common, lifecycle=Lifecycle(self.people))
         explain = ExplainService(self.trust_domain, registrations=self.registrations)
         debug = DebugService(registrations=self.registrations, identity=self.identity, clock=self.clock)
         return [
@@ -284,6 +303,7 @@ class Issuer:
             (health_service.SERVICE, HealthService(self.health)),
             (updates_pb2.DESCRIPTOR.services_by_name["Updates"], updates),
             (explain_pb2.DESCRIPTOR.services_by_name["Explain"], explain),
+            (agents_pb2.DESCRIPTOR.services_by_name["Agents"], agents),
         ]
 
 

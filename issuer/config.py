@@ -101,13 +101,30 @@ class KubernetesTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
         return in_cluster() if self.kubeconfig is None else kubeconfig(self.kubeconfig, self.context)
 
 
+class AgentsTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``[agents]``: how agents lose their identity by themselves.
+
+    Attributes:
+        people: A SCIM list of the people that may own agents; anybody may if left out.
+        people_issuer: The URL of that provider: the `issuer` of every owner in the list.
+        orphan_grace: From the moment an owner is missed to the suspension of its agents.
+        review_grace: From the date of a review to the suspension of an agent that had none.
+    """
+
+    people: Path | None = None
+    people_issuer: str = ""
+    orphan_grace: Span = Span(hours=24)
+    review_grace: Span = Span(days=7)
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The whole file: ``[issuer]``, one key manager, and tables for node attestors and clusters."""
+    """The whole file: ``[issuer]``, one key manager, and tables for node attestors, clusters and agents."""
 
     issuer: IssuerTable
     key_manager: dict[str, dict[str, Any]]
     node_attestor: dict[str, dict[str, Any]] = {}
     kubernetes: dict[str, KubernetesTable] = {}
+    agents: AgentsTable = AgentsTable()
 
     def problems(self) -> list[str]:
         """Return what is wrong across fields, each as ``key: rule``."""
@@ -115,6 +132,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         found = [*_bad_ids(table), *_bad_spans(table), *_bad_numbers(table), *_bad_clusters(self.kubernetes)]
         if len(self.key_manager) != 1:
             found.append(f"key_manager: exactly one is needed, not {len(self.key_manager)}")
+        if (self.agents.people is None) == bool(self.agents.people_issuer):
+            found.append("agents.people_issuer: goes with agents.people")
         if _overlap(table):
             found.append("issuer.health_port: is already the port of bind_port")
         if len(bytes(table.admin_socket)) > 100:

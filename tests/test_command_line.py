@@ -20,6 +20,9 @@ ENTRY = (
     "parentID spiffeID selector x509SVIDTTL jwtSVIDTTL federatesWith admin downstream entryExpiry dns hint "
     "storeSVID node entryID data"
 )
+OWNER = "ownerIssuer owner ownerGroup"
+LIMITS = "tools audience noAudience maxDepth x509TTL jwtTTL witTTL delegationTTL"
+DESCRIPTION = f"purpose sponsor team class reviewBy {LIMITS}"
 NODE_FILTERS = "attestationType banned canReattest expiresBefore selector matchSelectorsOn"
 PROMISED = {
     "issuer run": "config expandEnv",
@@ -31,6 +34,20 @@ PROMISED = {
     "issuer entry update": f"{ENTRY} strict {ASK}",
     "issuer entry delete": f"entryID file {ASK}",
     "issuer entry count": f"{ENTRY_FILTERS} {ASK}",
+    "issuer agent register": f"spiffeID {OWNER} {DESCRIPTION} {ASK}",
+    "issuer agent update": f"spiffeID reason {DESCRIPTION} {ASK}",
+    "issuer agent list": f"state team reviewDue {ASK}",
+    "issuer agent show": f"spiffeID {ASK}",
+    "issuer agent activate": f"spiffeID reason {ASK}",
+    "issuer agent suspend": f"spiffeID reason {ASK}",
+    "issuer agent resume": f"spiffeID reason {ASK}",
+    "issuer agent retire": f"spiffeID reason successor {ASK}",
+    "issuer agent review": f"spiffeID reason reviewBy {ASK}",
+    "issuer agent transfer": f"spiffeID reason {OWNER} {ASK}",
+    "issuer class put": f"name twoPeople reviewEvery {LIMITS} {ASK}",
+    "issuer class list": ASK,
+    "issuer class show": f"name {ASK}",
+    "issuer class delete": f"name {ASK}",
     "issuer node list": f"{NODE_FILTERS} {ASK}",
     "issuer node show": f"spiffeID {ASK}",
     "issuer node count": f"{NODE_FILTERS} {ASK}",

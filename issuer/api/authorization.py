@@ -46,6 +46,12 @@ TABLE: Final[dict[str, frozenset[Kind]]] = {
     **_methods("/grpc.health.v1.Health", "Check List Watch", _LOCAL),
     **_methods("/issuer.v1.Updates", "Watch", _NODES),
     **_methods("/issuer.v1.Explain", "Why", _OPERATORS),
+    **_methods(
+        "/issuer.v1.Agents",
+        "RegisterAgent GetAgent ListAgents UpdateAgent ActivateAgent SuspendAgent ResumeAgent RetireAgent "
+        "ReviewAgent TransferAgent PutAgentClass ListAgentClasses DeleteAgentClass",
+        _OPERATORS,
+    ),
 }
 
 

@@ -20,7 +20,8 @@ from issuer.errors import (
     NotFoundError,
 )
 from issuer.evidence import EvidenceJudge, recorded
-from issuer.model import AgentState, Outcome, RegistrationEntry
+from issuer.governance.issuance import Governor
+from issuer.model import Outcome, RegistrationEntry
 from issuer.registration import Registrations
 from issuer.store import Database
 from issuer.store.nodes import SERVER_PATH
@@ -52,6 +53,7 @@ class SvidService:
         jwt_svid_ttl: timedelta,
         sign_limit: RateLimit,
         judge: EvidenceJudge,
+        governor: Governor,
     ) -> None:
         self._trust_domain = trust_domain
         self._database = database
@@ -61,6 +63,7 @@ class SvidService:
         self._jwt_ttl = jwt_svid_ttl
         self._limit = sign_limit
         self._judge = judge
+        self._governor = governor
 
     async def BatchNewX509SVID(  # noqa: N802 - the method's name on the wire
         self, request: svid_pb2.BatchNewX509SVIDRequest, call: Call
@@ -81,7 +84,7 @@ class SvidService:
             try:
                 entry = _authorized(entries, params.entry_id)
                 spiffe_id, saw = self._judged(entry, params, call)
-                svid = await self._sign(entry, spiffe_id, params.csr, call)
+                svid, signed = await self._sign(entry, spiffe_id, params.csr, call)
             except (IssuerError, EvidenceError) as error:
                 if isinstance(error, EvidenceRejectedError):  # a node that claims too much is an attack
                     extra = {"node": str(call.caller.node_id), "entry": params.entry_id, "reason": str(error)}
@@ -90,7 +93,7 @@ class SvidService:
                 continue
             result.status.message = "OK"
             _fill(result.svid, svid, entry.hint)
-            issued.append({"entry": entry.id, "id": str(spiffe_id), "serial": str(svid.serial), **saw})
+            issued.append({"entry": entry.id, **signed, **saw})
         await self._record(call, issued)
         return response
 
@@ -102,25 +105,26 @@ class SvidService:
     ) -> tuple[SpiffeId, dict[str, Any]]:
         """Return the ID that the entry gives, and what the record says of the evidence for it."""
         if not entry.needs_evidence and not asked.HasField("evidence"):
-            return entry.spiffe_id, {}  # an agent that is not alive has no entry here
+            return entry.spiffe_id, {}
         if call.caller.node is None:
             raise NotAuthorizedError("only a node has evidence")
         evidence = evidence_from_proto(asked.evidence) if asked.HasField("evidence") else None
         spiffe_id = self._judge.judge(entry, evidence, call.caller.node, call.now)
-        self._check_alive(spiffe_id)
         return spiffe_id, {} if evidence is None else {"evidence": recorded(evidence)}
 
     async def _sign(
         self, entry: RegistrationEntry, spiffe_id: SpiffeId, csr: bytes, call: Call
-    ) -> IssuedX509Svid:
+    ) -> tuple[IssuedX509Svid, dict[str, Any]]:
         # Only the key of the request counts; every name comes from the entry.
-        return await self._authorities.x509.sign(
+        allowed = self._governor.allow_x509(spiffe_id, entry.x509_svid_ttl or self._x509_ttl)
+        svid = await self._authorities.x509.sign(
             spiffe_id,
             parse_csr(csr).public_key_der,
-            ttl=entry.x509_svid_ttl or self._x509_ttl,
+            ttl=allowed.ttl,
             now=call.now,
             dns_names=entry.dns_names,
         )
+        return svid, _recorded_x509(svid) | dict(allowed.recorded)
 
     async def NewJWTSVID(  # noqa: N802 - the method's name on the wire
         self, request: svid_pb2.NewJWTSVIDRequest, call: Call
@@ -130,17 +134,35 @@ class SvidService:
         entries = self._registrations.authorized(call.caller.node_id, call.now).by_id
         entry = _authorized(entries, request.entry_id)
         spiffe_id, saw = self._judged(entry, request, call)
-        svid = await self._authorities.jwt.sign(
+        svid, signed = await self._sign_jwt(
             spiffe_id,
             tuple(request.audience),
-            ttl=entry.jwt_svid_ttl or self._jwt_ttl,
-            now=call.now,
+            entry.jwt_svid_ttl or self._jwt_ttl,
+            call,
             jti=entry.jwt_svid_include_jti,
         )
-        await self._record(
-            call, [{"entry": entry.id, "id": str(spiffe_id), "audience": list(request.audience), **saw}]
-        )
+        await self._record(call, [{"entry": entry.id, **signed, **saw}])
         return svid_pb2.NewJWTSVIDResponse(svid=_jwt(svid, entry.hint))
+
+    async def _sign_jwt(
+        self, spiffe_id: SpiffeId, audience: tuple[str, ...], ttl: timedelta, call: Call, *, jti: bool = False
+    ) -> tuple[IssuedJwtSvid, dict[str, Any]]:
+        allowed = self._governor.allow_jwt(spiffe_id, ttl, audience)
+        svid = await self._authorities.jwt.sign(
+            spiffe_id,
+            audience,
+            ttl=allowed.ttl,
+            now=call.now,
+            jti=jti or allowed.owner is not None,  # what is an agent's can be revoked one by one
+            owner="" if allowed.owner is None else str(allowed.owner),
+        )
+        return svid, {
+            "id": str(spiffe_id),
+            "audience": list(audience),
+            **({"jti": svid.jti} if svid.jti else {}),
+            "exp": seconds(svid.expires_at),
+            **allowed.recorded,
+        }
 
     async def MintX509SVID(  # noqa: N802 - the method's name on the wire
         self, request: svid_pb2.MintX509SVIDRequest, call: Call
@@ -156,14 +178,15 @@ class SvidService:
             raise InvalidRequestError(f"csr: {error}") from error
         self._mintable(spiffe_id)
         check_dns_names(dns_names)
+        allowed = self._governor.allow_x509(spiffe_id, _ttl(request.ttl, self._x509_ttl))
         svid = await self._authorities.x509.sign(
             spiffe_id,
             parsed.public_key_der,
-            ttl=_ttl(request.ttl, self._x509_ttl),
+            ttl=allowed.ttl,
             now=call.now,
             dns_names=dns_names,
         )
-        await self._record(call, [{"id": str(spiffe_id), "serial": str(svid.serial)}])
+        await self._record(call, [_recorded_x509(svid) | dict(allowed.recorded)])
         return svid_pb2.MintX509SVIDResponse(svid=_x509(svid))
 
     async def MintJWTSVID(  # noqa: N802 - the method's name on the wire
@@ -172,10 +195,9 @@ class SvidService:
         """Sign the JWT-SVID that an operator asks for."""
         spiffe_id = id_field("id", request.id, self._trust_domain)
         self._mintable(spiffe_id)
-        svid = await self._authorities.jwt.sign(
-            spiffe_id, tuple(request.audience), ttl=_ttl(request.ttl, self._jwt_ttl), now=call.now
-        )
-        await self._record(call, [{"id": str(spiffe_id), "audience": list(request.audience)}])
+        ttl = _ttl(request.ttl, self._jwt_ttl)
+        svid, signed = await self._sign_jwt(spiffe_id, tuple(request.audience), ttl, call)
+        await self._record(call, [signed])
         return svid_pb2.MintJWTSVIDResponse(svid=_jwt(svid))
 
     def _mintable(self, spiffe_id: SpiffeId) -> None:
@@ -183,12 +205,6 @@ class SvidService:
             raise InvalidRequestError(f"id: {spiffe_id} is no workload of trust domain {self._trust_domain}")
         if spiffe_id.path == SERVER_PATH:
             raise InvalidRequestError("id: is that of the issuer itself")
-        self._check_alive(spiffe_id)
-
-    def _check_alive(self, spiffe_id: SpiffeId) -> None:
-        agent = self._registrations.agent(spiffe_id)
-        if agent is not None and agent.state is not AgentState.ACTIVE:
-            raise NotAuthorizedError(f"agent {spiffe_id} is {agent.state}")
 
     async def _record(self, call: Call, issued: list[dict[str, Any]]) -> None:
         """Record what was issued before it is handed out: what cannot be recorded is not issued."""
@@ -203,6 +219,10 @@ def _authorized(entries: Mapping[str, RegistrationEntry], entry_id: str) -> Regi
     if entry is None:
         raise NotFoundError("entry not found or not authorized")
     return entry
+
+
+def _recorded_x509(svid: IssuedX509Svid) -> dict[str, Any]:
+    return {"id": str(svid.spiffe_id), "serial": str(svid.serial), "exp": seconds(svid.expires_at)}
 
 
 def _ttl(asked: int, default: timedelta) -> timedelta:

@@ -52,6 +52,7 @@ class IssuedJwtSvid:
     issued_at: datetime
     expires_at: datetime
     authority_id: str
+    jti: str = ""
 
 
 def key_kind(key: PublicKey) -> str:
@@ -179,8 +180,12 @@ class JwtSigner:
         ttl: timedelta,
         now: datetime,
         jti: bool = False,
+        owner: str = "",
     ) -> IssuedJwtSvid:
         """Return a JWT-SVID; it ends with the authority at the latest.
+
+        Args:
+            owner: Who is accountable for the subject; a claim of that name says so.
 
         Raises:
             AuthorityNotReadyError: The authority has ended.
@@ -203,13 +208,15 @@ class JwtSigner:
             claims["iss"] = self._issuer
         if jti:
             claims["jti"] = encode_base64url(uuid.uuid4().bytes)
+        if owner:
+            claims["owner"] = owner
         signed = f"{self._header}.{encode_base64url(json.dumps(claims, separators=(',', ':')).encode())}"
         signature = await self._key.sign(signed.encode("ascii"))
         if self._width:
             r, s = decode_dss_signature(signature)
             signature = r.to_bytes(self._width) + s.to_bytes(self._width)  # RFC 7518 §3.4
         token = f"{signed}.{encode_base64url(signature)}"
-        return IssuedJwtSvid(token, spiffe_id, now, expires_at, self._record.id)
+        return IssuedJwtSvid(token, spiffe_id, now, expires_at, self._record.id, str(claims.get("jti", "")))
 
 
 def _check_subject(spiffe_id: SpiffeId, trust_domain: TrustDomain) -> None:

@@ -13,8 +13,8 @@ import pytest
 
 from attestor.config import Config as AttestorConfig
 from attestor.config import WorkloadAttestorOptions
+from issuer.config import AgentsTable, KubernetesTable
 from issuer.config import Config as IssuerConfig
-from issuer.config import KubernetesTable
 from spiffekit.daemon.config import decode, load
 from tests.docs.pages import PAGES, ROOT, fences, links, name
 
@@ -91,10 +91,11 @@ def test_a_sample_can_be_loaded(sample):
     tables |= {("kubernetes", name): [KubernetesTable] for name in document.get("kubernetes", ())}
     for point in PLUGINS:
         tables[TABLES[KINDS[point.group]], point.name].append(config_of(point))
-    for program in document.keys() & FILES.keys():
-        _, problems = decode(document[program], type_of(FILES[program], program))
+    whole = {program: type_of(FILES[program], program) for program in FILES} | {"agents": AgentsTable}
+    for table in document.keys() & whole.keys():
+        _, problems = decode(document[table], whole[table])
         assert not [p for p in problems if not p.endswith("is required")]
-    for kind in document.keys() - FILES.keys():
+    for kind in document.keys() - whole.keys():
         for plugin, table in document[kind].items():
             own = {key: value for key, value in table.items() if key not in SHARED}
             attempts = [decode(own, config)[1] for config in tables[kind, plugin]]

@@ -8,15 +8,17 @@ import pytest
 import sqlalchemy as sa
 
 from issuer.api.authorization import TABLE
-from issuer.model import JoinToken, Outcome
+from issuer.model import AgentClass, AgentState, JoinToken, Outcome
 from issuer.store.schema import audit, metadata
 from spiffekit.testing import TestCA
 from spiffekit.wire.convert import bundle_to_proto
+from spiffekit.wire.pb.issuer.v1 import agents_pb2, agents_pb2_grpc
 from spiffekit.wire.pb.spire.api import types_pb2
 from spiffekit.wire.pb.spire.api.server.agent.v1 import agent_pb2, agent_pb2_grpc
 from spiffekit.wire.pb.spire.api.server.bundle.v1 import bundle_pb2, bundle_pb2_grpc
 from spiffekit.wire.pb.spire.api.server.entry.v1 import entry_pb2, entry_pb2_grpc
 from spiffekit.wire.pb.spire.api.server.svid.v1 import svid_pb2, svid_pb2_grpc
+from tests.issuer.strategies import an_agent
 from tests.issuer_api.entries import message
 from tests.issuer_api.test_svid import request, uri
 from tests.issuer_api.world import csr, id_message
@@ -30,6 +32,7 @@ READS = {
     "/grpc.health.v1.Health": "Check List Watch",
     "/issuer.v1.Updates": "Watch",
     "/issuer.v1.Explain": "Why",
+    "/issuer.v1.Agents": "GetAgent ListAgents ListAgentClasses",
 }
 ACTS = {}
 PARTNER, OTHER = TestCA("partner.org"), TestCA("other.org")
@@ -39,7 +42,7 @@ def act(service, *, stub, caller="operator"):
     """Register a good call of the method that a function is named after."""
 
     def register(function):
-        method = f"{SERVER}{service}/{function.__name__}"
+        method = f"{service if service.startswith('/') else SERVER + service}/{function.__name__}"
         ACTS[method] = (function, stub, caller)
         return function
 
@@ -50,6 +53,9 @@ nodes = {"service": "agent.v1.Agent", "stub": agent_pb2_grpc.AgentStub}
 bundles = {"service": "bundle.v1.Bundle", "stub": bundle_pb2_grpc.BundleStub}
 entries = {"service": "entry.v1.Entry", "stub": entry_pb2_grpc.EntryStub}
 svids = {"service": "svid.v1.SVID", "stub": svid_pb2_grpc.SVIDStub}
+
+
+owned = {"service": "/issuer.v1.Agents", "stub": agents_pb2_grpc.AgentsStub}
 
 
 @act(**nodes)
@@ -155,6 +161,67 @@ async def NewJWTSVID(stub):
     await stub.NewJWTSVID(svid_pb2.NewJWTSVIDRequest(entry_id="web", audience=["db"]))
 
 
+def spec(path):
+    owner = agents_pb2.Owner(issuer="https://idp.example.org", subject="alice")
+    purpose = "pays the invoices that people approved"
+    return agents_pb2.AgentSpec(spiffe_id=f"spiffe://example.org{path}", owner=owner, purpose=purpose)
+
+
+def step(path, kind=agents_pb2.ChangeStateRequest, **fields):
+    return kind(spiffe_id=f"spiffe://example.org{path}", reason="because", **fields)
+
+
+@act(**owned)
+async def RegisterAgent(stub):
+    await stub.RegisterAgent(agents_pb2.RegisterAgentRequest(spec=spec("/agent/new")))
+
+
+@act(**owned)
+async def UpdateAgent(stub):
+    await stub.UpdateAgent(agents_pb2.UpdateAgentRequest(spec=spec("/agent/active"), reason="because"))
+
+
+@act(**owned)
+async def ActivateAgent(stub):
+    await stub.ActivateAgent(step("/agent/registered"))
+
+
+@act(**owned)
+async def SuspendAgent(stub):
+    await stub.SuspendAgent(step("/agent/active"))
+
+
+@act(**owned)
+async def ResumeAgent(stub):
+    await stub.ResumeAgent(step("/agent/suspended"))
+
+
+@act(**owned)
+async def RetireAgent(stub):
+    await stub.RetireAgent(step("/agent/active", agents_pb2.RetireAgentRequest))
+
+
+@act(**owned)
+async def ReviewAgent(stub):
+    await stub.ReviewAgent(step("/agent/active", agents_pb2.ReviewAgentRequest))
+
+
+@act(**owned)
+async def TransferAgent(stub):
+    owner = agents_pb2.Owner(issuer="https://idp.example.org", subject="bob")
+    await stub.TransferAgent(step("/agent/active", agents_pb2.TransferAgentRequest, owner=owner))
+
+
+@act(**owned)
+async def PutAgentClass(stub):
+    await stub.PutAgentClass(agents_pb2.AgentClass(name="new"))
+
+
+@act(**owned)
+async def DeleteAgentClass(stub):
+    await stub.DeleteAgentClass(agents_pb2.DeleteAgentClassRequest(name="empty"))
+
+
 @pytest.fixture
 async def channels(world):
     """What each kind of caller calls over, in a world with something to act on."""
@@ -164,6 +231,10 @@ async def channels(world):
     secret = JoinToken(value="secret", expires_at=world.clock.now() + timedelta(minutes=1))
     await world.database.write(lambda tx: tx.join_tokens.create(secret))
     await world.database.write(lambda tx: tx.bundles.put(PARTNER.bundle))
+    for state in (AgentState.REGISTERED, AgentState.ACTIVE, AgentState.SUSPENDED):
+        agent = an_agent(f"/agent/{state}", state=state)
+        await world.database.write(lambda tx, agent=agent: tx.agents.create(agent))
+    await world.database.write(lambda tx: tx.agents.put_class(AgentClass(name="empty")))
     return {
         "operator": await world.local(),
         "stranger": await world.dial(),
@@ -214,7 +285,8 @@ async def test_an_act_leaves_a_record(world, channels, method):
 async def test_what_cannot_be_recorded_is_not_done(world, channels, method):
     await world.lose_the_trail()
     before = await content(world)
-    known = (world.registrations.count(), world.registrations.bundles())
+    known = (world.registrations.count(), world.registrations.bundles(), world.registrations.agents())
     assert await outcome(channels, method) == [grpc.StatusCode.UNAVAILABLE.value[0]]
     assert await content(world) == before
-    assert (world.registrations.count(), world.registrations.bundles()) == known
+    after = (world.registrations.count(), world.registrations.bundles(), world.registrations.agents())
+    assert after == known

@@ -54,6 +54,19 @@ ADMINS = ANYBODY | {
     "SVID/MintX509SVID",
     "SVID/MintJWTSVID",
     "Explain/Why",
+    "Agents/RegisterAgent",
+    "Agents/GetAgent",
+    "Agents/ListAgents",
+    "Agents/UpdateAgent",
+    "Agents/ActivateAgent",
+    "Agents/SuspendAgent",
+    "Agents/ResumeAgent",
+    "Agents/RetireAgent",
+    "Agents/ReviewAgent",
+    "Agents/TransferAgent",
+    "Agents/PutAgentClass",
+    "Agents/ListAgentClasses",
+    "Agents/DeleteAgentClass",
 }
 LOCAL = ADMINS | {"Debug/GetInfo", "Health/Check", "Health/List", "Health/Watch"}
 UNIMPLEMENTED = {

@@ -177,7 +177,7 @@ async def test_a_node_gets_a_jwt_svid_that_its_bundle_verifies(world, node, cloc
     assert tuple(verified.audience) == ("db", "cache")
     (record,) = await world.trail()
     assert record.detail["issued"] == [
-        {"entry": "web", "id": "spiffe://example.org/web", "audience": ["db", "cache"]}
+        {"entry": "web", "id": "spiffe://example.org/web", "audience": ["db", "cache"], "exp": now + 90}
     ]
     assert svid.token not in repr(record)
 

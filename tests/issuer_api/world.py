@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from prometheus_client import CollectorRegistry
 
+from issuer.api.agents import AgentsService
 from issuer.api.bundle import BundleService
 from issuer.api.caller import Callers, local_connection, tls_connection
 from issuer.api.debug import DebugService
@@ -26,6 +27,9 @@ from issuer.ca.authorities import Authorities, AuthorityPolicy
 from issuer.ca.rotation import ServerIdentity
 from issuer.changes import ChangeLog
 from issuer.evidence import EvidenceJudge
+from issuer.governance.issuance import Governor
+from issuer.governance.lifecycle import Lifecycle
+from issuer.governance.people import People
 from issuer.keys.memory import MemoryKeyManager
 from issuer.model import Node, RegistrationEntry
 from issuer.node.join_token import JoinTokenVerifier
@@ -42,7 +46,7 @@ from spiffekit.id import SpiffeId, TrustDomain
 from spiffekit.keys import private_key_to_der, public_key_to_der
 from spiffekit.selector import Selector
 from spiffekit.wire import tls
-from spiffekit.wire.pb.issuer.v1 import explain_pb2, updates_pb2
+from spiffekit.wire.pb.issuer.v1 import agents_pb2, explain_pb2, updates_pb2
 from spiffekit.wire.pb.spire.api import types_pb2
 from spiffekit.wire.pb.spire.api.server.agent.v1 import agent_pb2
 from spiffekit.wire.pb.spire.api.server.bundle.v1 import bundle_pb2
@@ -59,6 +63,7 @@ SERVICES = {
     "svid": svid_pb2.DESCRIPTOR.services_by_name["SVID"],
     "debug": debug_pb2.DESCRIPTOR.services_by_name["Debug"],
     "health": health_service.SERVICE,
+    "agents": agents_pb2.DESCRIPTOR.services_by_name["Agents"],
     "explain": explain_pb2.DESCRIPTOR.services_by_name["Explain"],
     "updates": updates_pb2.DESCRIPTOR.services_by_name["Updates"],
 }
@@ -193,6 +198,10 @@ class World:
                 jwt_svid_ttl=timedelta(minutes=5),
                 sign_limit=limits["sign_limit"],
                 judge=EvidenceJudge(self.options.get("pods")),
+                governor=Governor(self.registrations),
+            ),
+            "agents": AgentsService(
+                TRUST_DOMAIN, **common, lifecycle=Lifecycle(self.options.get("people", People(None)))
             ),
             "debug": DebugService(registrations=self.registrations, identity=self.identity, clock=self.clock),
             "health": HealthService(self.health),
