@@ -142,7 +142,7 @@ class Attestor:
         if table.admin_socket is not None:
             services["admin"] = self._admin(table.admin_socket, session)
         services["workload_api"] = self._workload_api(
-            JwtCache(client, self.clock), Instances(client, self.clock)
+            JwtCache(client, self.cache, self.clock), Instances(client, self.cache, self.clock)
         )
         return services
 

@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from attestor.cache import Entry
+from attestor.cache import Cache, Entry
 from attestor.errors import AttestorError, IssuerUnavailableError
 from attestor.issuer_client import IssuerClient, make_csr, new_key
 from attestor.peer import Executable, Process
-from attestor.session import agrees, in_force, renewal_in
+from attestor.session import agrees, authority_of, in_force, renewal_in
 from attestor.workload.examination import Examination
 from spiffekit.daemon.clock import Clock
 from spiffekit.errors import SpiffeError
@@ -42,6 +42,8 @@ class _Held:
     svid: X509Svid
     due: float
     agreed: bool  # our clock and the issuer's, when it came
+    authority: str
+    tainted: bool  # what we know of the authority, and `due` allows for
 
 
 @dataclass(slots=True)
@@ -67,8 +69,11 @@ class Instance:
 class Instances:
     """See the module. Used from one event loop."""
 
-    def __init__(self, client: IssuerClient, clock: Clock, *, limit: int = MAX_INSTANCES) -> None:
+    def __init__(
+        self, client: IssuerClient, cache: Cache, clock: Clock, *, limit: int = MAX_INSTANCES
+    ) -> None:
         self._client = client
+        self._cache = cache
         self._clock = clock
         self._limit = limit
         self._instances: OrderedDict[tuple[int, int], Instance] = OrderedDict()
@@ -140,6 +145,7 @@ class Instances:
             instance.refused = {
                 key: refusal for key, refusal in instance.refused.items() if wanted.get(key) == refusal[0]
             }
+            self._replace_tainted(instance)
             needed = [entry for entry in wanted.values() if self._is_due(instance, entry)]
             if not needed:
                 return
@@ -151,7 +157,13 @@ class Instances:
                     held = instance.held.get(entry.id)
                     if held is None or not in_force(held.svid, now):
                         raise IssuerUnavailableError(f"no SVID for this process: {error}") from error
-                    held.due = max(held.due, later)
+                    held.due = later
+
+    def _replace_tainted(self, instance: Instance) -> None:
+        """Let what a tainted authority signed be due now, once."""
+        for held in instance.held.values():
+            if not held.tainted and held.authority in self._cache.tainted:
+                held.tainted, held.due = True, self._clock.monotonic()
 
     def _is_due(self, instance: Instance, entry: Entry) -> bool:
         now = self._clock.monotonic()
@@ -181,8 +193,12 @@ class Instances:
             if svid.spiffe_id != entry.spiffe_id:
                 raise IssuerUnavailableError(f"issuer's SVID is for {svid.spiffe_id} and not the entry's ID")
             now = self._clock.now()
-            due = self._clock.monotonic() + renewal_in(svid, now)
-            instance.held[entry.id] = _Held(entry.revision, svid, due, agrees(svid, now))
+            authority = authority_of(svid)
+            tainted = authority in self._cache.tainted  # the issuer signs with it still
+            due = self._clock.monotonic() + (REFUSED_FOR if tainted else renewal_in(svid, now))
+            instance.held[entry.id] = _Held(
+                entry.revision, svid, due, agrees(svid, now), authority=authority, tainted=tainted
+            )
 
 
 def _is_for(held: _Held, entry: Entry | None) -> bool:

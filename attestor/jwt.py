@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""JWT-SVIDs on demand, remembered by entry and audience until half of their life is over."""
+"""JWT-SVIDs on demand, remembered by entry and audience until half of their life is over.
+
+What an authority signed that is tainted, or has left the bundle, is not given out again: whoever stole that
+key can sign as well, and verifiers are about to refuse it.
+"""
 
 from collections import OrderedDict
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
-from attestor.cache import Entry
+from attestor.cache import Cache, Entry
 from attestor.errors import IssuerUnavailableError, IssuerUntrustedError
 from attestor.issuer_client import IssuerClient
 from spiffekit.daemon.clock import Clock
@@ -22,8 +26,9 @@ Key = tuple[str, int, tuple[str, ...], str]
 class JwtCache:
     """See the module. A token with a `jti` is never given out twice."""
 
-    def __init__(self, client: IssuerClient, clock: Clock) -> None:
+    def __init__(self, client: IssuerClient, cache: Cache, clock: Clock) -> None:
         self._client = client
+        self._cache = cache
         self._clock = clock
         self._tokens: OrderedDict[Key, JwtSvid] = OrderedDict()
 
@@ -38,6 +43,8 @@ class JwtCache:
         instance = evidence.instance_uid if evidence is not None else ""
         key = (entry.id, entry.revision, tuple(sorted(set(audience))), instance)
         now = self._clock.now()
+        if (remembered := self._tokens.get(key)) is not None and not self._is_vouched_for(remembered):
+            del self._tokens[key]
         cached = None if entry.jwt_svid_include_jti else self._tokens.get(key)
         if cached is not None and _fresh(cached, now):
             self._tokens.move_to_end(key)
@@ -57,6 +64,12 @@ class JwtCache:
             if len(self._tokens) > MAX_CACHED:
                 self._tokens.popitem(last=False)
         return svid
+
+    def _is_vouched_for(self, svid: JwtSvid) -> bool:
+        """Tell whether the authority that signed it is in our bundle, and not tainted."""
+        bundle = self._cache.bundles.get(self._cache.trust_domain)
+        authority = bundle.jwt_authority(svid.key_id) if bundle is not None else None
+        return authority is not None and not authority.tainted
 
 
 def _fresh(svid: JwtSvid, now: datetime) -> bool:

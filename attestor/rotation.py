@@ -7,12 +7,10 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Final, NamedTuple, NoReturn
 
-from cryptography import x509
-
 from attestor.cache import Cache, Entry
 from attestor.errors import AttestorError
 from attestor.issuer_client import IssuerClient, make_csr, new_key
-from attestor.session import RETRY, agrees, in_force, renewal_in
+from attestor.session import RETRY, agrees, authority_of, in_force, renewal_in
 from spiffekit.daemon.backoff import Backoff
 from spiffekit.daemon.clock import Clock, first_of
 from spiffekit.errors import SpiffeError
@@ -83,7 +81,7 @@ class Rotation:
         svid, plan = self._cache.svid(entry), self._plans.get(entry.id)
         if svid is None or plan is None or plan.serial != svid.serial_number:
             return True
-        if self._cache.tainted and _authority(svid) in self._cache.tainted:
+        if self._cache.tainted and authority_of(svid) in self._cache.tainted:
             return True
         if plan.agreed and not in_force(svid, self._clock.now()):  # the clock was set, or the issuer was away
             return True
@@ -117,7 +115,7 @@ class Rotation:
             now, monotonic = self._clock.now(), self._clock.monotonic()
             due = monotonic + renewal_in(svid, now)
             self._plans[entry.id] = _Plan(svid.serial_number, due, agrees(svid, now))
-            if _authority(svid) in self._cache.tainted:
+            if authority_of(svid) in self._cache.tainted:
                 self._put_off(entry, "issuer still signs with a tainted authority")
             else:
                 self._refused.pop(entry.id, None)
@@ -129,8 +127,3 @@ class Rotation:
         logger.warning("no SVID for an entry", extra={"entry": entry.id, "reason": reason})
         again = self._clock.monotonic() + REFUSED_FOR.total_seconds()
         self._refused[entry.id] = (entry.revision, again)
-
-
-def _authority(svid: X509Svid) -> str:
-    extension = svid.leaf.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier)
-    return (extension.value.key_identifier or b"").hex()

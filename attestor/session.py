@@ -10,6 +10,8 @@ from datetime import datetime, timedelta
 from importlib.metadata import version
 from typing import Final, NoReturn, Protocol
 
+from cryptography import x509
+
 from attestor.errors import (
     AttestorError,
     IssuerUnavailableError,
@@ -65,6 +67,12 @@ def due_in(svid: X509Svid, now: datetime) -> float:
     node that is started again and again.
     """
     return (svid.expires_at - now - _life(svid) / 2 * _jitter()).total_seconds()
+
+
+def authority_of(svid: X509Svid) -> str:
+    """Return what names the authority that signed an SVID: its subject key identifier, in lower-case hex."""
+    extension = svid.leaf.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier)
+    return (extension.value.key_identifier or b"").hex()
 
 
 def _life(svid: X509Svid) -> timedelta:

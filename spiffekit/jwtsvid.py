@@ -15,7 +15,10 @@ from spiffekit.jws import DEFAULT_LEEWAY, Jws
 
 @dataclass(frozen=True)
 class JwtSvid:
-    """A JWT-SVID. `repr` shows neither token nor claims. You get one by `verify` or `parse_unverified`."""
+    """A JWT-SVID. `repr` shows neither token nor claims. You get one by `verify` or `parse_unverified`.
+
+    `key_id` names the key that is said to have signed it; it is empty if that is not said.
+    """
 
     spiffe_id: SpiffeId
     audience: tuple[str, ...]
@@ -24,6 +27,7 @@ class JwtSvid:
     token: str = field(repr=False)
     claims: Mapping[str, Any] = field(repr=False, hash=False)
     hint: str = ""
+    key_id: str = ""
 
     @classmethod
     def parse_unverified(cls, token: str, audience: Collection[str] = (), *, hint: str = "") -> Self:
@@ -112,4 +116,5 @@ def _claims(jws: Jws) -> dict[str, Any]:
         "expires_at": jws.expires_at(),
         "issued_at": jws.instant("iat"),
         "claims": MappingProxyType(jws.payload),
+        "key_id": jws.key_id() if "kid" in jws.header else "",
     }

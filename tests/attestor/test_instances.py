@@ -10,6 +10,7 @@ from datetime import timedelta
 
 import pytest
 
+from attestor.cache import Cache
 from attestor.errors import IssuerUnavailableError, PeerGoneError
 from attestor.instances import ASK_AGAIN, REFUSED_FOR, Instances, evidence_of
 from attestor.peer import Process
@@ -31,7 +32,8 @@ class World:
         self.clock = FakeClock()
         self.issuer = FakeIssuer(self.clock, lifetime=HOUR)
         self.client = self.issuer.client(self.issuer.node(lifetime=10_000 * HOUR))
-        self.instances = Instances(self.client, self.clock, limit=limit)
+        self.cache = Cache(self.issuer.ca.trust_domain)
+        self.instances = Instances(self.client, self.cache, self.clock, limit=limit)
 
     def examination(self, *texts, container=None):
         found = selectors(*(texts or ("unix:uid:1",)))
@@ -290,3 +292,45 @@ async def test_two_calls_of_one_process_ask_once(world, start):
     _, process = start()
     await asyncio.gather(*(world.ensure(process, OWN) for _ in range(5)))
     assert world.issuer.batches == [["own"]]
+
+
+def taint(world):
+    """The authority that the issuer signs with now."""
+    (authority,) = world.issuer.bundle.x509_authorities
+    world.cache.apply(entries=(), tainted=[authority.subject_key_id])
+
+
+async def test_an_svid_of_a_tainted_authority_is_replaced_at_once(world, start):
+    _, process = start()
+    first = serial(await world.ensure(process, OWN))
+    taint(world)
+    world.issuer.ca = type(world.issuer.ca)("example.org", now=world.clock.now())
+    world.client.credentials.bundle = world.issuer.bundle
+    instance = await world.ensure(process, OWN)
+    second = serial(instance)
+    assert second != first
+    assert instance.due() - world.clock.monotonic() > REFUSED_FOR
+    assert serial(await world.ensure(process, OWN)) == second
+
+
+async def test_an_issuer_that_goes_on_with_a_tainted_authority_is_asked_again_later(world, start):
+    _, process = start()
+    first = serial(await world.ensure(process, OWN))
+    taint(world)
+    second = serial(await world.ensure(process, OWN))
+    assert second != first
+    assert serial(await world.ensure(process, OWN)) == second
+    await world.clock.advance(REFUSED_FOR * SECOND)
+    assert serial(await world.ensure(process, OWN)) != second
+
+
+async def test_an_svid_of_a_tainted_authority_stays_while_the_issuer_is_away(world, start):
+    _, process = start()
+    first = serial(await world.ensure(process, OWN))
+    taint(world)
+    world.issuer.error = IssuerUnavailableError("away")
+    instance = await world.ensure(process, OWN)
+    assert serial(instance) == first
+    assert instance.due() == world.clock.monotonic() + ASK_AGAIN
+    await world.ensure(process, OWN)
+    assert world.issuer.calls.count("new_x509_svids") == 2

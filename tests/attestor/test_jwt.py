@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """A token is remembered until half of its life is over, and given until its end while the issuer is away."""
 
+from dataclasses import replace
 from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
 
 from attestor import jwt
+from attestor.cache import Cache
 from attestor.errors import (
     IssuerUnavailableError,
     IssuerUntrustedError,
@@ -15,6 +17,7 @@ from attestor.errors import (
     NodeBannedError,
 )
 from attestor.jwt import JwtCache
+from spiffekit.bundle import JwtAuthority
 from spiffekit.errors import AudienceError
 from tests.attestor.factory import entry
 from tests.fakes.clock import FakeClock
@@ -32,7 +35,13 @@ class World:
         self.entry = entry("e1", hint="internal")
         self.issuer.grant(self.entry)
         self.client = self.issuer.client(self.issuer.node())
-        self.cache = JwtCache(self.client, self.clock)
+        self.known = Cache(self.issuer.ca.trust_domain)
+        self.know()
+        self.cache = JwtCache(self.client, self.known, self.clock)
+
+    def know(self, **changes):
+        """The bundle of the issuer, with changes."""
+        self.known.apply(entries=(), bundles=(replace(self.issuer.bundle, **changes),), snapshot=True)
 
     async def fetch(self, *audience, entry=None):
         """The token itself."""
@@ -113,6 +122,41 @@ async def test_while_the_issuer_is_away_there_is_no_new_token(world):
     world.issuer.error = AWAY
     with pytest.raises(IssuerUnavailableError):
         await world.fetch()
+
+
+def tainted(world):
+    return tuple(replace(authority, tainted=True) for authority in world.issuer.bundle.jwt_authorities)
+
+
+def withdrawn(_world):
+    return ()
+
+
+@pytest.mark.parametrize("authorities", [tainted, withdrawn])
+async def test_a_token_of_an_authority_that_lost_our_trust_is_not_given_again(world, authorities):
+    """Whether or not the issuer can be asked for another one."""
+    first = await world.fetch()
+    world.know(jwt_authorities=authorities(world))
+    world.issuer.error = AWAY
+    with pytest.raises(IssuerUnavailableError):
+        await world.fetch()
+    world.issuer.error = None
+    world.know()
+    assert await world.fetch() != first
+    assert world.asked == 3
+
+
+async def test_a_token_is_not_given_again_while_no_bundle_is_known(world):
+    first = await world.fetch()
+    world.known.apply(entries=(), snapshot=True)
+    assert await world.fetch() != first
+
+
+async def test_tokens_of_other_authorities_are_given_again(world):
+    first = await world.fetch()
+    other = JwtAuthority("other", world.issuer.bundle.jwt_authorities[0].public_key_der, tainted=True)
+    world.know(jwt_authorities=(other, *world.issuer.bundle.jwt_authorities))
+    assert await world.fetch() == first
 
 
 @pytest.mark.parametrize("kind", [NodeBannedError, NodeAttestationError, MustReattestError])

@@ -251,16 +251,30 @@ def test_a_token_from_a_trusted_source_is_parsed_without_a_key():
         CA.jwt(WEB, ["a", "b"], header={"kid": None}), ["a", "b"], hint="internal"
     )
     assert (str(svid.spiffe_id), svid.audience, svid.hint) == (WEB, ("a", "b"), "internal")
+    assert svid.key_id == ""
     with pytest.raises(AudienceError, match="token is not meant for 'c'"):
         JwtSvid.parse_unverified(svid.token, ["a", "c"])
 
 
 @pytest.mark.parametrize(
-    "changes", [{"header": {"alg": "none"}}, {"claims": {"sub": "x"}}, {"claims": {"exp": None}}]
+    "changes",
+    [
+        {"header": {"alg": "none"}},
+        {"header": {"kid": ""}},
+        {"claims": {"sub": "x"}},
+        {"claims": {"exp": None}},
+    ],
 )
 def test_a_malformed_token_is_refused_from_a_trusted_source_too(changes):
     with pytest.raises(JwtSvidError):
         JwtSvid.parse_unverified(CA.jwt(WEB, **changes))
+
+
+def test_a_token_names_the_key_that_is_said_to_have_signed_it():
+    token = CA.jwt(WEB, ["a"])
+    assert (
+        JwtSvid.parse_unverified(token).key_id == judge(token, CA.bundle, audience=["a"]).key_id == CA.key_id
+    )
 
 
 names = st.text(string.ascii_letters, min_size=1, max_size=10)

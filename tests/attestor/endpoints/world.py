@@ -101,8 +101,8 @@ class World:
         examiner = Examiner(self.attestors, self.clock)
         self.admission = Admission(self.front.peer_of, self.clock)
         client = FakeClient(self.issuer, Credentials(None, self.issuer.node()))
-        self.jwt = JwtCache(client, self.clock)
-        self.instances = Instances(client, self.clock)
+        self.jwt = JwtCache(client, self.cache, self.clock)
+        self.instances = Instances(client, self.cache, self.clock)
         self.api = WorkloadApi(
             self.cache,
             examiner,
