@@ -76,6 +76,7 @@ class Instances:
         self._cache = cache
         self._clock = clock
         self._limit = limit
+        self._boot_id = _BOOT_ID.read_text().strip()
         self._instances: OrderedDict[tuple[int, int], Instance] = OrderedDict()
 
     def __len__(self) -> int:
@@ -119,7 +120,7 @@ class Instances:
         container = examination.container
         parts = (
             str(node.spiffe_id) if node is not None else "",
-            _BOOT_ID.read_text().strip(),
+            self._boot_id,
             str(pid),
             str(start_ticks),
             container.id if container is not None else "",

@@ -29,6 +29,7 @@ from attestor.node import NodeAttestor, Releasing
 from attestor.updates import Update, entry_from_proto, update_from_proto
 from spiffekit.bundle import Bundle
 from spiffekit.daemon.clock import Clock
+from spiffekit.daemon.listener import FIXED_WINDOW
 from spiffekit.errors import SpiffeError
 from spiffekit.evidence import Evidence
 from spiffekit.id import TrustDomain
@@ -48,6 +49,14 @@ SYNC_PAGE: Final = 500  # entries asked for at once
 MAX_MESSAGE: Final = 64 * 1024 * 1024  # bytes; what the issuer pushes is bounded by its chunks
 _REATTEST: Final = frozenset((1, 2, 3, 5))  # EXPIRED, NOT_ATTESTED, NOT_ACTIVE, MUST_REATTEST
 _BANNED: Final = 4
+_REQUEST: Final = x509.CertificateSigningRequestBuilder().subject_name(
+    x509.Name(
+        [
+            x509.NameAttribute(NameOID.COUNTRY_NAME, "US"),
+            x509.NameAttribute(NameOID.ORGANIZATION_NAME, "SPIRE"),
+        ]
+    )
+)
 
 
 Another = Callable[[Credentials], AbstractAsyncContextManager["IssuerClient"]]
@@ -68,6 +77,7 @@ class IssuerClient:
         options = [
             ("grpc.max_receive_message_length", MAX_MESSAGE),
             ("grpc.use_local_subchannel_pool", 1),
+            *FIXED_WINDOW,
             ("grpc.initial_reconnect_backoff_ms", 100),
             # In truth how long an attempt may take: TCP and TLS to the issuer lie behind the tunnel.
             ("grpc.min_reconnect_backoff_ms", int(tls.CONNECT_WITHIN.total_seconds() * 1000)),
@@ -366,14 +376,7 @@ def _reason(error: grpc.aio.AioRpcError) -> int:
 
 def make_csr(key: Any) -> bytes:
     """Return a PKCS#10 request, DER, that says nothing but the public key (names come from the issuer)."""
-    name = x509.Name(
-        [
-            x509.NameAttribute(NameOID.COUNTRY_NAME, "US"),
-            x509.NameAttribute(NameOID.ORGANIZATION_NAME, "SPIRE"),
-        ]
-    )
-    request = x509.CertificateSigningRequestBuilder().subject_name(name).sign(key, hashes.SHA256())
-    return request.public_bytes(serialization.Encoding.DER)
+    return _REQUEST.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
 
 
 def new_key() -> ec.EllipticCurvePrivateKey:

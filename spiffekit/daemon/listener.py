@@ -41,6 +41,9 @@ FD_PER_CONNECTION: Final = 4  # outer, inner client, inner server, pidfd
 FD_RESERVE: Final = 256
 ACCEPT_PAUSE: Final = 0.1  # seconds to wait when a connection cannot be accepted
 GROUP_FACTOR: Final = 4.0  # what all processes of a user may do together, compared with one of them
+# What a peer may send ahead of what was read, in bytes. gRPC would measure how much a connection carries, by
+# pings that come with every call, and start with four times as much.
+FIXED_WINDOW: Final = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 1024 * 1024))
 WARNING_BURST: Final = 10.0  # lines, and lines a second, that hostile clients can make us log
 WARNING_RATE: Final = 0.2
 
@@ -57,6 +60,7 @@ def server_options(max_message: int) -> list[tuple[str, int]]:
         ("grpc.http2.min_ping_interval_without_data_ms", 1000),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.so_reuseport", 0),
+        *FIXED_WINDOW,
     ]
 
 
