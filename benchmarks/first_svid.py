@@ -30,11 +30,11 @@ async def run(folder, *, full):
         many = await asyncio.gather(*(fetch(str(attestor.socket)) for _ in range(AT_ONCE)))
         whole = time.perf_counter() - began
         local.register("/own", attestor.node_id, f"unix:uid:{os.getuid()}", options=["--perProcess"])
-        own = [took for _ in range(OWN) for took in await asyncio.to_thread(processes, attestor, 1)]
+        own = [took for _ in range(OWN) for took in await asyncio.to_thread(processes, attestor.socket, 1)]
         began = time.perf_counter()
-        crowd = await asyncio.to_thread(processes, attestor, AT_ONCE)
+        crowd = await asyncio.to_thread(processes, attestor.socket, AT_ONCE)
         last = time.perf_counter() - began
-    bare = await bare_server(folder)
+    bare, bare_own, bare_last = await bare_server(folder)
     rows = quantiles(alone, "connect to SVID, one at a time", ("< 5 ms", "< 20 ms"))
     rows += quantiles(many, f"connect to SVID, {AT_ONCE} at once, from one client process")
     rows.append(Row(f"{AT_ONCE} at once, until the last has it", whole * 1000, "ms"))
@@ -42,6 +42,8 @@ async def run(folder, *, full):
     rows += quantiles(crowd, f"just in time, {AT_ONCE} processes at once")
     rows.append(Row(f"{AT_ONCE} processes, until the last is served and gone", last, "s", "< 3 s"))
     rows += quantiles(bare, "reference: bare grpc.aio server, constant answer")
+    rows += quantiles(bare_own, "reference: the same, one process at a time")
+    rows.append(Row(f"reference: the same, {AT_ONCE} processes, until the last is served", bare_last, "s"))
     return rows
 
 
@@ -61,13 +63,13 @@ async def fetch(path):
     return took
 
 
-def processes(attestor, count):
+def processes(path, count):
     """Return what each of so many new processes measures, from connecting to its first answer.
 
     They are forks of a small program that has loaded what it needs, and start together.
     """
     answer = subprocess.run(
-        [sys.executable, "-m", "benchmarks.crowd", str(attestor.socket), str(count)],
+        [sys.executable, "-m", "benchmarks.crowd", str(path), str(count)],
         check=True,
         capture_output=True,
         text=True,
@@ -88,7 +90,12 @@ async def bare_server(folder):
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {name: handler}),))
     server.add_insecure_port(f"unix:{folder}/bare.sock")
     await server.start()
+    path = f"{folder}/bare.sock"
     try:
-        return [await fetch(f"{folder}/bare.sock") for _ in range(ALONE)]
+        alone = [await fetch(path) for _ in range(ALONE)]
+        own = [took for _ in range(OWN) for took in await asyncio.to_thread(processes, path, 1)]
+        began = time.perf_counter()
+        await asyncio.to_thread(processes, path, AT_ONCE)
+        return alone, own, time.perf_counter() - began
     finally:
         await server.stop(0)
