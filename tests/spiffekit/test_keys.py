@@ -4,7 +4,6 @@
 import hashlib
 
 import pytest
-from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa, x25519
 
@@ -19,7 +18,6 @@ from spiffekit.keys import (
     public_key_from_der,
     public_key_to_der,
     subject_key_id,
-    subject_key_id_of,
 )
 
 DER, PEM = serialization.Encoding.DER, serialization.Encoding.PEM
@@ -128,10 +126,3 @@ def test_the_key_identifier_is_that_of_rfc_5280():
     key = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), point)
 
     assert subject_key_id(key) == hashlib.sha1(point).digest()
-
-
-@pytest.mark.parametrize("name", ACCEPTED)
-def test_the_key_identifier_is_the_same_however_the_key_is_at_hand(name):
-    key = ACCEPTED[name]().public_key()
-    expected = x509.SubjectKeyIdentifier.from_public_key(key).digest
-    assert subject_key_id(key) == subject_key_id_of(key, public_key_to_der(key)) == expected
