@@ -109,6 +109,7 @@ KINDS: Final = {
         "pod-uid": _ANY,
         "pod-label": _LABEL,
     },
+    "tpm_devid": {"subject:cn": _ANY, "issuer:cn": _ANY, "ca:fingerprint": _HEX},
     "tpm_ek": {
         "ek-hash": _SHA256,
         "manufacturer": re.compile(r"[0-9A-F]{8}"),

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Final
 
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.x509 import verification
 
 from issuer.errors import NodeRejectedError
 from spiffekit.certificates import certificates_from_pem, check_strength, load_certificate
 from spiffekit.daemon.config import ConfigError
-from spiffekit.errors import SpiffeError
+from spiffekit.errors import SelectorError, SpiffeError
+from spiffekit.selector import Selector
 
 MAX_INTERMEDIATES: Final = 4  # each costs a signature to verify
 # RFC 5280 rather than the web's rules: these certificates come from private authorities and from makers of
@@ -68,6 +70,36 @@ class Authorities:
 def _authority_usage(_policy: object, _certificate: object, usage: x509.KeyUsage | None) -> None:
     if usage is not None and not usage.key_cert_sign:
         raise ValueError("key usage of a signing certificate lacks keyCertSign")
+
+
+def selectors(kind: str, chain: Sequence[x509.Certificate]) -> set[Selector]:
+    """Return what a chain says of its subject and who vouches for it, as selectors of a type.
+
+    Raises:
+        NodeRejectedError: The subject's name is none that a selector can have.
+    """
+    authorities = {Selector(kind, f"ca:fingerprint:{fingerprint(authority)}") for authority in chain[1:]}
+    return authorities | common_name(kind, "subject", chain[0].subject)
+
+
+def common_name(kind: str, whose: str, name: x509.Name) -> set[Selector]:
+    """Return the selector of a name, if it has one.
+
+    Raises:
+        NodeRejectedError: It is none that a selector can have.
+    """
+    names = name.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
+    if not names or not names[0].value:
+        return set()
+    try:
+        return {Selector(kind, f"{whose}:cn:{names[0].value!s}")}
+    except SelectorError as error:
+        raise NodeRejectedError(f"certificate's common name: {error}") from error
+
+
+def fingerprint(certificate: x509.Certificate) -> str:
+    """Return what SPIRE calls a certificate by: the SHA-1 of its DER, in hex."""
+    return certificate.fingerprint(hashes.SHA1()).hex()  # noqa: S303 - a name, as SPIRE spells it
 
 
 def read_authorities(path: Path, option: str) -> list[x509.Certificate]:

@@ -234,24 +234,33 @@ def _attested(reader: Reader, kind: int) -> bytes:
 
 
 def verify_signature(key: PublicKey, data: bytes, signed: bytes) -> None:
-    """Verify a TPMT_SIGNATURE over `signed`.
+    """Verify a TPMT_SIGNATURE of an attestation key over `signed`.
 
     Raises:
         NodeRejectedError: It is malformed, or not one by `key`.
     """
     reader = Reader(data, "signature")
+    if isinstance(key, rsa.RSAPublicKey):
+        reader.expect("algorithm", _RSASSA, _SHA256)
+        signature = reader.sized()
+    else:
+        reader.expect("algorithm", _ECDSA, _SHA256)
+        r, s = (int.from_bytes(reader.sized()) for _ in range(2))
+        signature = encode_dss_signature(r, s)
+    reader.end()
+    verify(key, signature, signed, "attestation key")
+
+
+def verify(key: PublicKey, signature: bytes, signed: bytes, name: str) -> None:
+    """Verify a signature: PKCS #1 v1.5, or DER if the key is of an elliptic curve; both over a SHA-256.
+
+    Raises:
+        NodeRejectedError: It is not one by `key`, which the message calls by `name`.
+    """
     try:
         if isinstance(key, rsa.RSAPublicKey):
-            reader.expect("algorithm", _RSASSA, _SHA256)
-            signature = reader.sized()
-            reader.end()
             key.verify(signature, signed, padding.PKCS1v15(), hashes.SHA256())
         else:
-            reader.expect("algorithm", _ECDSA, _SHA256)
-            r, s = reader.sized(), reader.sized()
-            reader.end()
-            key.verify(
-                encode_dss_signature(int.from_bytes(r), int.from_bytes(s)), signed, ec.ECDSA(hashes.SHA256())
-            )
+            key.verify(signature, signed, ec.ECDSA(hashes.SHA256()))
     except InvalidSignature as error:
-        raise NodeRejectedError("signature is not by the attestation key") from error
+        raise NodeRejectedError(f"signature is not by the {name}") from error

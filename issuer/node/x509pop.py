@@ -20,10 +20,10 @@ from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, encode_ds
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from issuer.errors import NodeRejectedError
-from issuer.node import Challenge, NodeContext, NodeProof
+from issuer.node import Challenge, NodeContext, NodeProof, chains
 from issuer.node.chains import MAX_INTERMEDIATES, Authorities, read_authorities
 from spiffekit.certificates import load_certificate
-from spiffekit.errors import SelectorError, SpiffeError
+from spiffekit.errors import SpiffeError
 from spiffekit.selector import Selector
 
 MAX_PAYLOAD: Final = 128 * 1024  # bytes
@@ -54,10 +54,10 @@ class X509PopVerifier:
         leaf, intermediates = _certificates(payload)
         chain = self._authorities.verify(leaf, intermediates)
         _check_leaf(leaf)
-        selectors = _selectors(leaf, chain)
+        selectors = chains.selectors(TYPE, chain) | {Selector(TYPE, f"serialnumber:{leaf.serial_number:x}")}
         await _prove_possession(leaf, challenge)
-        fingerprint = leaf.fingerprint(hashes.SHA1()).hex()  # noqa: S303 - a name, as SPIRE spells it
-        return NodeProof(context.node_id(f"/{TYPE}/{fingerprint}"), selectors, can_reattest=True)
+        node_id = context.node_id(f"/{TYPE}/{chains.fingerprint(leaf)}")
+        return NodeProof(node_id, frozenset(selectors), can_reattest=True)
 
 
 def _check_leaf(leaf: x509.Certificate) -> None:
@@ -125,19 +125,6 @@ def _verify(
         signature = base64.b64decode(response["signature"], validate=True)
         salted = padding.PSS(padding.MGF1(hashes.SHA256()), padding.PSS.AUTO)
         key.verify(signature, digest, salted, prehashed)
-
-
-def _selectors(leaf: x509.Certificate, chain: list[x509.Certificate]) -> frozenset[Selector]:
-    found = {Selector(TYPE, f"serialnumber:{leaf.serial_number:x}")}
-    names = leaf.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
-    if names and names[0].value:
-        try:
-            found.add(Selector(TYPE, f"subject:cn:{names[0].value!s}"))
-        except SelectorError as error:
-            raise NodeRejectedError(f"certificate's common name: {error}") from error
-    for authority in chain[1:]:
-        found.add(Selector(TYPE, f"ca:fingerprint:{authority.fingerprint(hashes.SHA1()).hex()}"))  # noqa: S303 - a name
-    return frozenset(found)
 
 
 def create(config: Config) -> X509PopVerifier:

@@ -84,6 +84,7 @@ ADVISORIES = {
     "1.13.4, 1.14.2: huge keys and long chains took all processors": """
         issuer/node/test_x509pop.py::a_huge_key_is_refused_before_anything_is_verified
         issuer/node/test_x509pop.py::a_chain_has_at_most_four_intermediates
+        issuer/node/test_tpm_devid.py::a_payload_that_lacks_something_or_has_too_much_is_refused
         issuer/ca/test_requests.py::a_huge_key_is_refused_before_its_signature_is_looked_at
     """,
     "#6715: a resumed TLS session skipped the checks of its certificate": """
@@ -136,6 +137,14 @@ ADVISORIES = {
         spiffekit/workload/test_tls.py::an_authority_speaks_for_its_own_trust_domain_only
         issuer_api/test_caller.py::a_root_vouches_for_its_own_trust_domain_only
         spiffekit/test_bundle.py::a_bundle_answers_for_its_own_trust_domain_only
+    """,
+    "a certificate of a device is not held against the key that its TPM certifies": """
+        issuer/node/test_tpm_devid.py::a_key_that_is_in_no_tpm_proves_nothing
+        issuer/node/test_tpm_devid.py::the_key_of_another_tpm_proves_nothing
+    """,
+    "an attestation key that signs anything forges what a TPM says": """
+        issuer/node/test_tpm_devid.py::an_attestation_key_that_signs_anything_certifies_nothing
+        issuer/node/test_tpm.py::a_key_attests_only_with_every_attribute_that_binds_it
     """,
     "a request with a bad signature of its own": """
         issuer/ca/test_requests.py::a_key_that_the_caller_does_not_hold_is_refused

@@ -122,7 +122,8 @@ def test_damaged_input_is_refused_in_our_own_words(target, data):
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=12)
 MEMBERS = """keys use kid kty crv x y n e x5c alg typ crit sub aud exp nbf iat spiffe_sequence
 spiffe_refresh_hint Id Name Image State Pid Config Labels Env RepoDigests certificates Certificate chain
-bundle reattestable ek_public ak_public ek_certificate"""
+bundle reattestable ek_public ak_public ek_certificate
+DevIDCert DevIDPub EKCert EKPub AKPub CertifiedDevID CertificationSignature"""
 WORDS = """x509-svid jwt-svid EC RSA OKP P-256 Ed25519 AQAB ES256 none JWT test-key test
 spiffe://example.org/web"""
 names, words = st.sampled_from(MEMBERS.split()), st.sampled_from(WORDS.split())
@@ -135,7 +136,7 @@ documents = st.recursive(
 )
 JSON_TARGETS = [
     targets.bundle, targets.jwks, targets.jwt_header, targets.jwt_payload, targets.engine,
-    wire_targets.x509pop, wire_targets.sshpop, wire_targets.state, tpm_targets.tpm_ek,
+    wire_targets.x509pop, wire_targets.sshpop, wire_targets.state, tpm_targets.tpm_ek, tpm_targets.tpm_devid,
 ]  # fmt: skip
 
 

@@ -5,9 +5,13 @@ import base64
 import hashlib
 import json
 
+from cryptography.hazmat.primitives.serialization import Encoding
+
 from issuer.node import tpm
+from issuer.node.chains import Authorities
+from issuer.node.tpm_devid import TpmDevIdVerifier
 from issuer.node.tpm_ek import Config, create
-from tests.fuzz.wire_targets import prove
+from tests.fuzz.wire_targets import MACHINES, prove
 from tests.issuer.node import tpm_structures as made
 
 EK, AK = made.endorsement(made.EC_KEY), made.signing(made.EC_KEY)
@@ -42,11 +46,27 @@ def tpm_ek(data):
     prove(LISTED, data)
 
 
+def tpm_devid(data):
+    known = Authorities([MACHINES.certificate])
+    prove(TpmDevIdVerifier(known, known), data)
+
+
 def text(data):
     return base64.b64encode(data).decode()
 
 
+CERTIFICATION = made.certification(tpm.device_key(AK).name)
+CERTIFICATE = text(
+    MACHINES.certify(made.EC_KEY.public_key(), uris=[], purposes=()).public_bytes(Encoding.DER)
+)
+DEVICE = {
+    "DevIDCert": [CERTIFICATE], "DevIDPub": text(AK),
+    "EKCert": CERTIFICATE, "EKPub": text(EK), "AKPub": text(AK),
+    "CertifiedDevID": text(CERTIFICATION),
+    "CertificationSignature": text(made.signature(made.EC_KEY, CERTIFICATION)),
+}  # fmt: skip
 SEEDS = {
+    tpm_devid: json.dumps(DEVICE).encode(),
     endorsement_key: EK,
     attestation_key: AK,
     device_key: AK,
