@@ -21,6 +21,7 @@ from issuer.node import http_challenge as http_challenge_verifier
 from issuer.node import join_token as join_token_verifier
 from issuer.node import k8s_psat as k8s_psat_verifier
 from issuer.node import sshpop as sshpop_verifier
+from issuer.node import tpm_devid as tpm_devid_verifier
 from issuer.node import tpm_ek as tpm_ek_verifier
 from issuer.node import x509pop as x509pop_verifier
 from spiffekit.daemon.kubernetes.access import Access
@@ -30,8 +31,8 @@ from tests.engines import swtpm
 from tests.fakes.clock import FakeClock
 from tests.fakes.kubernetes import ADMIN, ApiServer, Authority, pod
 from tests.fakes.web import WebServer, ok
-from tests.issuer.node import google, test_aws_iid, test_sshpop
-from tests.issuer.node.x509pop_node import Context
+from tests.issuer.node import google, test_aws_iid, test_sshpop, test_tpm_devid
+from tests.issuer.node.x509pop_node import ROOT, Context
 
 
 @dataclass(frozen=True)
@@ -164,6 +165,22 @@ class TpmEk:
         yield Pair(tpm_ek_verifier.create(config), one, other, Context())
 
 
+class TpmDevId(TpmEk):
+    def __init__(self, folder, stack):
+        super().__init__(folder, stack)
+        self.devices = [
+            test_tpm_devid.Device(tpm, folder / f"device-{at}") for at, tpm in enumerate(self.tpms)
+        ]
+        self.roots = folder / "roots.pem"
+        self.roots.write_bytes(ROOT.certificate.public_bytes(Encoding.PEM))
+
+    @contextlib.asynccontextmanager
+    async def open(self):
+        one, other = (device.host() for device in self.devices)
+        config = tpm_devid_verifier.Config(self.roots, self.authorities)
+        yield Pair(tpm_devid_verifier.create(config), one, other, Context())
+
+
 class AwsIid:
     level, challenges = AttestationLevel.PLATFORM, False
 
@@ -212,6 +229,7 @@ TYPES = {
     "join_token": JoinToken,
     "k8s_psat": K8sPsat,
     "sshpop": SshPop,
+    "tpm_devid": TpmDevId,
     "tpm_ek": TpmEk,
     "x509pop": X509Pop,
 }
