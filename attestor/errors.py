@@ -8,6 +8,7 @@
     ├── NodeBannedError              the issuer banned this node; nothing can mend that from here
     ├── MustReattestError            the issuer no longer knows our SVID; prove the node again
     ├── WorkloadAttestationError     a process could not be examined
+    ├── SignatureRejectedError       what is said of an image cannot be believed
     ├── NoIdentityError              no entry matches the caller
     ├── IssuerUnavailableError       the issuer cannot be reached or cannot answer now
     ├── IssuerUntrustedError         whoever answers there is not our issuer
@@ -34,6 +35,10 @@ class MustReattestError(AttestorError):
 
 class WorkloadAttestationError(AttestorError):
     """A process could not be examined."""
+
+
+class SignatureRejectedError(AttestorError):
+    """What is said of an image is malformed, not signed by anybody known, or about something else."""
 
 
 class NoIdentityError(AttestorError):

@@ -67,7 +67,7 @@ class Root:
         FUSE mount. A pipe or a device is not even opened.
         """
         try:
-            with _opened(self._fd, path) as held:
+            with opened(self._fd, path) as held:
                 before = os.fstat(held)
                 if not stat.S_ISREG(before.st_mode) or before.st_size > self._limit:
                     return None
@@ -93,7 +93,13 @@ class Root:
 
 
 @contextmanager
-def _opened(root: int, path: str) -> Iterator[int]:
+def opened(root: int, path: str) -> Iterator[int]:
+    """Hold what is at a path open (`O_PATH`), wherever links lead: `root` is what they take for "/".
+
+    Raises:
+        OSError: There is nothing, or it cannot be looked at.
+        ValueError: The path has a NUL.
+    """
     how = _OpenHow(os.O_PATH | os.O_CLOEXEC, 0, RESOLVE)
     name = os.fsencode(path)
     if b"\0" in name:

@@ -102,7 +102,13 @@ def _errors(document: Mapping[str, Any], kind: type[Any], prefix: str) -> Iterat
         expected, value = hints[field.name], document[name]
         inner = _struct(expected)
         if inner is not None and isinstance(value, dict):
-            yield from _errors(value, inner, f"{key}.")
+            by_name = get_origin(expected) is dict
+            tables = {f"{key}.{one}": table for one, table in value.items()} if by_name else {key: value}
+            for where, table in tables.items():
+                if isinstance(table, dict):
+                    yield from _errors(table, inner, f"{where}.")
+                else:
+                    yield f"{where}: expected a table"
             continue
         try:
             msgspec.convert(value, expected, dec_hook=_decode_hook)

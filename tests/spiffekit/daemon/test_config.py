@@ -25,6 +25,7 @@ class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     table: Table
     other: Table | None = None
+    named: dict[str, Table] = {}
     plugins: dict[str, dict[str, Any]] = {}
 
     def problems(self):
@@ -101,6 +102,15 @@ def test_every_error_is_reported_at_once(read):
 )
 def test_an_error_names_its_key_and_the_rule(read, text, rule):
     assert errors(read, text) == [rule]
+
+
+def test_an_error_in_a_table_among_tables_by_name_says_in_which(read):
+    text = '[table]\nname = "n"\n[named]\nflat = 1\n[named.good]\nname = "a"\n[named.bad]\nnmae = 1\n'
+    assert errors(read, text) == [
+        "named.flat: expected a table",
+        "named.bad.nmae: unknown key",
+        "named.bad.name: is required",
+    ]
 
 
 def test_rules_across_fields_wait_until_each_field_is_right(read):
