@@ -15,7 +15,7 @@ from issuer.model import Node, RegistrationEntry
 from spiffekit.errors import SpiffeIdError, TemplateError
 from spiffekit.evidence import ContainerFacts, Evidence, PodFacts
 from spiffekit.id import SpiffeId
-from spiffekit.selector import Selector
+from spiffekit.selector import IMAGE_SIGNATURES, Selector
 
 MAX_AGE: Final = timedelta(seconds=30)  # of evidence, and how far clocks may be apart
 MAX_SEEN: Final = 100_000  # pieces of evidence that are remembered; more within MAX_AGE are refused
@@ -99,10 +99,12 @@ class EvidenceJudge:
         if self._pods is None:
             raise EvidenceRejectedError("evidence.pod: this issuer watches no cluster")
         self._pods.check(cluster, node_name, pod, evidence.container)
-        stated = {selector for selector in evidence.selectors if selector.type == POD_TYPE}
+        # Who signed the image is the node's word: no cluster knows it. The image itself was checked.
+        stated = {s for s in evidence.selectors if s.type == POD_TYPE and _kind(s) not in IMAGE_SIGNATURES}
         for selector in stated - self._pods.selectors(cluster, pod):
-            kind = selector.value.partition(":")[0]
-            raise EvidenceRejectedError(f"evidence.selectors: {POD_TYPE}:{kind} is not that of the pod")
+            raise EvidenceRejectedError(
+                f"evidence.selectors: {POD_TYPE}:{_kind(selector)} is not that of the pod"
+            )
 
     def _use(self, key: tuple[SpiffeId, bytes, str], now: datetime) -> None:
         while self._seen and abs(now - next(iter(self._seen.values()))) > 2 * MAX_AGE:
@@ -112,6 +114,10 @@ class EvidenceJudge:
         if len(self._seen) >= self._max_seen:
             raise EvidenceRejectedError("evidence: too much at once, try again")
         self._seen[key] = now
+
+
+def _kind(selector: Selector) -> str:
+    return selector.value.partition(":")[0]
 
 
 def _of_node(node: Node, kind: str) -> str:

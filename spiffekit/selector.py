@@ -20,6 +20,9 @@ _SLUID: Final = re.compile(r"s[0-9A-Za-z]+", re.ASCII)
 _STEP: Final = re.compile(r"[0-9]+(\+[0-9]+)?|[a-z]+", re.ASCII)
 _HEX: Final = re.compile(r"[0-9a-f]+")
 _ANY: Final = re.compile(r".+")
+_NAME: Final = re.compile(r"[A-Za-z0-9_.-]+", re.ASCII)
+_BASE64: Final = re.compile(r"[A-Za-z0-9+/]+={0,2}", re.ASCII)
+_VERIFIED: Final = re.compile(r"verified")
 _LABEL: Final = re.compile(r"[^:]+:.*")
 _VARIABLE: Final = re.compile(r"[^=]+=.*")
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
@@ -31,6 +34,24 @@ _CONTAINER: Final = {
     "image_config_digest": _DIGEST,
     "image_digest": _DIGEST,
 }
+IMAGE_SIGNATURES: Final = {
+    "image-signature": _VERIFIED,
+    "image-signature-subject": _ANY,
+    "image-signature-issuer": _ANY,
+    "image-signature-value": _BASE64,
+    "image-signature-log-id": _SHA256,
+    "image-signature-log-index": _NUMBER,
+    "image-signature-integrated-time": _NUMBER,
+    "image-signature-signed-entry-timestamp": _BASE64,
+    "image-signed-by": _NAME,
+    "image-attestations": _VERIFIED,
+    "image-attested-by": _NAME,
+    "image-builder": _ANY,
+    "image-source": _ANY,
+    "image-slsa-level": re.compile(r"[1-3]"),
+}
+"""Kinds of fact about the signatures of a container's image, of every type that knows containers."""
+
 KINDS: Final = {
     "unix": {
         "uid": _NUMBER,
@@ -47,8 +68,10 @@ KINDS: Final = {
         "parent:sha256": _SHA256,
         "declared:cmdline": _ANY,
     },
-    "docker": _CONTAINER,
-    "podman": _CONTAINER | {"user": re.compile(rf"[1-9][0-9]*:(?:{'|'.join(_CONTAINER)}):.+")},
+    "docker": _CONTAINER | IMAGE_SIGNATURES,
+    "podman": _CONTAINER
+    | IMAGE_SIGNATURES
+    | {"user": re.compile(rf"[1-9][0-9]*:(?:{'|'.join(_CONTAINER)}):.+")},
     "script": {
         "path": _PATH,
         "sha256": _SHA256,
@@ -71,7 +94,8 @@ KINDS: Final = {
     "gcp_iit": {"project-id": _ANY, "zone": _ANY, "instance-name": _ANY, "sa": _ANY},
     "http_challenge": {"hostname": _ANY},
     "sshpop": {"hostname": _ANY},
-    "k8s": {
+    "k8s": IMAGE_SIGNATURES
+    | {
         "ns": _ANY,
         "sa": _ANY,
         "container-image": _ANY,
@@ -99,7 +123,8 @@ KINDS: Final = {
         "agent_node_uid": _ANY,
         "agent_node_label": _LABEL,
     },
-    "cri": {
+    "cri": IMAGE_SIGNATURES
+    | {
         "label": _LABEL,
         "image": _ANY,
         "image_id": re.compile(r"(?:[^@]+@)?sha256:[0-9a-f]{64}"),

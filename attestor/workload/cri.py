@@ -14,8 +14,10 @@ import grpc
 import msgspec
 
 from attestor.errors import WorkloadAttestationError
+from attestor.workload import image_signatures
 from attestor.workload.cgroups import Container
 from attestor.workload.containers import ContainerAttestor, Inspected, bounded, selectors
+from attestor.workload.image_signatures import ImageSignatures
 from spiffekit.daemon.clock import SystemClock
 from spiffekit.evidence import ContainerFacts
 from spiffekit.wire.pb.cri.v1 import runtime_pb2, runtime_pb2_grpc
@@ -32,9 +34,11 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         socket_path: The runtime's socket; that of CRI-O is /run/crio/crio.sock.
+        signatures: Who may sign images: a table of its own, see [image signatures](image-signatures.md).
     """
 
     socket_path: Path = Path("/run/containerd/containerd.sock")
+    signatures: image_signatures.Config | None = None
 
 
 class _Info(msgspec.Struct):
@@ -45,8 +49,9 @@ class _Info(msgspec.Struct):
 class Runtime:
     """The runtime at one socket."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, signatures: ImageSignatures | None = None) -> None:
         self._path = path
+        self._signatures = signatures
         self._connected: runtime_pb2_grpc.RuntimeServiceAsyncStub | None = None
 
     async def inspect(self, container: Container) -> Inspected | None:
@@ -80,10 +85,12 @@ class Runtime:
             ("pod-namespace:", pod.metadata.namespace),
             ("pod-uid:", pod.metadata.uid),
         ]
+        stated = [pair for pair in single if pair[1]]
+        _, at, digest = status.image_ref.partition("@")
+        if self._signatures is not None:
+            stated += await self._signatures.stated([digest])
         labels = bounded(_labels("label", status.labels.items()), "label")
         pod_labels = bounded(_labels("pod-label", pod.labels.items()), "pod-label")
-        stated = selectors(TYPE, [pair for pair in single if pair[1]] + labels + pod_labels)
-        _, at, digest = status.image_ref.partition("@")
         facts = ContainerFacts(
             engine=TYPE,
             id=container_id,
@@ -92,7 +99,7 @@ class Runtime:
             image_id="" if at else status.image_ref,
             image_digest=digest,
         )
-        return Inspected(info.pid, facts, stated)
+        return Inspected(info.pid, facts, selectors(TYPE, stated + labels + pod_labels))
 
     async def _pod(self, sandbox_id: str) -> runtime_pb2.PodSandboxStatus:
         request = runtime_pb2.PodSandboxStatusRequest(pod_sandbox_id=sandbox_id)
@@ -129,5 +136,10 @@ def _labels(kind: str, labels: Iterable[tuple[str, str]]) -> Iterator[tuple[str,
 
 
 def create(config: Config) -> ContainerAttestor:
-    """Make the attestor of a configuration table."""
-    return ContainerAttestor(TYPE, SEGMENT, Runtime(config.socket_path).inspect, SystemClock())
+    """Make the attestor of a configuration table.
+
+    Raises:
+        ConfigError: Image signatures cannot be verified as it says.
+    """
+    runtime = Runtime(config.socket_path, image_signatures.create(config.signatures))
+    return ContainerAttestor(TYPE, SEGMENT, runtime.inspect, SystemClock())

@@ -9,6 +9,7 @@ import msgspec
 from attestor.errors import WorkloadAttestationError
 from attestor.workload.containers import Inspected, bounded, selectors
 from attestor.workload.engine_api import EngineApi
+from attestor.workload.image_signatures import ImageSignatures
 from spiffekit.evidence import ContainerFacts
 
 T = TypeVar("T")
@@ -45,7 +46,13 @@ class Engine:
     """An engine, and what is stated of its containers."""
 
     def __init__(
-        self, api: EngineApi, *, kind: str, prefix: str = "", environment: frozenset[str] = frozenset()
+        self,
+        api: EngineApi,
+        *,
+        kind: str,
+        prefix: str = "",
+        environment: frozenset[str] = frozenset(),
+        signatures: ImageSignatures | None = None,
     ) -> None:
         """Put it together.
 
@@ -54,11 +61,13 @@ class Engine:
             kind: The type of the selectors.
             prefix: What stands before each selector's value.
             environment: The variables that are stated; "*" is all.
+            signatures: Knows who signed images; None if nobody is asked.
         """
         self._api = api
         self._kind = kind
         self._prefix = prefix
         self._environment = environment
+        self._signatures = signatures
 
     async def inspect(self, container_id: str) -> Inspected | None:
         """Ask for a container; None if there is no such that runs.
@@ -86,6 +95,8 @@ class Engine:
             *(("image_digest:", digest) for _, digest in digests),
         ]
         stated = [pair for pair in single if pair[1]]
+        if self._signatures is not None:
+            stated += await self._signatures.stated(digest for _, digest in digests)
         stated += self._labels(found.config.labels or {}) + self._variables(found.config.env or [])
         facts = ContainerFacts(
             engine=self._kind,

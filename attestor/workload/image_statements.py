@@ -112,7 +112,7 @@ def parse(payload: bytes, digest: str, limit: int) -> Statement:
 
 
 def repository(uri: str) -> str:
-    """Return the URL of a repository as it is compared: without "git+", ".git" and revision; "" for others."""
+    """Return a repository's URL as it is compared: without "git+", ".git" and revision; "" for others."""
     match = _REPOSITORY.fullmatch(uri)
     return match[1] if match else ""
 
@@ -126,7 +126,8 @@ def _provenance(statement: _Statement) -> Provenance | None:
             v1 = msgspec.convert(statement.predicate, _ProvenanceV1)
             sources = {repository(uri) for uri in _named(v1.build_definition.external_parameters)} - {""}
             return Provenance(v1.run_details.builder.id, sources.pop() if len(sources) == 1 else "")
-    return None
+        case _:
+            return None
 
 
 def _named(parameters: Mapping[str, Any]) -> Iterator[str]:

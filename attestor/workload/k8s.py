@@ -14,7 +14,9 @@ import msgspec
 
 from attestor.errors import WorkloadAttestationError
 from attestor.peer import Process
-from attestor.workload import Facts, cgroups
+from attestor.workload import Facts, cgroups, image_signatures
+from attestor.workload.containers import selectors
+from attestor.workload.image_signatures import ImageSignatures
 from attestor.workload.pods import KubeletPods, PodSource, WatchedPods
 from spiffekit.daemon.clock import Clock, SystemClock
 from spiffekit.daemon.config import ConfigError
@@ -45,6 +47,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         private_key_path: Its private key.
         kubeconfig: How the API server is reached; as every pod may, if left out.
         cgroup_root: The kubelet's own --cgroup-root, if it has one.
+        signatures: Who may sign images: a table of its own, see [image signatures](image-signatures.md).
     """
 
     source: Literal["kubelet", "api_server"] = "kubelet"
@@ -59,6 +62,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     private_key_path: Path | None = None
     kubeconfig: Path | None = None
     cgroup_root: str = ""
+    signatures: image_signatures.Config | None = None
 
 
 class K8sAttestor:
@@ -66,9 +70,12 @@ class K8sAttestor:
 
     type = facts.TYPE
 
-    def __init__(self, pods: PodSource, *, cgroup_root: str = "") -> None:
+    def __init__(
+        self, pods: PodSource, *, cgroup_root: str = "", signatures: ImageSignatures | None = None
+    ) -> None:
         self._pods = pods
         self._root = cgroup_root
+        self._signatures = signatures
 
     async def attest(self, process: Process) -> Facts:
         """Return everything that is known of the process's pod and container; nothing if it is in none.
@@ -84,8 +91,12 @@ class K8sAttestor:
             status = pod.container(place.container_id)
             if status is None:
                 raise WorkloadAttestationError("pod does not have the container of the process")
+            found = facts.selectors(pod, status)
+            if self._signatures is not None:
+                stated = await self._signatures.stated(facts.digests(status)[1:])
+                found |= selectors(self.type, stated)
             return Facts(
-                facts.selectors(pod, status),
+                found,
                 replace(facts.container_facts(pod, status), entered=self._entered(process, place)),
                 facts.pod_facts(pod, status),
             )
@@ -124,11 +135,19 @@ def _kin(proc: Path) -> tuple[str, list[str]]:
 
 
 def create(config: Config) -> K8sAttestor:
-    """Make the attestor of a configuration table."""
+    """Make the attestor of a configuration table.
+
+    Raises:
+        ConfigError: Options contradict each other, or something that they name cannot be used.
+    """
     if problems := _problems(config):
         raise ConfigError(*problems)
     clock = SystemClock()
-    return K8sAttestor(_source(config, clock), cgroup_root=config.cgroup_root.rstrip("/"))
+    return K8sAttestor(
+        _source(config, clock),
+        cgroup_root=config.cgroup_root.rstrip("/"),
+        signatures=image_signatures.create(config.signatures),
+    )
 
 
 def _source(config: Config, clock: Clock) -> PodSource:

@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 
 from attestor.errors import WorkloadAttestationError
+from attestor.workload import image_signatures
 from attestor.workload.cgroups import Container
 from attestor.workload.containers import ContainerAttestor, Inspected
 from attestor.workload.engine import Engine
@@ -33,11 +34,14 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         rootless_socket_path: The socket of a user's engine, with `{uid}` in it; "" for none.
         environment: The environment variables that `podman:env` states, by name; "*" is all. Everybody who
             may read the evidence of an issuance sees their values.
+        signatures: Who may sign images of root's engine: a table of its own, see
+            [image signatures](image-signatures.md).
     """
 
     socket_path: Path = Path("/run/podman/podman.sock")
     rootless_socket_path: str = "/run/user/{uid}/podman/podman.sock"
     environment: tuple[str, ...] = ()
+    signatures: image_signatures.Config | None = None
 
 
 class Podman:
@@ -46,7 +50,13 @@ class Podman:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._environment = frozenset(config.environment)
-        self._root = Engine(EngineApi(config.socket_path), kind=TYPE, environment=self._environment)
+        # Root's only: a user's own engine could name the digest of any image.
+        self._root = Engine(
+            EngineApi(config.socket_path),
+            kind=TYPE,
+            environment=self._environment,
+            signatures=image_signatures.create(config.signatures),
+        )
 
     async def inspect(self, container: Container) -> Inspected | None:
         """Ask the engine that owns the place where the container is.
@@ -79,7 +89,8 @@ def create(config: Config) -> ContainerAttestor:
     """Make the attestor of a configuration table.
 
     Raises:
-        ConfigError: `rootless_socket_path` names the same socket for every user.
+        ConfigError: `rootless_socket_path` names the same socket for every user, or image signatures cannot
+            be verified as it says.
     """
     if config.rootless_socket_path and "{uid}" not in config.rootless_socket_path:
         raise ConfigError("rootless_socket_path: has no {uid}")
