@@ -85,13 +85,13 @@ class Signed:
     details: tuple[tuple[str, str], ...] = ()
 
 
-class Signature(msgspec.Struct):
+class Signature(msgspec.Struct, frozen=True):
     """Of an envelope."""
 
     sig: bytes
 
 
-class Envelope(msgspec.Struct, rename="camel"):
+class Envelope(msgspec.Struct, frozen=True, rename="camel"):
     """A DSSE envelope (version 1.0.2)."""
 
     payload: bytes

@@ -36,26 +36,26 @@ _ISSUER_V1: Final = x509.ObjectIdentifier("1.3.6.1.4.1.57264.1.1")  # a bare str
 _REPOSITORY: Final = x509.ObjectIdentifier("1.3.6.1.4.1.57264.1.12")
 
 
-class _LogId(msgspec.Struct, rename="camel"):
+class _LogId(msgspec.Struct, frozen=True, rename="camel"):
     key_id: bytes
 
 
-class _Promise(msgspec.Struct, rename="camel"):
+class _Promise(msgspec.Struct, frozen=True, rename="camel"):
     signed_entry_timestamp: bytes
 
 
-class _Entry(msgspec.Struct, rename="camel"):
+class _Entry(msgspec.Struct, frozen=True, rename="camel"):
     log_index: str
     log_id: _LogId
     integrated_time: str = ""
     inclusion_promise: _Promise | None = None
 
 
-class _Material(msgspec.Struct, rename="camel"):
+class _Material(msgspec.Struct, frozen=True, rename="camel"):
     tlog_entries: tuple[_Entry]
 
 
-class _Bundle(msgspec.Struct, rename="camel"):
+class _Bundle(msgspec.Struct, frozen=True, rename="camel"):
     verification_material: _Material
     dsse_envelope: Envelope
 

@@ -48,43 +48,43 @@ class Statement:
         return self.predicate_type == SIGNATURE
 
 
-class _Subject(msgspec.Struct):
+class _Subject(msgspec.Struct, frozen=True):
     digest: dict[str, str] = {}
 
 
-class _Statement(msgspec.Struct, rename="camel"):
+class _Statement(msgspec.Struct, frozen=True, rename="camel"):
     type: str = msgspec.field(name="_type")
     subject: tuple[_Subject, ...]
     predicate_type: str
     predicate: dict[str, Any] | None = None
 
 
-class _Builder(msgspec.Struct):
+class _Builder(msgspec.Struct, frozen=True):
     id: str
 
 
-class _ConfigSource(msgspec.Struct):
+class _ConfigSource(msgspec.Struct, frozen=True):
     uri: str = ""
 
 
-class _Invocation(msgspec.Struct, rename="camel"):
+class _Invocation(msgspec.Struct, frozen=True, rename="camel"):
     config_source: _ConfigSource = _ConfigSource()
 
 
-class _ProvenanceV02(msgspec.Struct):
+class _ProvenanceV02(msgspec.Struct, frozen=True):
     builder: _Builder
     invocation: _Invocation = _Invocation()
 
 
-class _BuildDefinition(msgspec.Struct, rename="camel"):
+class _BuildDefinition(msgspec.Struct, frozen=True, rename="camel"):
     external_parameters: dict[str, Any] = {}
 
 
-class _RunDetails(msgspec.Struct):
+class _RunDetails(msgspec.Struct, frozen=True):
     builder: _Builder
 
 
-class _ProvenanceV1(msgspec.Struct, rename="camel"):
+class _ProvenanceV1(msgspec.Struct, frozen=True, rename="camel"):
     build_definition: _BuildDefinition
     run_details: _RunDetails
 
