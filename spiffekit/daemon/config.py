@@ -89,7 +89,7 @@ def decode(document: Mapping[str, Any], kind: type[T], prefix: str = "") -> tupl
 
 def _errors(document: Mapping[str, Any], kind: type[Any], prefix: str) -> Iterator[str]:
     """Decode field by field: msgspec stops at the first error, an operator wants them all."""
-    hints = get_type_hints(kind)
+    hints = get_type_hints(kind, include_extras=True)  # with the bounds of numbers
     fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
     for name in document.keys() - fields.keys():
         yield f"{prefix}{name}: unknown key"

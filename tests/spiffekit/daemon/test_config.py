@@ -3,7 +3,7 @@
 
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import pytest
@@ -20,6 +20,7 @@ class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     level: Literal["low", "high"] = "low"
     port: int = 1
     names: tuple[str, ...] = ()
+    level_of: Annotated[int, msgspec.Meta(le=3)] = 1
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -95,6 +96,7 @@ def test_every_error_is_reported_at_once(read):
         ("table = 1", "table: Expected `object`, got `int`"),
         ('[table]\nname = "n"\nevery = 5', "table.every: expected a string, got int"),
         ('[table]\nname = "n"\npath = 5', "table.path: expected a string, got int"),
+        ('[table]\nname = "n"\nlevel_of = 4', "table.level_of: Expected `int` <= 3"),
         ('[table]\nname = "n"\nnames = [1]', "table.names: Expected `str`, got `int`"),
         ('[table]\nname = "reserved"', "table.name: is reserved"),
         ('plugins.unix = 1\n[table]\nname = "n"', "plugins: Expected `object`, got `int`"),
