@@ -10,6 +10,7 @@ import copy
 import hashlib
 import json
 import struct
+import subprocess
 from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
@@ -23,6 +24,16 @@ SUBJECT = "https://git.example.org/web/.ci/release.yml@refs/heads/main"
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 NAMES = (x509.UniformResourceIdentifier(SUBJECT),)
 NOW = datetime(2025, 6, 1, 12, tzinfo=UTC)
+_CONFIG = b"""
+[tsa]
+default_tsa = authority
+[authority]
+serial = serial
+default_policy = 1.2.3.4
+digests = sha256
+signer_digest = sha256
+ess_cert_id_alg = sha256
+"""
 _SCTS = x509.ObjectIdentifier("1.3.6.1.4.1.11129.2.4.2")
 _FULCIO = "1.3.6.1.4.1.57264.1."
 
@@ -92,31 +103,38 @@ def keyed(key, said, kind=PAYLOAD_TYPE):
 class FakeSigstore:
     """One instance. Its log has a few entries of others already."""
 
-    def __init__(self):
+    def __init__(self, now=NOW):
+        self.now = now
         self.root, self.intermediate, self.ct, self.rekor = (new_key() for _ in range(4))
         self.chain = [
             self._authority("intermediate", self.intermediate, "root", self.root),
             self._authority("root", self.root, "root", self.root),
         ]
+        self.clock, stamping = new_key(), ExtendedKeyUsageOID.TIME_STAMPING
+        stamper = self._authority("clock", self.clock, "root", self.root, stamping)
+        self.clock_chain = [stamper, self.chain[1]]
         self.leaves = [hashlib.sha256(b"\0entry %d" % number).digest() for number in range(5)]
 
-    def _authority(self, name, key, issuer, issuer_key):
-        return (
+    def _authority(self, name, key, issuer, issuer_key, purpose=None):
+        made = (
             x509.CertificateBuilder()
             .subject_name(_name(name))
             .issuer_name(_name(issuer))
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(NOW - timedelta(days=365))
-            .not_valid_after(NOW + timedelta(days=3650))
-            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-            .add_extension(_usage(key_cert_sign=True, crl_sign=True), critical=True)
+            .not_valid_before(self.now - timedelta(days=365))
+            .not_valid_after(self.now + timedelta(days=3650))
+            .add_extension(x509.BasicConstraints(ca=purpose is None, path_length=None), critical=True)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
             .add_extension(
                 x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False
             )
-            .sign(issuer_key, hashes.SHA256())
         )
+        if purpose is None:
+            made = made.add_extension(_usage(key_cert_sign=True, crl_sign=True), critical=True)
+        else:
+            made = made.add_extension(x509.ExtendedKeyUsage([purpose]), critical=True)
+        return made.sign(issuer_key, hashes.SHA256())
 
     def trusted_root(self):
         """What its users are given."""
@@ -130,20 +148,22 @@ class FakeSigstore:
             },
             "logId": {"keyId": b64(_key_id(key))},
         }
-        certificates = [{"rawBytes": b64(one.public_bytes(serialization.Encoding.DER))} for one in self.chain]
+        authority = lambda chain, url: {
+            "subject": {"organization": "example.org", "commonName": "root"},
+            "uri": url,
+            "certChain": {
+                "certificates": [
+                    {"rawBytes": b64(one.public_bytes(serialization.Encoding.DER))} for one in chain
+                ]
+            },
+            "validFor": {"start": "2020-01-01T00:00:00Z"},
+        }
         return {
             "mediaType": "application/vnd.dev.sigstore.trustedroot+json;version=0.1",
             "tlogs": [log(self.rekor, "https://rekor.example.org")],
-            "certificateAuthorities": [
-                {
-                    "subject": {"organization": "example.org", "commonName": "root"},
-                    "uri": "https://fulcio.example.org",
-                    "certChain": {"certificates": certificates},
-                    "validFor": {"start": "2020-01-01T00:00:00Z"},
-                }
-            ],
+            "certificateAuthorities": [authority(self.chain, "https://fulcio.example.org")],
             "ctlogs": [log(self.ct, "https://ct.example.org")],
-            "timestampAuthorities": [],
+            "timestampAuthorities": [authority(self.clock_chain, "https://tsa.example.org")],
         }
 
     def certify(
@@ -164,8 +184,8 @@ class FakeSigstore:
             .issuer_name(self.chain[0].subject)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(NOW)
-            .not_valid_after(NOW + timedelta(minutes=10))
+            .not_valid_before(self.now)
+            .not_valid_after(self.now + timedelta(minutes=10))
             .add_extension(_usage(digital_signature=True), critical=True)
             .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
             .add_extension(
@@ -190,7 +210,7 @@ class FakeSigstore:
 
     def _promise(self, ct, tbs):
         """A list with one signed certificate timestamp (RFC 6962 §3.3)."""
-        milliseconds = int(NOW.timestamp() * 1000)
+        milliseconds = int(self.now.timestamp() * 1000)
         entry = struct.pack(">BBQH", 0, 0, milliseconds, 1) + _key_id(self.intermediate)
         entry += len(tbs).to_bytes(3, "big") + tbs + b"\0\0"
         signature = signed(ct, entry)
@@ -198,8 +218,8 @@ class FakeSigstore:
         listed = struct.pack(">HH", len(sct) + 2, len(sct)) + sct
         return b"\x04" + _length(listed) + listed
 
-    def sign(self, said, *, kind=PAYLOAD_TYPE, at=NOW + timedelta(minutes=1), rekor=None, **certificate):
-        """A bundle with a statement, signed and logged at a time.
+    def sign(self, said, *, kind=PAYLOAD_TYPE, after=timedelta(minutes=1), rekor=None, **certificate):
+        """A bundle with a statement, signed, and logged that long after its certificate begins.
 
         `said` may be bytes. `rekor` is the key of another log; more is for the certificate.
         """
@@ -212,7 +232,9 @@ class FakeSigstore:
             "mediaType": "application/vnd.dev.sigstore.bundle.v0.3+json",
             "verificationMaterial": {
                 "certificate": {"rawBytes": b64(leaf.public_bytes(serialization.Encoding.DER))},
-                "tlogEntries": [self._logged(rekor or self.rekor, _entry(body, signature, pem), at)],
+                "tlogEntries": [
+                    self._logged(rekor or self.rekor, _entry(body, signature, pem), self.now + after)
+                ],
             },
             "dsseEnvelope": {
                 "payloadType": kind,
@@ -220,6 +242,52 @@ class FakeSigstore:
                 "signatures": [{"sig": b64(signature)}],
             },
         }
+
+    def sign_and_stamp(self, said, folder):
+        """A bundle whose log gives no time (Rekor 2): a timestamp authority does, by the system's clock."""
+        key = new_key()
+        leaf = self.certify(key).public_bytes(serialization.Encoding.DER)
+        body = json.dumps(said).encode()
+        message = pae(PAYLOAD_TYPE, body)
+        signature = signed(key, message)
+        verifier = {"keyDetails": "PKIX_ECDSA_P256_SHA_256", "x509Certificate": {"rawBytes": b64(leaf)}}
+        entry = {
+            "data": {"algorithm": "SHA2_256", "digest": b64(hashlib.sha256(message).digest())},
+            "signature": {"content": b64(signature), "verifier": verifier},
+        }
+        entry = {"apiVersion": "0.0.2", "kind": "hashedrekord", "spec": {"hashedRekordV002": entry}}
+        logged = self._logged(self.rekor, entry, self.now)
+        del logged["integratedTime"], logged["inclusionPromise"]
+        logged["logIndex"] = logged["inclusionProof"]["logIndex"]
+        stamp = {"rfc3161Timestamps": [{"signedTimestamp": b64(self._stamp(signature, folder))}]}
+        return {
+            "mediaType": "application/vnd.dev.sigstore.bundle.v0.3+json",
+            "verificationMaterial": {
+                "certificate": {"rawBytes": b64(leaf)},
+                "tlogEntries": [logged],
+                "timestampVerificationData": stamp,
+            },
+            "dsseEnvelope": {
+                "payloadType": PAYLOAD_TYPE,
+                "payload": b64(body),
+                "signatures": [{"sig": b64(signature)}],
+            },
+        }
+
+    def _stamp(self, data, folder):
+        """The answer of a timestamp authority (RFC 3161), by OpenSSL's."""
+        pem = serialization.Encoding.PEM
+        key = self.clock.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        files = {"data": data, "key": key, "serial": b"01\n", "config": _CONFIG}
+        files["signer"] = self.clock_chain[0].public_bytes(pem)
+        for name, content in files.items():
+            folder.joinpath(name).write_bytes(content)
+        for command in (
+            "openssl ts -query -data data -sha256 -cert -out query",
+            "openssl ts -reply -config config -queryfile query -signer signer -inkey key -out reply",
+        ):
+            subprocess.run(command.split(), cwd=folder, check=True, capture_output=True, timeout=30)
+        return folder.joinpath("reply").read_bytes()
 
     def _logged(self, rekor, entry, at):
         body = json.dumps(entry, separators=(",", ":"), sort_keys=True).encode()
@@ -238,7 +306,7 @@ class FakeSigstore:
         return {
             "logIndex": str(promised["logIndex"]),
             "logId": {"keyId": b64(_key_id(rekor))},
-            "kindVersion": {"kind": "dsse", "version": "0.0.1"},
+            "kindVersion": {"kind": entry["kind"], "version": entry["apiVersion"]},
             "integratedTime": str(promised["integratedTime"]),
             "inclusionPromise": {"signedEntryTimestamp": b64(signed(rekor, canonical))},
             "inclusionProof": {

@@ -3,9 +3,10 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from attestor.errors import SignatureRejectedError
 from attestor.workload.image_signers import Signer
 from attestor.workload.image_sigstore import Sigstore
 from spiffekit.daemon.config import ConfigError
-from tests.fakes.sigstore import ISSUER, NOW, SUBJECT, FakeSigstore, changed, flipped, new_key, statement
+from tests.fakes.sigstore import ISSUER, SUBJECT, FakeSigstore, changed, flipped, new_key, statement
 
 ROOT = Path(__file__).parents[3]
 PUBLIC_GOOD = json.loads((ROOT / "tests/vectors/sigstore/public_good.json").read_text())
@@ -179,10 +180,37 @@ def test_a_log_entry_of_another_signature_is_refused(fake):
         verify(fake, changed(one, "verificationMaterial.tlogEntries", entries))
 
 
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="OpenSSL plays the timestamp authority")
+def test_a_timestamp_authority_may_give_the_time_and_then_nothing_is_said_of_the_log(load, tmp_path):
+    """Rekor 2 promises nothing beforehand: what it says of an entry is in its tree alone."""
+    instance = FakeSigstore(now=datetime.now(UTC).replace(microsecond=0) - timedelta(minutes=1))
+    signer = Signer(issuer=ISSUER, subject=SUBJECT)
+    users = load(instance.trusted_root(), signer)
+    bundle = instance.sign_and_stamp(statement(DIGEST), tmp_path)
+    signed = verify(users, bundle)
+    assert [kind for kind, _ in signed.details] == [
+        "image-signature-subject", "image-signature-issuer", "image-signature-value"
+    ]  # fmt: skip
+    stamps = "verificationMaterial.timestampVerificationData.rfc3161Timestamps"
+    other = instance.sign_and_stamp(statement(DIGEST), tmp_path)["verificationMaterial"]
+    others = other["timestampVerificationData"]["rfc3161Timestamps"]
+    for path, value, reason in (
+        (stamps, [], "must contain an inclusion promise or signed timestamp"),
+        (stamps, others, "not enough sources of verified time"),
+        ("verificationMaterial.tlogEntries", other["tlogEntries"], "inconsistent with other materials"),
+    ):
+        with pytest.raises(SignatureRejectedError, match=reason):
+            verify(users, changed(bundle, path, value))
+    authorities = FAKE.trusted_root()["timestampAuthorities"]
+    strangers = instance.trusted_root() | {"timestampAuthorities": authorities}
+    with pytest.raises(SignatureRejectedError, match="not enough sources of verified time"):
+        verify(load(strangers, signer), bundle)
+
+
 URI = x509.UniformResourceIdentifier
 STRANGERS = {
-    "logged after its certificate ended": ({"at": NOW + timedelta(minutes=11)}, "not valid at"),
-    "logged before its certificate began": ({"at": NOW - timedelta(seconds=1)}, "not valid at"),
+    "logged after its certificate ended": ({"after": timedelta(minutes=11)}, "not valid at"),
+    "logged before its certificate began": ({"after": timedelta(seconds=-1)}, "not valid at"),
     "logged elsewhere": ({"rekor": new_key()}, "keyring: invalid signature|checkpoint"),
     "a certificate that is in no log": ({"ct": new_key()}, "SCT verify failed"),
     "a certificate for servers": ({"purpose": ExtendedKeyUsageOID.SERVER_AUTH}, "code signing"),
