@@ -18,6 +18,7 @@ from spiffekit.daemon.peer import PeerProcess
 from spiffekit.selector import typo
 from tests.attestor.workload.places import cgroup
 from tests.attestor.workload.processes import held, process, running, values
+from tests.attestor.workload.signatures import SIGNED, of_signatures, signed
 from tests.engines import docker, podman
 from tests.engines.daemons import IMAGE
 
@@ -69,6 +70,18 @@ def test_a_container_is_described(engine, attest):
     assert bool(digests) == (engine.kind == "podman")
     assert not facts.container.entered
     assert [s for s in facts.selectors if typo(s)] == []
+
+
+def test_who_signed_an_image_is_stated(engine, attest, tmp_path):
+    with engine.running(app="a") as (_, first):
+        digest = attest(first).container.image_digest
+        if not digest:
+            pytest.skip("the engine knows no digest of an image that never was in a registry")
+        module = ENGINES[engine.kind][1]
+        signatures = signed(tmp_path, digest)
+        attestor = module.create(module.Config(socket_path=engine.socket, signatures=signatures))
+        facts = asyncio.run(attestor.attest(first))
+    assert of_signatures(facts) == SIGNED
 
 
 def test_processes_of_the_host_are_in_no_container(engine, attest):

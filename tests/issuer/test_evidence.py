@@ -10,6 +10,7 @@ import pytest
 from issuer.errors import EvidenceRejectedError
 from issuer.evidence import MAX_AGE, EvidenceJudge, recorded
 from spiffekit.evidence import ContainerFacts, Evidence, PodFacts, ProcessFacts
+from spiffekit.selector import IMAGE_SIGNATURES
 from spiffekit.template import Template
 from tests.issuer.strategies import NOW, a_node, an_entry, an_id, selectors
 
@@ -171,6 +172,17 @@ def test_a_template_without_a_value_gives_nothing():
 def test_selectors_that_the_cluster_does_not_bear_out_are_refused(kind):
     with pytest.raises(EvidenceRejectedError, match=f"k8s:{kind.partition(':')[0]} is not that of the pod"):
         judge(OF_PODS, in_pod(f"k8s:{kind}:forged"), pods=Pods())
+
+
+@pytest.mark.parametrize("kind", IMAGE_SIGNATURES)
+def test_who_signed_an_image_is_the_nodes_word_and_needs_the_pod_all_the_same(kind):
+    stated = f"k8s:{kind}:x"
+    entry = an_entry(selectors=selectors("k8s:ns:shop", stated), svid_per_process=True)
+    assert judge(entry, in_pod(stated), pods=Pods()) == entry.spiffe_id
+    with pytest.raises(EvidenceRejectedError, match="a reason"):
+        judge(entry, in_pod(stated), pods=Pods("a reason"))
+    with pytest.raises(EvidenceRejectedError, match=r"evidence.pod: is missing"):
+        judge(entry, evidence("k8s:ns:shop", stated))
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,10 @@ from attestor.workload.containers import ContainerAttestor
 from attestor.workload.engine import Engine
 from attestor.workload.engine_api import EngineApi
 from spiffekit.evidence import ContainerFacts
-from spiffekit.selector import KINDS, typo
+from spiffekit.selector import IMAGE_SIGNATURES, KINDS, typo
 from tests.attestor.workload.places import cgroup, enter
 from tests.attestor.workload.processes import held, process, running, values
+from tests.attestor.workload.signatures import SIGNED, of_signatures, signed
 from tests.fakes.clock import FakeClock
 from tests.fakes.engine import DIGEST, IMAGE_ID, FakeEngine
 
@@ -76,7 +77,20 @@ async def test_a_container_is_described_by_its_engine(engine, attestor):
         image_digest=DIGEST,
     )
     assert [s for s in facts.selectors if typo(s)] == []
-    assert set(KINDS["docker"]) == {s.value.partition(":")[0] for s in facts.selectors}
+    stated = {s.value.partition(":")[0] for s in facts.selectors}
+    assert set(KINDS["docker"]) - set(IMAGE_SIGNATURES) == stated
+
+
+async def test_it_is_stated_who_signed_the_image_of_that_very_digest(engine, tmp_path):
+    """As long as the first process lives, what the engine said is not asked for again; nor is this."""
+    attestor = docker.create(docker.Config(tmp_path / "engine.sock", signatures=signed(tmp_path, DIGEST)))
+    engine.add_image("sha256:" + "aa" * 32, ["registry.example/web@sha256:" + "bb" * 32])
+    with contained(engine) as (one, _), contained(engine, image_id="sha256:" + "aa" * 32) as (other, _):
+        for _ in range(2):
+            facts = await attestor.attest(one)
+            assert of_signatures(facts) == SIGNED
+            assert [s for s in facts.selectors if typo(s)] == []
+            assert of_signatures(await attestor.attest(other)) == set()
 
 
 async def test_two_containers_of_one_image_are_told_apart(engine, attestor):

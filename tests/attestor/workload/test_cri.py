@@ -11,9 +11,11 @@ import pytest
 from attestor.errors import WorkloadAttestationError
 from attestor.workload import Facts, containers, cri
 from attestor.workload.containers import ContainerAttestor
+from spiffekit.selector import typo
 from spiffekit.wire.pb.cri.v1 import runtime_pb2, runtime_pb2_grpc
 from tests.attestor.workload.places import cgroup
 from tests.attestor.workload.processes import process, values
+from tests.attestor.workload.signatures import SIGNED, of_signatures, signed
 
 REF = "registry.example/web@sha256:" + "2e" * 32
 
@@ -86,6 +88,18 @@ async def test_image_and_digest_are_told_apart(runtime, attestor, one):
     assert facts.container.image_digest == "sha256:" + "2e" * 32
     assert facts.container.image_id == ""
     assert values(facts, "pod-name") == set()  # it said none
+
+
+async def test_it_is_stated_who_signed_the_image_of_that_digest(runtime, one, tmp_path):
+    def attestor():
+        signatures = signed(tmp_path, REF.partition("@")[2])
+        return cri.create(cri.Config(tmp_path / "cri.sock", signatures=signatures))
+
+    facts = await attestor().attest(one)
+    assert of_signatures(facts) == SIGNED
+    assert [s for s in facts.selectors if typo(s)] == []
+    runtime.status.image_ref = REF.partition("@")[2]  # of the configuration, which nobody signs
+    assert of_signatures(await attestor().attest(one)) == set()
 
 
 async def test_a_container_that_does_not_run_is_none(runtime, attestor, one):

@@ -13,6 +13,7 @@ from spiffekit.daemon.config import ConfigError
 from spiffekit.evidence import ContainerFacts, PodFacts
 from spiffekit.selector import Selector, typo
 from tests.attestor.workload.kubernetes import Processes, cgroup_of
+from tests.attestor.workload.signatures import SIGNED, of_signatures, signed
 from tests.fakes.kubernetes import Authority, Kubelet, container_id, image_of, pod, status
 
 
@@ -81,6 +82,24 @@ async def test_everything_of_a_pod_is_stated(processes):
     assert image_of("sidecar") in values(facts, "pod-image")
     assert image_of("setup") in values(facts, "pod-init-image")
     assert [s for s in facts.selectors if typo(s)] == []
+
+
+async def test_it_is_stated_who_signed_the_image_of_the_container_and_not_of_its_neighbour(
+    processes, tmp_path
+):
+    one = pod("booking-7", containers=("app", "sidecar"))
+    (app, _) = one["status"]["containerStatuses"]
+    signatures = signed(tmp_path, app["imageID"].partition("@")[2])
+    with Kubelet([one]) as kubelet:
+        attestor = reading(kubelet, signatures=signatures)
+        facts = await within(attestor, processes.of(one))
+        assert of_signatures(facts) == SIGNED
+        assert [s for s in facts.selectors if typo(s)] == []
+        assert of_signatures(await within(attestor, processes.of(one, "sidecar"))) == set()
+        app["imageID"] = app["imageID"].partition("@")[2]
+        assert (
+            of_signatures(await within(reading(kubelet, signatures=signatures), processes.of(one))) == set()
+        )
 
 
 async def test_two_pods_of_one_user_are_told_apart(processes):

@@ -14,6 +14,7 @@ from spiffekit.selector import typo
 from tests.attestor.workload.namespaces import in_namespace
 from tests.attestor.workload.places import cgroup
 from tests.attestor.workload.processes import process, values
+from tests.attestor.workload.signatures import SIGNED, of_signatures, signed
 from tests.fakes.engine import DIGEST, IMAGE_ID, FakeEngine
 
 ALICE, BOB = 4711, 4712
@@ -68,6 +69,26 @@ async def test_a_users_container_is_described_as_that_users_word(engines, attest
     assert facts.container.id == container_id
     assert [s for s in facts.selectors if typo(s)] == []
     assert engines[0].requests == engines[BOB].requests == []
+
+
+async def test_signatures_are_stated_of_roots_images_alone(engines, tmp_path):
+    """A user's own engine may name whatever digest is signed."""
+    signatures = signed(tmp_path, DIGEST)
+    attestor = podman.create(
+        podman.Config(tmp_path / "0.sock", f"{tmp_path}/{{uid}}.sock", signatures=signatures)
+    )
+    with process("sleep", "60") as one:
+        container_id = engines[0].run(one.pid)
+        with cgroup(f"/machine.slice/libpod-{container_id}.scope/container", one.pid):
+            facts = await attestor.attest(one)
+    assert of_signatures(facts) == SIGNED
+    assert [s for s in facts.selectors if typo(s)] == []
+    with in_namespace(ALICE) as one:
+        container_id = engines[ALICE].run(one.pid)
+        with cgroup(SLICE.format(ALICE, container_id) + "/container", one.pid):
+            facts = await attestor.attest(one)
+    assert f"podman:user:{ALICE}:image_digest:{DIGEST}" in set(map(str, facts.selectors))
+    assert not [s for s in facts.selectors if "sign" in s.value]
 
 
 async def test_a_process_of_a_mapped_user_in_a_namespace_of_its_own_is_the_users_still(engines, attestor):
