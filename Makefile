@@ -49,6 +49,7 @@ lock: ## resolve requirements.lock anew
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --all-extras --no-strip-extras pyproject.toml -o requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra issuer --extra kubernetes --no-strip-extras -c requirements.lock pyproject.toml -o deploy/docker/issuer.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra attestor --no-strip-extras -c requirements.lock pyproject.toml -o deploy/docker/attestor.lock
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra attestor --extra signatures --no-strip-extras -c requirements.lock pyproject.toml -o deploy/docker/attestor-signatures.lock
 
 bench: .venv/ready ## measure; prints a table and JSON
 	$(BIN)/python -m benchmarks

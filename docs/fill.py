@@ -25,11 +25,17 @@ def options(name: str) -> str:
     said = described(inspect.getdoc(struct) or "")
     rows = ["| option | default | what |", "|---|---|---|"]
     for field in msgspec.structs.fields(struct):
-        default = "required" if field.required else shown(field.default)
+        default = "required" if field.required else shown(default_of(field))
         rows.append(f"| `{field.encode_name}` | {default} | {said[field.encode_name]} |")
     if len(rows) == 2:
         return "There are none.\n"
     return "\n".join(rows) + "\n"
+
+
+def default_of(field: msgspec.structs.FieldInfo) -> object:
+    """Return a field's default; of mutable ones there is only what makes them."""
+    made = field.default_factory
+    return field.default if made is msgspec.NODEFAULT else made()
 
 
 def described(docstring: str) -> dict[str, str]:
@@ -51,6 +57,8 @@ def shown(default: object) -> str:
     """Return a default as a configuration file has it."""
     match default:
         case None | "" | ():
+            return "none"
+        case dict() if not default:
             return "none"
         case bool():
             return f"`{str(default).lower()}`"

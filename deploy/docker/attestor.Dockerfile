@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 # docker build -f deploy/docker/attestor.Dockerfile -t attestor .
+# With --build-arg SIGNATURES=yes it verifies image signatures by certificate (Sigstore), too.
 FROM docker.io/library/python:3.13-slim AS build
+ARG SIGNATURES=
 COPY . /src
 RUN python -m venv /opt/attestor \
  && /opt/attestor/bin/pip install --no-cache-dir --require-hashes -r /src/deploy/docker/attestor.lock \
+ && if [ -n "$SIGNATURES" ]; then \
+      /opt/attestor/bin/pip install --no-cache-dir --require-hashes -r /src/deploy/docker/attestor-signatures.lock; fi \
  && /opt/attestor/bin/pip install --no-cache-dir hatchling \
  && /opt/attestor/bin/pip install --no-cache-dir --no-deps --no-build-isolation /src \
  && /opt/attestor/bin/pip uninstall --yes hatchling pip

@@ -117,6 +117,10 @@ ADVISORIES = {
         engines/test_containers.py::a_cgroup_of_the_same_name_earns_nothing
         attestor/workload/test_containers.py::an_imitated_cgroup_earns_nothing
     """,
+    "CVE-2022-36056: a log's entry of something else vouched for a signature": """
+        attestor/workload/test_image_sigstore.py::a_log_entry_of_another_signature_is_refused
+        attestor/workload/test_image_sigstore.py::a_bundle_that_was_tampered_with_is_refused
+    """,
     "#1403: a hash was taken of the file at a path of another mount namespace": """
         attestor/workload/test_executable.py::a_replaced_file_does_not_lend_its_name
         attestor/workload/test_executable.py::an_executable_is_described_by_path_inode_and_hash

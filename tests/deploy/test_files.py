@@ -84,12 +84,13 @@ def pinned(path):
     return dict(re.findall(r"(?m)^([a-z0-9._-]+)(?:\[[a-z,]+\])?==(\S+)", path.read_text()))
 
 
-@pytest.mark.parametrize("name", ["issuer", "attestor"])
+@pytest.mark.parametrize("name", ["issuer", "attestor", "attestor-signatures"])
 def test_an_image_has_what_was_tested_and_no_more(name):
     tested, shipped = pinned(ROOT / "requirements.lock"), pinned(DEPLOY / "docker" / f"{name}.lock")
     assert {package: version for package, version in shipped.items() if tested.get(package) != version} == {}
     assert {"pytest", "mypy", "ruff"}.isdisjoint(shipped)
     assert ("sqlalchemy" in shipped) == (name == "issuer")
+    assert ("sigstore" in shipped) == (name == "attestor-signatures")
 
 
 @pytest.mark.parametrize(

@@ -120,12 +120,14 @@ class Sample(msgspec.Struct):
         span: A time.
         flag: A truth.
         path: A path.
+        tables: Others.
     """
 
     needed: str
     span: timedelta = timedelta(minutes=90)
     flag: bool = False
     path: Path | None = None
+    tables: dict[str, int] = {}
 
 
 def test_a_table_has_every_option_with_its_default(fill, monkeypatch):
@@ -134,6 +136,7 @@ def test_a_table_has_every_option_with_its_default(fill, monkeypatch):
         "| `span` | `90m` | A time. |",
         "| `flag` | `false` | A truth. |",
         "| `path` | none | A path. |",
+        "| `tables` | none | Others. |",
     ]
 
 
