@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from tests.attestor.endpoints.world import World
+from tests.attestor.endpoints.world import WITHIN, World
 
 
 @pytest.fixture
@@ -22,6 +22,6 @@ def world(make_world):
 
 async def until(condition):
     """Wait until a condition holds; something else on this loop makes it so."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(WITHIN):
         while not condition():
             await asyncio.sleep(0.001)
