@@ -26,7 +26,7 @@ from attestor.errors import (
     NodeBannedError,
 )
 from attestor.node import NodeAttestor, Releasing
-from attestor.updates import Update, entry_from_proto, update_from_proto
+from attestor.updates import Update, bundles_from_proto, entries_from_proto, update_from_proto
 from spiffekit.bundle import Bundle
 from spiffekit.daemon.clock import Clock
 from spiffekit.daemon.listener import FIXED_WINDOW
@@ -218,10 +218,11 @@ class IssuerClient:
             )
 
     async def federated_bundle(self, trust_domain: TrustDomain) -> Bundle | None:
-        """Return the bundle of a federated trust domain, or None if the issuer has none yet."""
+        """Return the bundle of a federated trust domain, or None if the issuer has none that can be used."""
         with self._errors(), _tolerated(grpc.StatusCode.NOT_FOUND):
             request = bundle_pb2.GetFederatedBundleRequest(trust_domain=trust_domain.name)
-            return bundle_from_proto(await self._bundles.GetFederatedBundle(request, timeout=DEADLINE))
+            answer = await self._bundles.GetFederatedBundle(request, timeout=DEADLINE)
+            return next(iter(bundles_from_proto([answer])[0]), None)
         return None
 
     async def new_x509_svids(
@@ -335,7 +336,7 @@ async def _sync(stream: Any, known: Mapping[str, Entry]) -> tuple[Entry, ...]:
         if not isinstance(answer, entry_pb2.SyncAuthorizedEntriesResponse):
             raise IssuerUnavailableError("issuer ended the list of entries too early")
         revisions.extend(answer.entry_revisions)
-        found.update({message.id: entry_from_proto(message) for message in answer.entries})
+        found.update({entry.id: entry for entry in entries_from_proto(answer.entries)[0]})
         return answer.more
 
     while await read():

@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Final, NoReturn
 
 from attestor.cache import Cache, Entry
-from attestor.errors import AttestorError
+from attestor.errors import AttestorError, IssuerUnavailableError
 from attestor.issuer_client import IssuerClient
 from attestor.session import RETRY, NodeSession
 from attestor.updates import Update
@@ -80,12 +80,15 @@ class Sync:
 
     def _apply(self, parts: list[Update]) -> None:
         bundles = [bundle for part in parts for bundle in part.bundles]
+        removed_bundles = [trust_domain for part in parts for trust_domain in part.removed_bundles]
+        if self._cache.trust_domain in removed_bundles:  # nobody could be verified, nor the issuer be known
+            raise IssuerUnavailableError("issuer's own bundle is malformed or gone")
         self._take(bundles)
         self._cache.apply(
             entries=[entry for part in parts for entry in part.entries],
             removed=[entry_id for part in parts for entry_id in part.removed],
             bundles=bundles,
-            removed_bundles=[td for part in parts for td in part.removed_bundles],
+            removed_bundles=removed_bundles,
             tainted=[key_id for part in parts for key_id in part.tainted],
             snapshot=parts[0].snapshot,
         )

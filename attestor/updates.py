@@ -1,12 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the issuer says of this node's entries, from its messages into our values."""
+"""What the issuer says of this node's entries, from its messages into our values.
 
+An entry or a bundle that is malformed is withheld, and what is well-formed beside it counts: else whoever
+gets one poisoned entry into the registry would keep every other identity of the node from being given,
+changed or taken back. It is withheld even where an earlier form of it was good, for what the issuer says of
+it now may be less than that, and we cannot tell.
+"""
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any, Final, TypeVar
 
 from attestor.cache import Entry
 from spiffekit.bundle import Bundle
-from spiffekit.errors import SelectorError
+from spiffekit.errors import SelectorError, SpiffeError, SpiffeIdError
 from spiffekit.id import TrustDomain
 from spiffekit.selector import Selector
 from spiffekit.template import Template
@@ -14,10 +24,16 @@ from spiffekit.wire.convert import bundle_from_proto, instant, spiffe_id_from_pr
 from spiffekit.wire.pb.issuer.v1 import updates_pb2
 from spiffekit.wire.pb.spire.api import types_pb2
 
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+MAX_NAME: Final = 80  # characters of a malformed thing's name that are logged
+
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """One message of the push stream."""
+    """One message of the push stream. What is malformed in it is among what is removed."""
 
     revision: int
     epoch: str
@@ -37,8 +53,10 @@ def entry_from_proto(message: types_pb2.Entry) -> Entry:
     Raises:
         SpiffeError: Its ID, a selector or a trust domain is invalid; or it has no selectors, and would match
             every process.
-        ValueError: It has a point in time that cannot be.
+        ValueError: It has no ID, or a point in time that cannot be.
     """
+    if not message.id:
+        raise ValueError("entry has no ID")
     if not message.selectors:
         raise SelectorError(f"entry {message.id[:80]!r} has no selectors")
     template = Template.parse(message.spiffe_id_template) if message.spiffe_id_template else None
@@ -58,22 +76,60 @@ def entry_from_proto(message: types_pb2.Entry) -> Entry:
     )
 
 
-def update_from_proto(message: updates_pb2.WatchResponse) -> Update:
-    """Return one message of the push stream.
+def entries_from_proto(messages: Iterable[types_pb2.Entry]) -> tuple[tuple[Entry, ...], frozenset[str]]:
+    """Return the entries of messages, and the IDs of those that are malformed: these are to be withheld."""
+    entries, malformed = _well_formed(messages, entry_from_proto, name=lambda message: message.id)
+    return tuple(entry for entry in entries if entry.id not in malformed), malformed
 
-    Raises:
-        SpiffeError: An entry or a bundle is malformed.
-        ValueError: An entry has a point in time that cannot be.
-    """
+
+def bundles_from_proto(messages: Iterable[types_pb2.Bundle]) -> tuple[tuple[Bundle, ...], frozenset[str]]:
+    """Return the bundles of messages, and the trust domains, by name, of those that are malformed."""
+    return _well_formed(messages, bundle_from_proto, name=lambda message: message.trust_domain)
+
+
+def update_from_proto(message: updates_pb2.WatchResponse) -> Update:
+    """Return one message of the push stream."""
+    entries, malformed = entries_from_proto(message.entries)
+    bundles, untrusted = bundles_from_proto(message.bundles)
     return Update(
         revision=message.revision,
         epoch=message.epoch,
         snapshot=message.snapshot,
         more=message.more,
-        entries=tuple(map(entry_from_proto, message.entries)),
-        removed=tuple(message.removed_entry_ids),
-        bundles=tuple(map(bundle_from_proto, message.bundles)),
-        removed_bundles=tuple(TrustDomain.parse(name) for name in message.removed_bundles),
+        entries=entries,
+        removed=(*message.removed_entry_ids, *sorted(malformed)),
+        bundles=bundles,
+        removed_bundles=_trust_domains([*message.removed_bundles, *sorted(untrusted)]),
         tainted=tuple(message.tainted_x509_authorities),
         heartbeat=message.heartbeat,
     )
+
+
+def _well_formed(
+    messages: Iterable[Any], parse: Callable[[Any], T], *, name: Callable[[Any], str]
+) -> tuple[tuple[T, ...], frozenset[str]]:
+    """Return what can be parsed, and the names of what cannot."""
+    found: list[T] = []
+    malformed: dict[str, str] = {}
+    for message in messages:
+        try:
+            found.append(parse(message))
+        except (SpiffeError, ValueError) as error:
+            malformed[name(message)] = str(error)
+    if malformed:
+        # One line, however many there are: they come again with every snapshot.
+        first, reason = next(iter(malformed.items()))
+        logger.warning(
+            "issuer sent what is malformed, it is withheld",
+            extra={"count": len(malformed), "first": first[:MAX_NAME], "reason": reason},
+        )
+    return tuple(found), frozenset(malformed)
+
+
+def _trust_domains(names: Iterable[str]) -> tuple[TrustDomain, ...]:
+    """Return those that are names of trust domains; of any other one we have no bundle."""
+    found = []
+    for name in names:
+        with contextlib.suppress(SpiffeIdError):
+            found.append(TrustDomain.parse(name))
+    return tuple(found)

@@ -265,15 +265,25 @@ def entry(**changes):
 @pytest.mark.parametrize(
     "bad", [{"selectors": []}, {"spiffe_id": None}, {"created_at": -1}], ids=["selectors", "ID", "time"]
 )
-async def test_a_malformed_entry_is_refused(bad):
-    async with client_of(
-        Watch=saying(updates_pb2.WatchResponse(entries=[entry(**bad)])),
-        SyncAuthorizedEntries=saying(entry_pb2.SyncAuthorizedEntriesResponse(entries=[entry(**bad)])),
-    ) as client:
-        with pytest.raises(IssuerUnavailableError, match=MALFORMED):
-            await read_all(client.watch(QUIET))
-        with pytest.raises(IssuerUnavailableError, match=MALFORMED):
-            await client.sync_entries({})
+async def test_a_malformed_entry_is_withheld_and_the_others_are_not(bad):
+    entries = [entry(id="bad", **bad), entry(id="good")]
+    async with (
+        client_of(
+            Watch=saying(updates_pb2.WatchResponse(entries=entries)),
+            SyncAuthorizedEntries=saying(entry_pb2.SyncAuthorizedEntriesResponse(entries=entries)),
+        ) as client,
+        contextlib.aclosing(client.watch(QUIET)) as stream,
+    ):
+        pushed = await anext(stream)
+        assert [found.id for found in pushed.entries] == ["good"]
+        assert pushed.removed == ("bad",)
+        assert [found.id for found in await client.sync_entries({})] == ["good"]
+
+
+async def test_a_malformed_federated_bundle_is_as_good_as_none():
+    bad = types_pb2.Bundle(trust_domain="other.org", jwt_authorities=[types_pb2.JWTKey()])
+    async with client_of(GetFederatedBundle=answering(bad)) as client:
+        assert await client.federated_bundle(TrustDomain("other.org")) is None
 
 
 async def test_a_push_stream_that_just_ends_is_opened_again():

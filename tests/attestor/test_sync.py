@@ -205,6 +205,22 @@ async def test_tainted_authorities_are_known(world):
         assert world.cache.tainted == {"0f"}
 
 
+async def test_an_update_without_our_own_bundle_is_refused_whole(world):
+    """It was malformed, or is said to be gone: nobody could be verified by what is left."""
+    async with world.running():
+        await world.hear(
+            world.issuer.update(
+                revision=9, removed_bundles=(world.cache.trust_domain,), entries=(entry("a"),)
+            )
+        )
+        (error,) = world.session.errors
+        assert str(error) == "issuer's own bundle is malformed or gone"
+        assert world.known == []
+        assert world.cache.bundles.get(world.cache.trust_domain) == world.issuer.bundle
+        await world.clock.advance(RETRY[1])
+        assert world.issuer.watches == [(0, ""), (1, "epoch")]
+
+
 # Where a stream goes on.
 
 

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the issuer says becomes our values whole, or is refused."""
+"""What the issuer says becomes our values; what is malformed is withheld and harms nothing else."""
 
 from datetime import UTC, datetime
 
 import pytest
 
 from attestor.cache import Entry
-from attestor.updates import Update, entry_from_proto, update_from_proto
-from spiffekit.errors import BundleError, SelectorError, SpiffeIdError, TemplateError
+from attestor.updates import MAX_NAME, Update, entry_from_proto, update_from_proto
+from spiffekit.errors import SelectorError, SpiffeIdError, TemplateError
 from spiffekit.id import SpiffeId, TrustDomain
 from spiffekit.selector import Selector
 from spiffekit.template import Template
@@ -85,6 +85,7 @@ def test_an_entry_with_a_template_has_it_instead_of_an_id():
 @pytest.mark.parametrize(
     ("changes", "error"),
     [
+        ({"id": ""}, ValueError),
         ({"selectors": []}, SelectorError),
         ({"spiffe_id_template": "spiffe://example.org/no/placeholder"}, TemplateError),
         ({"selectors": [types_pb2.Selector(value="uid:1")]}, SelectorError),
@@ -94,7 +95,7 @@ def test_an_entry_with_a_template_has_it_instead_of_an_id():
         ({"created_at": -1}, ValueError),
         ({"expires_at": 2**62}, ValueError),
     ],
-    ids=["no selectors", "template", "selector", "path", "no ID", "trust domain", "too early", "too late"],
+    ids=["ID", "no selectors", "template", "selector", "path", "no ID", "others", "too early", "too late"],
 )  # fmt: skip
 def test_a_malformed_entry_is_refused(changes, error):
     with pytest.raises(error):
@@ -133,19 +134,44 @@ def test_a_heartbeat_says_how_far_we_are():
     assert (update.heartbeat, update.revision, update.epoch, update.entries) == (True, 9, "e", ())
 
 
-@pytest.mark.parametrize(
-    ("changes", "error"),
-    [
-        ({"bundles": [types_pb2.Bundle()]}, SpiffeIdError),
-        (
-            {"bundles": [types_pb2.Bundle(trust_domain="a.org", jwt_authorities=[types_pb2.JWTKey()])]},
-            BundleError,
-        ),
-        ({"removed_bundles": [""]}, SpiffeIdError),
-        ({"entries": [types_pb2.Entry()]}, SelectorError),
-    ],
-    ids=["no trust domain", "bad authority", "no name", "empty entry"],
-)
-def test_a_malformed_update_is_refused(changes, error):
-    with pytest.raises(error):
-        update_from_proto(updates_pb2.WatchResponse(**changes))
+BAD_BUNDLE = types_pb2.Bundle(trust_domain="bad.org", jwt_authorities=[types_pb2.JWTKey()])
+
+
+@pytest.mark.parametrize("bad", [{"selectors": []}, {"spiffe_id": None}, {"expires_at": 2**62}])
+def test_a_malformed_entry_is_withheld_and_the_others_are_not(bad, caplog):
+    update = update_from_proto(
+        updates_pb2.WatchResponse(
+            entries=[message(id="a"), message(id="bad", **bad), message(id="b")], removed_entry_ids=["gone"]
+        )
+    )
+    assert [entry.id for entry in update.entries] == ["a", "b"]
+    assert update.removed == ("gone", "bad"), "an earlier form of it does not count any longer"
+    (record,) = caplog.records
+    assert (record.count, record.first) == (1, "bad")
+
+
+def test_of_two_entries_of_one_name_none_counts_if_one_is_malformed():
+    update = update_from_proto(
+        updates_pb2.WatchResponse(entries=[message(), message(selectors=[]), message(hint="x")])
+    )
+    assert (update.entries, update.removed) == ((), ("e1",))
+
+
+def test_however_much_is_malformed_the_log_gets_one_line(caplog):
+    entries = [message(id=f"{number}-{'x' * 200}", selectors=[]) for number in range(1000)]
+    update = update_from_proto(updates_pb2.WatchResponse(entries=entries))
+    assert len(update.removed) == 1000
+    (record,) = caplog.records
+    assert (record.count, len(record.first)) == (1000, MAX_NAME)
+    assert "has no selectors" in record.reason
+
+
+def test_a_malformed_bundle_is_withheld_and_the_others_are_not():
+    update = update_from_proto(
+        updates_pb2.WatchResponse(
+            bundles=[BAD_BUNDLE, types_pb2.Bundle(), bundle_to_proto(CA.bundle)],
+            removed_bundles=["gone.org", "", "Not A Name"],
+        )
+    )
+    assert update.bundles == (CA.bundle,)
+    assert update.removed_bundles == (TrustDomain("gone.org"), TrustDomain("bad.org"))

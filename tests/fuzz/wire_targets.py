@@ -91,11 +91,12 @@ def entry_message(data):
 
 
 def update_message(data):
-    """What the issuer pushes to an attestor."""
+    """What the issuer pushes to an attestor: what is malformed in it is withheld, and ends nothing."""
+    message = parsed(updates_pb2.WatchResponse, data)
     try:
-        update_from_proto(parsed(updates_pb2.WatchResponse, data))
-    except ValueError as error:  # of an instant, as the parser says; the client of the issuer expects it
-        raise SpiffeError(str(error)) from error
+        update_from_proto(message)
+    except SpiffeError as error:
+        raise AssertionError("an update is refused whole") from error
 
 
 def evidence_message(data):
