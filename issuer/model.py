@@ -197,6 +197,11 @@ class Agent:
     orphaned_at: datetime | None = None  # when its owner was first found to be gone
     successor: SpiffeId | None = None  # of one that is retired
 
+    @property
+    def facts(self) -> "AgentFacts":
+        """What the audit trail says of it."""
+        return AgentFacts(spiffe_id=str(self.spiffe_id), owner=str(self.owner), class_=self.agent_class)
+
 
 class AuthorityKind(StrEnum):
     """What an authority signs."""
@@ -256,18 +261,71 @@ class Change:
 class Outcome(StrEnum):
     """How an audited act ended."""
 
-    OK = "ok"
-    DENIED = "denied"
-    FAILED = "failed"
+    OK = "allow"
+    DENIED = "deny"
+    FAILED = "error"
+
+
+class Severity(StrEnum):
+    """How much an event is worth looking at."""
+
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+    CRITICAL = "critical"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentFacts:
+    """The agent that an event is about, as the registry knew it then."""
+
+    spiffe_id: str
+    instance_uid: str = ""
+    owner: str = ""
+    class_: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttestFacts:
+    """What an identity was earned by."""
+
+    node: str = ""
+    level: str = ""  # of the node's proof
+    selectors_sha256: str = ""  # of the workload's selectors, which may themselves hold secrets
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CredentialFacts:
+    """What was handed out. A token is known by its hash, even if it has no ID."""
+
+    kind: str  # "x509-svid", "jwt-svid", …
+    serial: str = ""  # decimal
+    jti: str = ""
+    sha256: str = ""  # of a token, in hex
+    exp: str = ""  # RFC 3339
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerFacts:
+    """Where a call over the network came from."""
+
+    ip: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditRecord:
-    """Who did what to which thing, and how it ended. Never holds a key, token or CSR."""
+    """One event before it has its place in the trail. Never holds a key, token or CSR."""
 
     at: datetime
     actor: str  # SPIFFE ID, or "local:uid=0,pid=42", or "anonymous:<address>"
     act: str  # the full method, e.g. "/spire.api.server.entry.v1.Entry/BatchCreateEntry"
     subject: str  # the ID acted upon, or ""
     outcome: Outcome
-    detail: Mapping[str, object] = field(default_factory=dict)  # JSON values only
+    type: str  # a noun and what became of it, e.g. "svid.issued"
+    reason: str = ""  # why it did not end well
+    severity: Severity | None = None  # None: as the outcome says
+    agent: AgentFacts | None = None
+    attest: AttestFacts | None = None
+    credential: CredentialFacts | None = None
+    peer: PeerFacts | None = None
+    detail: Mapping[str, object] = field(default_factory=dict)  # strings, integers and booleans, nested

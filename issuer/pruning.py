@@ -59,14 +59,21 @@ class Pruning:
 
     def _act(self, tx: Transaction) -> int:
         gone = [
-            str(tx.entries.delete(entry.id).spiffe_id) for entry in tx.entries.expired(tx.now, self._batch)
+            ("entry", tx.entries.delete(entry.id).name) for entry in tx.entries.expired(tx.now, self._batch)
         ]
         if self._nodes_expired_for is not None:
             before = tx.now - self._nodes_expired_for
             nodes = tx.nodes.expired_before(before, self._batch, tofu=self._tofu_nodes)
-            gone += [str(tx.nodes.delete(node.id).id) for node in nodes]
-        for subject in gone:
+            gone += [("node", str(tx.nodes.delete(node.id).id)) for node in nodes]
+        for kind, subject in gone:
             tx.audit.append(
-                AuditRecord(at=tx.now, actor=ACTOR, act="prune", subject=subject, outcome=Outcome.OK)
+                AuditRecord(
+                    at=tx.now,
+                    actor=ACTOR,
+                    act="prune",
+                    type=f"{kind}.pruned",
+                    subject=subject,
+                    outcome=Outcome.OK,
+                )
             )
         return len(gone) + tx.join_tokens.prune(tx.now)

@@ -3,6 +3,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from issuer.api.convert_agents import (
@@ -233,6 +234,6 @@ def _class(tx: Transaction, agent: Agent) -> AgentClass | None:
     return tx.agents.get_class(agent.agent_class) if agent.agent_class else None
 
 
-def _record(call: Call, agent: Agent, **detail: str) -> AuditRecord:
-    subject = str(agent.spiffe_id)
-    return call.record(subject, Outcome.OK, state=agent.state, owner=str(agent.owner), **detail)
+def _record(call: Call, agent: Agent, *, reason: str = "", **detail: str) -> AuditRecord:
+    record = call.record(str(agent.spiffe_id), Outcome.OK, reason=reason, state=agent.state, **detail)
+    return replace(record, agent=agent.facts)

@@ -17,8 +17,9 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from issuer import errors
 from issuer.api.authorization import authorize
 from issuer.api.caller import Caller, Callers, Connection, Kind
+from issuer.api.event_types import event_type
 from issuer.keys import KeyManagerError
-from issuer.model import AuditRecord, Outcome
+from issuer.model import AuditRecord, Outcome, PeerFacts
 from issuer.store import Database
 from spiffekit.daemon import health_service
 from spiffekit.daemon.clock import Clock
@@ -80,14 +81,20 @@ class Call:
     now: datetime
     id: str
 
-    def record(self, subject: str, outcome: Outcome = Outcome.OK, **detail: object) -> AuditRecord:
+    def record(
+        self, subject: str, outcome: Outcome = Outcome.OK, *, reason: str = "", **detail: object
+    ) -> AuditRecord:
         """Return the audit record of this call about `subject`."""
+        here = self.connection.process is not None
         return AuditRecord(
             at=self.now,
             actor=self.caller.actor,
             act=self.method,
             subject=subject,
             outcome=outcome,
+            type=event_type(self.method, outcome),
+            reason=reason,
+            peer=None if here else PeerFacts(ip=self.connection.address),
             detail={"call": self.id, **detail},
         )
 
@@ -192,7 +199,7 @@ class Dispatcher:
     async def _audit_refusal(self, call: Call, status: Status) -> None:
         """Record a refused act of an operator; refusals of anybody else could flood the trail."""
         outcome = Outcome.DENIED if status.code is Code.PERMISSION_DENIED else Outcome.FAILED
-        record = call.record("", outcome, code=status.code.name, message=status.message)
+        record = call.record("", outcome, reason=status.message, code=status.code.name)
         try:
             await self._database.record(record)
         except errors.StoreError:

@@ -14,6 +14,7 @@ from google.protobuf.empty_pb2 import Empty
 
 from issuer.api.convert import comparison_field, id_field, node_to_proto, selectors_field
 from issuer.api.dispatch import Call, masked, page_size, pages_of
+from issuer.api.issued import attested_record
 from issuer.api.proving import Proving, opening, response_of
 from issuer.ca.authorities import Authorities
 from issuer.ca.requests import parse_csr
@@ -162,9 +163,7 @@ class NodeService:
             if current is not None and proof.first_use:
                 raise NodeRejectedError(_USED)
             tx.nodes.put(node)
-            tx.audit.append(
-                call.record(str(node_id), attestation=kind, level=node.level.name, serial=node.serial)
-            )
+            tx.audit.append(attested_record(call, node, issued, attestation=kind))
 
         await self._database.write(act)
         return issued
@@ -186,9 +185,8 @@ class NodeService:
                 raise NodeDeniedError("node is not attested", DenialReason.NOT_ATTESTED)
             if node.banned:
                 raise NodeDeniedError("node is banned", DenialReason.BANNED)
-            serial = str(issued.serial)
-            tx.nodes.put(replace(node, new_serial=serial, new_expires_at=issued.expires_at))
-            tx.audit.append(call.record(str(node_id), serial=serial))
+            tx.nodes.put(replace(node, new_serial=str(issued.serial), new_expires_at=issued.expires_at))
+            tx.audit.append(attested_record(call, node, issued))
 
         await self._database.write(act)
         return agent_pb2.RenewAgentResponse(svid=_svid(issued))

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from issuer.api.convert import id_field
 from issuer.api.dispatch import Call, item_status
+from issuer.api.issued import issued_record
 from issuer.ca.authorities import Authorities
 from issuer.ca.requests import check_dns_names, parse_csr
 from issuer.ca.signing import IssuedJwtSvid, IssuedX509Svid
@@ -21,7 +22,7 @@ from issuer.errors import (
 )
 from issuer.evidence import EvidenceJudge, recorded
 from issuer.governance.issuance import Governor
-from issuer.model import Outcome, RegistrationEntry
+from issuer.model import RegistrationEntry
 from issuer.registration import Registrations
 from issuer.store import Database
 from issuer.store.nodes import SERVER_PATH
@@ -209,9 +210,7 @@ class SvidService:
     async def _record(self, call: Call, issued: list[dict[str, Any]]) -> None:
         """Record what was issued before it is handed out: what cannot be recorded is not issued."""
         if issued:
-            subject = issued[0]["id"] if len(issued) == 1 else ""
-            record = call.record(subject, Outcome.OK, issued=issued)
-            await self._database.record(record)
+            await self._database.record(*(issued_record(call, said) for said in issued))
 
 
 def _authorized(entries: Mapping[str, RegistrationEntry], entry_id: str) -> RegistrationEntry:

@@ -198,15 +198,17 @@ class Caretaker:
                 after, act = self._after(agent, tx.now)
                 if after != agent:
                     tx.agents.update(after)
-                    detail = {"state": after.state, "owner": str(after.owner), "reason": after.reason}
                     tx.audit.append(
                         AuditRecord(
                             at=tx.now,
                             actor=ACTOR,
                             act=act,
+                            type=act,
                             subject=str(agent.spiffe_id),
                             outcome=Outcome.OK,
-                            detail=detail,
+                            reason=after.reason,
+                            agent=after.facts,
+                            detail={"state": after.state},
                         )
                     )
 

@@ -1,55 +1,102 @@
 # SPDX-License-Identifier: Apache-2.0
 """The audit trail: rows are added and never changed; the database itself refuses anything else."""
 
-import json
-from typing import Final
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
 
 import sqlalchemy as sa
 
-from issuer.model import AuditRecord, Outcome
-from issuer.store.schema import audit, stamp, unstamp
+from issuer.model import AuditRecord
+from issuer.store.events import Event, decode, encode
+from issuer.store.schema import audit, stamp
 
 _LAST: Final = sa.select(sa.func.max(audit.c.sequence))
 _ADD: Final = audit.insert()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditFilter:
+    """Which events are wanted: those for which everything that is given holds."""
+
+    type: str = ""  # exact, or with a final dot all that begin with it: "svid."
+    actor: str = ""
+    subject: str = ""
+    credential: str = ""
+    id: str = ""
+    since: datetime | None = None
+    until: datetime | None = None  # exclusive
+
+    def clauses(self) -> Iterable[sa.ColumnElement[bool]]:
+        """Yield the conditions."""
+        for column in (audit.c.actor, audit.c.subject, audit.c.credential, audit.c.id):
+            if wanted := getattr(self, column.name):
+                yield column == wanted
+        if self.type:
+            yield (
+                audit.c.type.startswith(self.type, autoescape=True)
+                if self.type.endswith(".")
+                else audit.c.type == self.type
+            )
+        if self.since is not None:
+            yield audit.c.at >= stamp(self.since)
+        if self.until is not None:
+            yield audit.c.at < stamp(self.until)
+
+
 class AuditStore:
-    """Audit records in the order of their sequence number, which is dense."""
+    """Audit records in the order of their sequence number, which is dense and begins with 1."""
 
     def __init__(self, connection: sa.Connection) -> None:
         self._connection = connection
 
     def append(self, record: AuditRecord) -> int:
-        """Add a record and return its sequence number."""
-        last = self._connection.execute(_LAST).scalar() or 0
-        self._connection.execute(
-            _ADD,
-            {
-                "sequence": last + 1,
-                "at": stamp(record.at),
-                "actor": record.actor,
-                "act": record.act,
-                "subject": record.subject,
-                "outcome": record.outcome,
-                "detail": json.dumps(dict(record.detail), separators=(",", ":")),
-            },
-        )
-        return int(last) + 1
+        """Add a record and return its sequence number.
+
+        Raises:
+            InvalidRequestError: It is longer than an event may be.
+        """
+        return self.append_all([encode(record)])
+
+    def append_all(self, events: Iterable[Event]) -> int:
+        """Add events and return the sequence number of the last one."""
+        last = self.last()
+        rows = []
+        for event in events:
+            last += 1
+            rows.append(_row(event, last))
+        self._connection.execute(_ADD, rows)
+        return last
+
+    def last(self) -> int:
+        """Return the newest sequence number; 0 if there is none."""
+        return int(self._connection.execute(_LAST).scalar() or 0)
+
+    def leaves(self, after: int, limit: int, wanted: AuditFilter | None = None) -> list[tuple[int, bytes]]:
+        """Return up to `limit` events after a sequence number, with their numbers, as they are in the log."""
+        query = sa.select(audit.c.sequence, audit.c.event).where(audit.c.sequence > after)
+        if wanted is not None:
+            query = query.where(*wanted.clauses())
+        rows = self._connection.execute(query.order_by(audit.c.sequence).limit(limit))
+        return [(row.sequence, row.event) for row in rows]
 
     def since(self, sequence: int, limit: int) -> list[tuple[int, AuditRecord]]:
         """Return up to `limit` records after `sequence`, with their numbers."""
-        query = sa.select(audit).where(audit.c.sequence > sequence).order_by(audit.c.sequence).limit(limit)
-        return [
-            (
-                row.sequence,
-                AuditRecord(
-                    at=unstamp(row.at),
-                    actor=row.actor,
-                    act=row.act,
-                    subject=row.subject,
-                    outcome=Outcome(row.outcome),
-                    detail=json.loads(row.detail),
-                ),
-            )
-            for row in self._connection.execute(query)
-        ]
+        return [(number, decode(leaf)) for number, leaf in self.leaves(sequence, limit)]
+
+
+def _row(event: Event, sequence: int) -> dict[str, Any]:
+    record, credential = event.record, event.record.credential
+    return {
+        "sequence": sequence,
+        "event": event.leaf(sequence),
+        "id": event.id,
+        "at": stamp(record.at),
+        "type": record.type,
+        "actor": record.actor,
+        "subject": record.subject,
+        "credential": None
+        if credential is None
+        else credential.serial or credential.jti or credential.sha256,
+    }

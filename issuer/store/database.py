@@ -25,6 +25,7 @@ from issuer.store.authorities import AuthorityStore
 from issuer.store.bundles import BundleStore
 from issuer.store.changes import ChangeStore
 from issuer.store.entries import EntryStore
+from issuer.store.events import Event, encode
 from issuer.store.join_tokens import JoinTokenStore
 from issuer.store.nodes import NodeStore
 from spiffekit.daemon.clock import Clock
@@ -104,7 +105,7 @@ class Database:
         self._clock = clock
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="store")
         self.epoch = epoch
-        self._recording: tuple[list[AuditRecord], asyncio.Future[None]] | None = None
+        self._recording: tuple[list[Event], asyncio.Future[None]] | None = None
         self._flushing: set[asyncio.Task[None]] = set()
         self._one_flush = asyncio.Lock()
         self.on_commit: list[OnCommit] = []
@@ -163,29 +164,31 @@ class Database:
                 results += [error] * len(some)
         return results
 
-    async def record(self, record: AuditRecord) -> None:
-        """Add an audit record that goes with no other change; records of the same moment share a commit.
+    async def record(self, *records: AuditRecord) -> None:
+        """Add audit records that go with no other change; those of the same moment share a commit.
 
-        When this returns, the record is committed.
+        When this returns, they are committed.
 
         Raises:
+            InvalidRequestError: One of them is longer than an event may be.
             StoreError: The database failed; none of them was added.
         """
+        encoded = [encode(record) for record in records]  # what is wrong with ours is nobody else's failure
         if self._recording is None:
             self._recording = ([], asyncio.get_running_loop().create_future())
             task = asyncio.get_running_loop().create_task(self._flush())
             self._flushing.add(task)
             task.add_done_callback(self._flushing.discard)
-        records, done = self._recording
-        records.append(record)
+        events, done = self._recording
+        events += encoded
         await asyncio.shield(done)
 
     async def _flush(self) -> None:
         async with self._one_flush:  # what comes while one is committed waits for the next
             assert self._recording is not None  # noqa: S101 - made by whoever made this task
-            (records, done), self._recording = self._recording, None
+            (events, done), self._recording = self._recording, None
             try:
-                await self.write(lambda tx: [tx.audit.append(record) for record in records])
+                await self.write(lambda tx: tx.audit.append_all(events))
             except Exception as error:  # noqa: BLE001 - whoever waits would wait for ever
                 done.set_exception(error)
                 done.exception()  # seen, even if every caller has gone meanwhile
@@ -254,9 +257,14 @@ def _begin(connection: sa.Connection) -> None:
     connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
 
-def _migrate(engine: sa.Engine, path: Path) -> None:
+def _migrations() -> AlembicConfig:
     config = AlembicConfig()
     config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    return config
+
+
+def _migrate(engine: sa.Engine, path: Path) -> None:
+    config = _migrations()
     script = ScriptDirectory.from_config(config)
     head = script.get_current_head()
     logging.getLogger("alembic").setLevel(logging.WARNING)  # we say below what an operator needs

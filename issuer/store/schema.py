@@ -121,13 +121,16 @@ audit = Table(
     "audit",
     metadata,
     Column("sequence", Integer, primary_key=True, autoincrement=False),
+    Column("event", LargeBinary, nullable=False),  # the leaf of the log; all else is there to find it by
+    Column("id", Text, nullable=False),
     Column("at", BigInteger, nullable=False),
+    Column("type", Text, nullable=False),
     Column("actor", Text, nullable=False),
-    Column("act", Text, nullable=False),
     Column("subject", Text, nullable=False),
-    Column("outcome", Text, nullable=False),
-    Column("detail", Text, nullable=False),
+    Column("credential", Text),  # the serial number, `jti` or hash of what was handed out
 )
+for _name in ("id", "at", "actor", "subject", "credential"):
+    Index(f"audit_{_name}", audit.c[_name])
 
 
 def stamp(instant: datetime) -> int:

@@ -7,6 +7,7 @@ from datetime import timedelta
 import grpc
 import pytest
 
+from issuer.model import AgentFacts, Outcome
 from spiffekit.jwtsvid import JwtSvid
 from spiffekit.wire.pb.issuer.v1 import agents_pb2, agents_pb2_grpc
 from spiffekit.wire.pb.spire.api.server.svid.v1 import svid_pb2, svid_pb2_grpc
@@ -60,8 +61,8 @@ async def test_an_agent_goes_through_its_life(world, agents, clock):
     with refused(Code.ALREADY_EXISTS, f"agent {PAYER} exists, and is retired"):
         await register(agents)
     assert await agents.GetAgent(agents_pb2.GetAgentRequest(spiffe_id=PAYER)) == retired
-    told = [r for r in await world.trail() if r.outcome == "ok"]
-    assert {(r.subject, r.detail["owner"]) for r in told} == {(PAYER, f"{IDP}|alice")}
+    told = [r for r in await world.trail() if r.outcome is Outcome.OK]
+    assert {(r.subject, r.agent.owner) for r in told} == {(PAYER, f"{IDP}|alice")}
     assert [(r.act.rsplit("/", 1)[1], r.detail["state"]) for r in told] == [
         ("RegisterAgent", "registered"),
         ("ActivateAgent", "active"),
@@ -246,8 +247,9 @@ async def test_svids_of_an_agent_are_short_named_and_recorded(world, agents, cha
     jwt = (await node.NewJWTSVID(asked)).svid
     claims = JwtSvid.parse_unverified(jwt.token, ["db"]).claims
     assert (claims["owner"], claims["exp"]) == (f"{IDP}|alice", now + 300)
-    x509_record, jwt_record = [r.detail["issued"][0] for r in await world.trail() if "issued" in r.detail]
-    assert x509_record["agent"] == jwt_record["agent"] == {"owner": f"{IDP}|alice"}
-    assert (jwt_record["jti"], jwt_record["exp"], x509_record["exp"]) == (claims["jti"], now + 300, now + 900)
+    x509_record, jwt_record = [r for r in await world.trail() if r.type == "svid.issued"]
+    assert x509_record.agent == jwt_record.agent == AgentFacts(spiffe_id=PAYER, owner=f"{IDP}|alice")
+    assert jwt_record.credential.jti == claims["jti"]
+    assert x509_record.credential.exp == f"{clock.now() + timedelta(seconds=900):%Y-%m-%dT%H:%M:%SZ}"
     with refused(Code.PERMISSION_DENIED, f"audience: 'web' is not among those of agent {PAYER}"):
         await node.NewJWTSVID(svid_pb2.NewJWTSVIDRequest(entry_id="agent-payer", audience=["web"]))

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Nodes get SVIDs for their entries, operators mint them by hand."""
 
+import json
 from datetime import UTC, datetime, timedelta
 
 import grpc
 import pytest
 from cryptography import x509
 
+from issuer.model import CredentialFacts
+from issuer.store.audit import AuditFilter
 from spiffekit import jwtsvid, x509svid
 from spiffekit.keys import KeyType, generate_private_key
 from spiffekit.wire.pb.spire.api import types_pb2
@@ -116,9 +119,17 @@ async def test_each_item_of_a_batch_stands_for_itself(world, node):
         (0, "OK"),
     ]
     assert [r.svid.id.path for r in results] == ["/a", "", "", "", "", "", "/b"]
-    (record,) = await world.trail()
-    assert [made["entry"] for made in record.detail["issued"]] == ["a", "b"]
-    assert record.subject == ""
+    trail = await world.trail()
+    assert [record.detail["entry"] for record in trail] == ["a", "b"]
+    for record, result in zip(trail, [results[0], results[6]], strict=True):
+        issued = x509.load_der_x509_certificate(result.svid.cert_chain[0])
+        assert record.subject == f"spiffe://example.org{result.svid.id.path}"
+        assert record.type == "svid.issued"
+        assert record.credential.kind == "x509-svid"
+        assert record.credential.serial == str(issued.serial_number)
+        assert record.credential.exp == f"{issued.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}"
+        assert record.attest.node == record.actor
+    assert trail[0].detail["call"] == trail[1].detail["call"]
 
 
 async def test_a_large_batch_lets_others_have_their_turn(world, node):
@@ -176,10 +187,30 @@ async def test_a_node_gets_a_jwt_svid_that_its_bundle_verifies(world, node, cloc
     assert verified.spiffe_id == spiffe_id("/web")
     assert tuple(verified.audience) == ("db", "cache")
     (record,) = await world.trail()
-    assert record.detail["issued"] == [
-        {"entry": "web", "id": "spiffe://example.org/web", "audience": ["db", "cache"], "exp": now + 90}
-    ]
+    assert record.subject == "spiffe://example.org/web"
+    assert (record.detail["entry"], record.detail["audience"]) == ("web", ["db", "cache"])
+    assert record.credential == CredentialFacts(
+        kind="jwt-svid", exp=f"{clock.now() + timedelta(seconds=90):%Y-%m-%dT%H:%M:%SZ}"
+    )
     assert svid.token not in repr(record)
+
+
+async def test_a_jwt_svid_says_in_the_trail_by_what_it_is_found_again(world, node):
+    await world.entry("/web", jwt_svid_include_jti=True)
+    svid = await new_jwt(node, "web", "db")
+    (record,) = await world.trail()
+    assert record.credential.jti == jwtsvid.JwtSvid.parse_unverified(svid.token).claims["jti"]
+    (found,) = await world.database.read(
+        lambda tx: tx.audit.leaves(0, 10, AuditFilter(credential=record.credential.jti))
+    )
+    assert json.loads(found[1])["credential"]["jti"] == record.credential.jti
+
+
+async def test_an_audience_that_fits_into_no_event_is_refused(world, node):
+    await world.entry("/web")
+    with refused(Code.INVALID_ARGUMENT, "what is to be recorded is longer than the 16384 bytes of an event"):
+        await new_jwt(node, "web", *(str(number) * 1000 for number in range(20)))
+    assert await world.trail() == []
 
 
 BAD_AUDIENCES = [(), ("",), ("", ""), ("a" * 2049,), tuple(f"a{i}" for i in range(51))]

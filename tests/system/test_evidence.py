@@ -82,22 +82,17 @@ def test_each_process_has_a_key_of_its_own_and_keeps_it_fresh(own, start):
 def test_the_record_says_which_process_it_was(local, own, start):
     process = start()
     serial = line(process)[1]
-    with_evidence = [
-        issued
-        for record in audit(local)
-        for issued in record.get("issued", ())
-        if issued.get("serial") == serial
-    ]
-    (issued,) = with_evidence
-    assert issued["evidence"]["process"]["pid"] == process.pid
-    assert issued["evidence"]["process"]["uid"] == os.getuid()
-    assert len(issued["evidence"]["instance"]) == 26
+    (event,) = [event for event in audit(local) if event.get("credential", {}).get("serial") == serial]
+    evidence = event["detail"]["evidence"]
+    assert evidence["process"]["pid"] == process.pid
+    assert evidence["process"]["uid"] == os.getuid()
+    assert len(evidence["instance"]) == 26
 
 
 def audit(local):
-    """The details of all audit records, as the database has them."""
+    """All events of the audit trail, as the database has them."""
     with sqlite3.connect(f"file:{local.folder / 'issuer' / 'issuer.db'}?mode=ro", uri=True) as database:
-        return [json.loads(detail) for (detail,) in database.execute("SELECT detail FROM audit")]
+        return [json.loads(event) for (event,) in database.execute("SELECT event FROM audit")]
 
 
 def test_a_template_gives_the_identity_of_the_user(local, attestor):

@@ -112,7 +112,7 @@ def test_a_database_of_a_newer_schema_is_refused_in_one_line(tmp_path):
     connection.close()
     before = path.read_bytes()
     with refused(
-        f"database {path}: schema 0999 is newer than this issuer knows (0002); use the issuer that wrote it"
+        f"database {path}: schema 0999 is newer than this issuer knows (0003); use the issuer that wrote it"
     ):
         Database.open(path, clock=FakeClock())
     assert path.read_bytes() == before, "nothing was touched"
@@ -210,7 +210,7 @@ async def test_a_full_disk_says_so_and_loses_nothing_that_was_acknowledged(tmp_p
     def add(number):
         def act(tx):
             tx.entries.create(an_entry(f"e{number}", spiffe_id=an_id(f"/{number}"), hint="x" * 2000))
-            tx.audit.append(AuditRecord(at=NOW, actor="", act="", subject="", outcome=Outcome.OK))
+            tx.audit.append(AuditRecord(at=NOW, actor="", act="", type="", subject="", outcome=Outcome.OK))
 
         return act
 
@@ -259,7 +259,7 @@ async def main():
         def act(tx):
             for part in "ab":
                 tx.entries.create(an_entry(f"{number}{part}"))
-            tx.audit.append(AuditRecord(at=NOW, actor="", act="", subject="", outcome=Outcome.OK))
+            tx.audit.append(AuditRecord(at=NOW, actor="", act="", type="", subject="", outcome=Outcome.OK))
         await database.write(act)
         print(number, flush=True)
 

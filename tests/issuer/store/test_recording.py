@@ -6,7 +6,7 @@ import asyncio
 import pytest
 import sqlalchemy as sa
 
-from issuer.errors import StoreError
+from issuer.errors import InvalidRequestError, StoreError
 from issuer.model import AuditRecord, Outcome
 from tests.issuer.strategies import NOW
 
@@ -16,7 +16,7 @@ async def audit_of(database):
 
 
 def a_record(subject, **detail):
-    return AuditRecord(at=NOW, actor="", act="", subject=subject, outcome=Outcome.OK, detail=detail)
+    return AuditRecord(at=NOW, actor="", act="", type="", subject=subject, outcome=Outcome.OK, detail=detail)
 
 
 async def test_records_of_the_same_moment_share_a_commit(database):
@@ -63,11 +63,25 @@ async def test_a_failing_database_is_told_to_everybody_who_waits(database):
     assert await audit_of(database) == [(1, "after")]
 
 
-async def test_a_record_that_cannot_be_written_leaves_nobody_waiting(database):
-    bad = a_record("bad", value=object())
-    assert await record_both(database, a_record("good"), bad) == [TypeError, TypeError]
-    await asyncio.wait_for(database.record(a_record("after")), 5)
-    assert await audit_of(database) == [(1, "after")]
+@pytest.mark.parametrize(
+    ("value", "error"),
+    [(object(), TypeError), ("x" * 17_000, InvalidRequestError), ("\ud800", InvalidRequestError)],
+)
+async def test_a_record_that_cannot_be_written_is_the_failure_of_its_caller_alone(database, value, error):
+    bad = a_record("bad", value=value)
+    assert await record_both(database, a_record("good"), bad) == [type(None), error]
+    assert await record_both(database, bad, a_record("again")) == [error, type(None)]
+    assert await audit_of(database) == [(1, "good"), (2, "again")]
+
+
+async def test_records_of_one_call_are_kept_together(database):
+    await asyncio.gather(
+        database.record(a_record("a1"), a_record("a2")), database.record(a_record("b1"), a_record("b2"))
+    )
+    assert [subject for _, subject in await audit_of(database)] == ["a1", "a2", "b1", "b2"]
+    with pytest.raises(InvalidRequestError):
+        await database.record(a_record("c1"), a_record("c2", value="x" * 17_000))
+    assert len(await audit_of(database)) == 4
 
 
 @pytest.mark.parametrize("count", [1, 7])

@@ -11,13 +11,18 @@ from hypothesis import strategies as st
 
 from issuer.errors import NotFoundError
 from issuer.model import (
+    AgentFacts,
+    AttestFacts,
     AuditRecord,
     AuthorityKind,
     AuthorityRecord,
     AuthorityState,
+    CredentialFacts,
     JoinToken,
     Outcome,
+    PeerFacts,
     RegistrationEntry,
+    Severity,
 )
 from issuer.store.selectors import decode_selectors, encode_selectors
 from spiffekit.bundle import MAX_REFRESH_HINT, Bundle, JwtAuthority
@@ -216,9 +221,16 @@ async def test_an_authority_comes_out_as_it_went_in(
     assert others == {True}
 
 
+names = st.text(st.characters(max_codepoint=127), max_size=8)
+
+
+def facts(kind):
+    return st.none() | st.builds(kind, **{field.name: texts for field in fields(kind)})
+
+
 json_values = st.recursive(
-    st.one_of(st.none(), st.booleans(), st.integers(-(2**53), 2**53), texts),
-    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(texts, inner, max_size=3)),
+    st.one_of(st.none(), st.booleans(), st.integers(1 - 2**53, 2**53 - 1), texts),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(names, inner, max_size=3)),
     max_leaves=5,
 )
 
@@ -230,9 +242,16 @@ json_values = st.recursive(
         at=instants,
         actor=texts,
         act=texts,
+        type=texts,
         subject=texts,
         outcome=st.sampled_from(Outcome),
-        detail=st.dictionaries(texts, json_values, max_size=3),
+        reason=texts,
+        severity=st.sampled_from(Severity),
+        agent=facts(AgentFacts),
+        attest=facts(AttestFacts),
+        credential=facts(CredentialFacts),
+        peer=facts(PeerFacts),
+        detail=st.dictionaries(names, json_values, max_size=3),
     )
 )
 async def test_an_audit_record_comes_out_as_it_went_in(database, record):

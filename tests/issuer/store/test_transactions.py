@@ -32,7 +32,9 @@ class MiddleError(Exception):
 
 def audited(tx, subject="e"):
     return tx.audit.append(
-        AuditRecord(at=tx.now, actor="local:uid=0", act="/test", subject=subject, outcome=Outcome.OK)
+        AuditRecord(
+            at=tx.now, actor="local:uid=0", act="/test", type="test", subject=subject, outcome=Outcome.OK
+        )
     )
 
 

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the audit trail says of an SVID: one event for each, found again by its serial number or ID."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from issuer.api.dispatch import Call
+from issuer.ca.signing import IssuedX509Svid
+from issuer.model import AgentFacts, AttestFacts, AuditRecord, CredentialFacts, Node
+from spiffekit.wire.convert import seconds
+
+
+def issued_record(call: Call, said: Mapping[str, Any]) -> AuditRecord:
+    """Return the record of an SVID that was signed in a call.
+
+    Args:
+        said: ``id``, with ``serial`` of an X.509-SVID or ``audience`` and ``jti`` of a JWT-SVID; ``exp`` in
+            seconds since 1970; and where they are known ``entry``, ``evidence`` and ``agent``.
+    """
+    detail: dict[str, Any] = dict(said)
+    spiffe_id, agent = detail.pop("id"), detail.pop("agent", None)
+    serial, jti, exp = detail.pop("serial", ""), detail.pop("jti", ""), detail.pop("exp")
+    evidence: Mapping[str, Any] = detail.get("evidence", {})
+    node = call.caller.node
+    return replace(
+        call.record(spiffe_id, **detail),
+        credential=_credential("x509-svid" if serial else "jwt-svid", serial=serial, jti=jti, exp=exp),
+        attest=None if node is None else _attest(node, evidence.get("selectors_sha256", "")),
+        agent=None
+        if agent is None
+        else AgentFacts(
+            spiffe_id=spiffe_id,
+            instance_uid=evidence.get("instance", ""),
+            owner=agent["owner"],
+            class_=agent.get("class", ""),
+        ),
+    )
+
+
+def attested_record(call: Call, node: Node, issued: IssuedX509Svid, **detail: Any) -> AuditRecord:
+    """Return the record of a node that proved itself, or renewed its SVID."""
+    return replace(
+        call.record(str(node.id), **detail),
+        credential=_credential("x509-svid", serial=str(issued.serial), exp=seconds(issued.expires_at)),
+        attest=_attest(node),
+    )
+
+
+def _credential(kind: str, *, serial: str = "", jti: str = "", exp: int) -> CredentialFacts:
+    instant = datetime.fromtimestamp(exp, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return CredentialFacts(kind=kind, serial=serial, jti=jti, exp=instant)
+
+
+def _attest(node: Node, selectors_sha256: str = "") -> AttestFacts:
+    return AttestFacts(node=str(node.id), level=node.level.name.lower(), selectors_sha256=selectors_sha256)

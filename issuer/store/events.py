@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The audit trail's events: who did what to which thing, how it ended, and what the answer rested on.
+
+An event is canonical JSON (RFC 8785) of at most 16 KiB, and exactly those bytes are a leaf of the log that
+shows that nothing was changed. It has those of its members that are known: ``v id seq time type severity
+outcome actor action resource agent attest credential peer detail``.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from issuer.errors import InvalidRequestError
+from issuer.model import (
+    AgentFacts,
+    AttestFacts,
+    AuditRecord,
+    CredentialFacts,
+    Outcome,
+    PeerFacts,
+    Severity,
+    new_entry_id,
+)
+from issuer.store.schema import stamp
+
+VERSION: Final = 1
+MAX_EVENT: Final = 16 * 1024  # bytes: so that no caller can fill the disk with few calls
+MAX_INTEGER: Final = 2**53 - 1  # RFC 8785 §3.2.2.3: what every reader of JSON keeps exact
+_JSON: Final = json.JSONEncoder(separators=(",", ":"), sort_keys=True, ensure_ascii=False)
+_MAX_DEPTH: Final = 8  # of what stands in `detail`
+
+
+_SEVERITY: Final = {
+    Outcome.OK: Severity.INFO,
+    Outcome.DENIED: Severity.WARNING,
+    Outcome.FAILED: Severity.WARNING,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """An encoded record that lacks nothing but its sequence number."""
+
+    record: AuditRecord
+    id: str
+    _before: bytes
+    _after: bytes
+
+    def leaf(self, sequence: int) -> bytes:
+        """Return the canonical JSON of the event with its number."""
+        return b'%b,"seq":%d,%b' % (self._before, sequence, self._after)
+
+
+_FACTS: Final[dict[str, Any]] = {
+    "agent": AgentFacts,
+    "attest": AttestFacts,
+    "credential": CredentialFacts,
+    "peer": PeerFacts,
+}
+_MEMBERS: Final = {name: [(f.name, f.name.rstrip("_")) for f in fields(c)] for name, c in _FACTS.items()}
+
+
+def encode(record: AuditRecord) -> Event:
+    """Encode a record.
+
+    Raises:
+        InvalidRequestError: It would be longer than an event may be, or holds text that is no Unicode.
+        TypeError: It holds something that is not a string, integer, boolean, list or object of those.
+    """
+    _check(record.detail, _MAX_DEPTH)
+    event_id = new_entry_id(stamp(record.at) * 1000)
+    # Members sort before and after "seq", so that the number can be put in between when it is known.
+    before = {
+        "action": record.act,
+        "actor": record.actor,
+        "id": event_id,
+        "outcome": {"decision": record.outcome} | ({"reason": record.reason} if record.reason else {}),
+    }
+    if record.subject:
+        before["resource"] = record.subject
+    if record.detail:
+        before["detail"] = dict(record.detail)
+    for name, members in _MEMBERS.items():
+        if (facts := getattr(record, name)) is not None:
+            before[name] = {said: value for n, said in members if (value := getattr(facts, n))}
+    after = {
+        "severity": record.severity or _SEVERITY[record.outcome],
+        "time": _instant(record.at),
+        "type": record.type,
+        "v": VERSION,
+    }
+    try:
+        head, tail = _canonical(before), _canonical(after)
+    except UnicodeEncodeError as error:
+        raise InvalidRequestError("what is to be recorded holds text that is no Unicode") from error
+    if len(head) + len(tail) + 24 > MAX_EVENT:
+        raise InvalidRequestError(f"what is to be recorded is longer than the {MAX_EVENT} bytes of an event")
+    return Event(record, event_id, head[:-1], tail[1:])
+
+
+def _canonical(value: dict[str, Any]) -> bytes:
+    """Return RFC 8785 of what has ASCII names, and no number but integers of at most `MAX_INTEGER`.
+
+    A test holds it equal to a library that can do all of RFC 8785 and takes ten times as long.
+    """
+    return _JSON.encode(value).encode()
+
+
+def _check(value: object, depth: int) -> None:
+    """Raise a TypeError for what has no canonical form that every reader of JSON agrees on."""
+    match value:
+        case str() | bool() | None:
+            return
+        case int() if abs(value) <= MAX_INTEGER:
+            return
+        case list() | tuple() if depth:
+            for element in value:
+                _check(element, depth - 1)
+        case Mapping() if depth:
+            for name, element in value.items():
+                if not isinstance(name, str) or not name.isascii():
+                    raise TypeError(f"name {name!r} in an audit record is not ASCII")
+                _check(element, depth - 1)
+        case _:
+            raise TypeError(f"value of type {type(value).__name__} in an audit record")
+
+
+def _instant(at: datetime) -> str:
+    return at.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def decode(leaf: bytes) -> AuditRecord:
+    """Return the record of an event that we encoded.
+
+    Raises:
+        ValueError: It is none.
+    """
+    try:
+        event = json.loads(leaf)
+        facts = {
+            name: kind(**{n: event[name].get(said, "") for n, said in _MEMBERS[name]})
+            for name, kind in _FACTS.items()
+            if name in event
+        }
+        return AuditRecord(
+            at=datetime.fromisoformat(event["time"]),
+            actor=event["actor"],
+            act=event["action"],
+            subject=event.get("resource", ""),
+            outcome=Outcome(event["outcome"]["decision"]),
+            type=event["type"],
+            reason=event["outcome"].get("reason", ""),
+            severity=Severity(event["severity"]),
+            detail=event.get("detail", {}),
+            **facts,
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"not an event of the audit trail: {error}") from error
