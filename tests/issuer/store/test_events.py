@@ -15,8 +15,8 @@ from issuer.model import AgentFacts, AttestFacts, AuditRecord, CredentialFacts, 
 from issuer.store.audit import AuditFilter
 from issuer.store.events import MAX_EVENT, decode, encode
 from tests.fakes.clock import FakeClock
-from tests.issuer.store.test_round_trips import facts, json_values, names
-from tests.issuer.strategies import instants, texts
+from tests.issuer.store.test_round_trips import facts, json_values, names, words
+from tests.issuer.strategies import instants
 
 AT = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 
@@ -29,12 +29,12 @@ def a_record(**given):
 records = st.builds(
     AuditRecord,
     at=instants,
-    actor=texts,
-    act=texts,
-    type=texts,
-    subject=texts,
+    actor=words,
+    act=words,
+    type=words,
+    subject=words,
     outcome=st.sampled_from(Outcome),
-    reason=texts,
+    reason=words,
     agent=facts(AgentFacts),
     attest=facts(AttestFacts),
     credential=facts(CredentialFacts),
