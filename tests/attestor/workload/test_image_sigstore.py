@@ -298,3 +298,11 @@ def test_a_root_with_keys_of_another_log_believes_nothing(load, keys):
     root = FAKE.trusted_root() | {keys: FakeSigstore().trusted_root()[keys]}
     with pytest.raises(SignatureRejectedError):
         verify(load(root, Signer(issuer=ISSUER, subject=SUBJECT)), FAKE.sign(statement(DIGEST)))
+
+
+@pytest.mark.parametrize("where", ["certificateAuthorities.0", "tlogs.0.publicKey", "ctlogs.0.publicKey"])
+def test_until_when_an_authority_is_trusted_is_not_heeded_as_the_reference_says(load, where):
+    ended = {"start": "2020-01-01T00:00:00Z", "end": "2021-01-01T00:00:00Z"}
+    root = changed(FAKE.trusted_root(), f"{where}.validFor", lambda _: ended)
+    users = load(root, Signer(issuer=ISSUER, subject=SUBJECT))
+    assert verify(users, FAKE.sign(statement(DIGEST))).signers == {"release"}
