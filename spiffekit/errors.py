@@ -11,6 +11,7 @@
     ├── UnsupportedKeyError                 a key is of a kind or size we do not accept
     ├── AddressError (ValueError too)       an endpoint address breaks Workload_Endpoint §4
     ├── BundleError                         a bundle is malformed
+    ├── StatusError                         a revocation list or status snapshot is malformed
     ├── LogFormatError                      a part of a transparency log is malformed
     ├── SvidError                           an SVID is malformed
     │   ├── X509SvidError
@@ -20,6 +21,8 @@
     │   ├── UntrustedError                  no authority of that bundle vouches for it
     │   ├── ExpiredError                    outside its validity
     │   ├── AudienceError                   meant for somebody else
+    │   ├── RevokedError                    taken back, or its agent is suspended or retired
+    │   ├── StatusUnknownError              nobody knows now whether it was taken back
     │   ├── UnauthorizedPeerError           trusted, but not the peer that we talk to
     │   └── LogMismatchError                what a log shows does not follow from what it signed
     ├── WorkloadApiError                    the Workload API refused for good
@@ -63,6 +66,10 @@ class BundleError(SpiffeError):
     """A trust bundle is malformed."""
 
 
+class StatusError(SpiffeError):
+    """A certificate revocation list or a status snapshot is malformed."""
+
+
 class LogFormatError(SpiffeError):
     """A checkpoint, signature, tile, entry or proof of a transparency log is malformed."""
 
@@ -97,6 +104,14 @@ class ExpiredError(VerificationError):
 
 class AudienceError(VerificationError):
     """It is meant for somebody else."""
+
+
+class RevokedError(VerificationError):
+    """It was taken back, or the agent that it names is suspended or retired."""
+
+
+class StatusUnknownError(VerificationError):
+    """What is known of revocations is too old, or older than what was known before."""
 
 
 class UnauthorizedPeerError(VerificationError):

@@ -39,18 +39,27 @@ class Jws:
     signature: bytes
 
     @classmethod
-    def parse_unverified(cls, token: str, algorithms: Collection[str] = ALGORITHMS) -> "Jws":
-        """Take a token apart, having looked at `alg` before anything else; `typ` is absent, JWT or JOSE.
+    def parse_unverified(
+        cls,
+        token: str,
+        algorithms: Collection[str] = ALGORITHMS,
+        *,
+        typ: str | None = None,
+        longest: int = MAX_TOKEN_BYTES,
+    ) -> "Jws":
+        """Take a token apart, having looked at `alg` before anything else.
 
         Args:
             token: Compact serialization.
             algorithms: Those of `ALGORITHMS` that may sign it.
+            typ: What `typ` has to be; if None, it is absent, JWT or JOSE, so that no kind passes for another.
+            longest: Characters that it may have.
 
         Raises:
             JwtSvidError: It is malformed, or signed with another algorithm.
         """
-        if len(token) > MAX_TOKEN_BYTES:
-            raise JwtSvidError(f"token is longer than {MAX_TOKEN_BYTES} bytes")
+        if len(token) > longest:
+            raise JwtSvidError(f"token is longer than {longest} bytes")
         pieces = token.split(".")
         if len(pieces) != 3:
             raise JwtSvidError("token is not a compact JWS of three parts")
@@ -61,7 +70,9 @@ class Jws:
         algorithm = header.get("alg")
         if not isinstance(algorithm, str) or algorithm not in algorithms:  # exactly
             raise JwtSvidError(f"alg {str(algorithm)[:20]!r} is not allowed")
-        if header.get("typ", "JWT") not in _TYPES:
+        if typ is not None and header.get("typ") != typ:
+            raise JwtSvidError(f"typ {str(header.get('typ'))[:20]!r} is not {typ}")
+        if typ is None and header.get("typ", "JWT") not in _TYPES:
             raise JwtSvidError(f"typ {str(header['typ'])[:20]!r} is not JWT or JOSE")
         if "crit" in header:  # RFC 7515 §4.1.11: we understand none
             raise JwtSvidError("header asks for critical extensions")
