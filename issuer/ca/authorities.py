@@ -8,7 +8,7 @@ that is not in the bundle, and after a crash journal and bundle agree.
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -18,6 +18,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.x509.oid import NameOID
 
 from issuer.ca import der
+from issuer.ca.crl import Revoked
 from issuer.ca.profile import BACKDATE, new_serial
 from issuer.ca.signing import JwtSigner, X509Signer, signature_algorithm
 from issuer.ca.slots import Slots, is_premature
@@ -87,6 +88,21 @@ class Authorities:
         if self._jwt is None:
             raise AuthorityNotReadyError("no JWT authority is active yet")
         return self._jwt
+
+    async def revocation_lists(
+        self, revoked: Sequence[Revoked], *, number: int, lifetime: timedelta
+    ) -> tuple[bytes, ...]:
+        """Return a list, DER, of each X.509 authority whose certificates may still be valid."""
+        now = self._clock.now()
+        lists = []
+        for record in self._slots[AuthorityKind.X509].records:
+            key = None
+            if record.state is not AuthorityState.PREPARED and now < record.not_after:
+                key = await self._key_of(record)
+            if key is not None:
+                signer = X509Signer(record, key)
+                lists.append(await signer.sign_crl(revoked, number=number, now=now, lifetime=lifetime))
+        return tuple(lists)
 
     async def load(self) -> None:
         """Take up the journal; an active authority that has ended or whose key is gone is replaced.

@@ -3,6 +3,7 @@
 
 import json
 import uuid
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
@@ -12,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
 from issuer.ca import der
+from issuer.ca.crl import Revoked, crl_tbs
 from issuer.ca.profile import BACKDATE, Issuer, Leaf, leaf_tbs, new_serial
 from issuer.errors import AuthorityNotReadyError, InvalidRequestError
 from issuer.keys import Key
@@ -129,6 +131,22 @@ class X509Signer:
         self._check(certificate, leaf)
         return IssuedX509Svid((certificate,), spiffe_id, leaf.serial, not_after, self._record.id)
 
+    async def sign_crl(
+        self, revoked: Iterable[Revoked], *, number: int, now: datetime, lifetime: timedelta
+    ) -> bytes:
+        """Return the CertificateList of this authority, DER."""
+        now = now.replace(microsecond=0)
+        tbs = crl_tbs(
+            revoked,
+            issuer_name_der=self._issuer.name_der,
+            key_id=self._issuer.key_id,
+            signature_algorithm_der=self._algorithm,
+            number=number,
+            this_update=now,
+            next_update=now + lifetime,
+        )
+        return der.sequence(tbs, self._algorithm, der.bit_string(await self._key.sign(tbs)))
+
     def _check(self, certificate_der: bytes, leaf: Leaf) -> None:
         """Parse what was signed and compare: a mistake of ours must not leave the authority.
 
@@ -168,9 +186,7 @@ class JwtSigner:
         self._trust_domain = trust_domain
         self._key = key
         self._issuer = issuer
-        algorithm, self._width = _JWT[key_kind(key.public_key)]
-        header = {"alg": algorithm, "kid": record.id, "typ": "JWT"}  # JWT-SVID §2: nothing else
-        self._header = encode_base64url(json.dumps(header, separators=(",", ":")).encode())
+        self._algorithm, self._width = _JWT[key_kind(key.public_key)]
 
     async def sign(
         self,
@@ -210,13 +226,20 @@ class JwtSigner:
             claims["jti"] = encode_base64url(uuid.uuid4().bytes)
         if owner:
             claims["owner"] = owner
-        signed = f"{self._header}.{encode_base64url(json.dumps(claims, separators=(',', ':')).encode())}"
+        token = await self.token("JWT", claims)
+        return IssuedJwtSvid(token, spiffe_id, now, expires_at, self._record.id, str(claims.get("jti", "")))
+
+    async def token(self, typ: str, claims: Mapping[str, object]) -> str:
+        """Return a signed token of any claims; `typ` keeps one kind from passing for another."""
+        header = {"alg": self._algorithm, "kid": self._record.id, "typ": typ}  # JWT-SVID §2: nothing else
+        signed = ".".join(
+            encode_base64url(json.dumps(part, separators=(",", ":")).encode()) for part in (header, claims)
+        )
         signature = await self._key.sign(signed.encode("ascii"))
         if self._width:
             r, s = decode_dss_signature(signature)
             signature = r.to_bytes(self._width) + s.to_bytes(self._width)  # RFC 7518 §3.4
-        token = f"{signed}.{encode_base64url(signature)}"
-        return IssuedJwtSvid(token, spiffe_id, now, expires_at, self._record.id, str(claims.get("jti", "")))
+        return f"{signed}.{encode_base64url(signature)}"
 
 
 def _check_subject(spiffe_id: SpiffeId, trust_domain: TrustDomain) -> None:

@@ -287,8 +287,16 @@ async def test_a_configured_issuer_and_a_wanted_token_id_stand_in_the_token(ec_a
     assert "jti" not in decode((await jwt_with(ec_authorities, jti=False)).token, ec_authorities).claims
 
 
-async def jwt_with(authorities, *, jti):
-    return await authorities.jwt.sign(AGENT, ("them",), ttl=HOUR, now=NOW, jti=jti)
+async def test_the_owner_is_a_claim_if_there_is_one(ec_authorities):
+    owned = await jwt_with(ec_authorities, jti=True, owner="https://idp.example.org|alice")
+    claims = decode(owned.token, ec_authorities).claims
+    assert (claims["owner"], claims["jti"]) == ("https://idp.example.org|alice", owned.jti)
+    plain = await jwt_with(ec_authorities, jti=False)
+    assert "owner" not in decode(plain.token, ec_authorities).claims
+
+
+async def jwt_with(authorities, *, jti, owner=""):
+    return await authorities.jwt.sign(AGENT, ("them",), ttl=HOUR, now=NOW, jti=jti, owner=owner)
 
 
 async def test_signatures_have_a_fixed_width(ec_authorities):

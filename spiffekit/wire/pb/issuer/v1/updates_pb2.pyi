@@ -16,7 +16,7 @@ class WatchRequest(_message.Message):
     def __init__(self, revision: _Optional[int] = ..., epoch: _Optional[str] = ...) -> None: ...
 
 class WatchResponse(_message.Message):
-    __slots__ = ("revision", "epoch", "snapshot", "more", "entries", "removed_entry_ids", "bundles", "removed_bundles", "tainted_x509_authorities", "tainted_jwt_authorities", "heartbeat")
+    __slots__ = ("revision", "epoch", "snapshot", "more", "entries", "removed_entry_ids", "bundles", "removed_bundles", "tainted_x509_authorities", "tainted_jwt_authorities", "heartbeat", "revocations")
     REVISION_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
@@ -28,6 +28,7 @@ class WatchResponse(_message.Message):
     TAINTED_X509_AUTHORITIES_FIELD_NUMBER: _ClassVar[int]
     TAINTED_JWT_AUTHORITIES_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
+    REVOCATIONS_FIELD_NUMBER: _ClassVar[int]
     revision: int
     epoch: str
     snapshot: bool
@@ -39,4 +40,13 @@ class WatchResponse(_message.Message):
     tainted_x509_authorities: _containers.RepeatedScalarFieldContainer[str]
     tainted_jwt_authorities: _containers.RepeatedScalarFieldContainer[str]
     heartbeat: bool
-    def __init__(self, revision: _Optional[int] = ..., epoch: _Optional[str] = ..., snapshot: _Optional[bool] = ..., more: _Optional[bool] = ..., entries: _Optional[_Iterable[_Union[_types_pb2.Entry, _Mapping]]] = ..., removed_entry_ids: _Optional[_Iterable[str]] = ..., bundles: _Optional[_Iterable[_Union[_types_pb2.Bundle, _Mapping]]] = ..., removed_bundles: _Optional[_Iterable[str]] = ..., tainted_x509_authorities: _Optional[_Iterable[str]] = ..., tainted_jwt_authorities: _Optional[_Iterable[str]] = ..., heartbeat: _Optional[bool] = ...) -> None: ...
+    revocations: Revocations
+    def __init__(self, revision: _Optional[int] = ..., epoch: _Optional[str] = ..., snapshot: _Optional[bool] = ..., more: _Optional[bool] = ..., entries: _Optional[_Iterable[_Union[_types_pb2.Entry, _Mapping]]] = ..., removed_entry_ids: _Optional[_Iterable[str]] = ..., bundles: _Optional[_Iterable[_Union[_types_pb2.Bundle, _Mapping]]] = ..., removed_bundles: _Optional[_Iterable[str]] = ..., tainted_x509_authorities: _Optional[_Iterable[str]] = ..., tainted_jwt_authorities: _Optional[_Iterable[str]] = ..., heartbeat: _Optional[bool] = ..., revocations: _Optional[_Union[Revocations, _Mapping]] = ...) -> None: ...
+
+class Revocations(_message.Message):
+    __slots__ = ("status", "crls")
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    CRLS_FIELD_NUMBER: _ClassVar[int]
+    status: str
+    crls: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, status: _Optional[str] = ..., crls: _Optional[_Iterable[bytes]] = ...) -> None: ...
