@@ -91,6 +91,7 @@ KINDS: Final = {
         "instance:id": re.compile(r"i-[0-9a-f]+"),
         "image:id": _ANY,
     },
+    "azure_imds": {"subscription-id": re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")},
     "gcp_iit": {"project-id": _ANY, "zone": _ANY, "instance-name": _ANY, "sa": _ANY},
     "http_challenge": {"hostname": _ANY},
     "sshpop": {"hostname": _ANY},

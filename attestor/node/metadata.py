@@ -48,7 +48,7 @@ async def ask(
         sent_back: Headers that the answer has to have: a proxy that has it from elsewhere gives itself away.
 
     Raises:
-        NodeAttestationError: It cannot be asked, refused, or answered with something else than some ASCII.
+        NodeAttestationError: It cannot be asked, refused, or answered with something else than some text.
     """
     try:
         async with asyncio.timeout(TIMEOUT), request(peer, method, target, headers=headers) as answer:
@@ -57,13 +57,13 @@ async def ask(
             for name, value in (sent_back or {}).items():
                 if answer.header(name) != value:
                     raise NodeAttestationError(f"{peer} is no metadata server: its answer lacks {name}")
-            text = (await answer.body(MAX_ANSWER)).decode("ascii")
+            text = (await answer.body(MAX_ANSWER)).decode("utf-8")
     except TimeoutError as error:
         raise NodeAttestationError(f"metadata server {peer} did not answer within {TIMEOUT} s") from error
     except HttpError as error:
         raise NodeAttestationError(f"metadata server: {error}") from error
     except UnicodeDecodeError as error:
-        raise NodeAttestationError(f"metadata server {peer} answered with other than ASCII") from error
+        raise NodeAttestationError(f"metadata server {peer} answered with other than UTF-8") from error
     if not text.strip():
         raise NodeAttestationError(f"metadata server {peer} answered with nothing")
     return text

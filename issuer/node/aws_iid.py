@@ -18,7 +18,7 @@ import msgspec
 from cryptography import x509
 
 from issuer.errors import NodeRejectedError
-from issuer.node import Challenge, NodeContext, NodeProof
+from issuer.node import Challenge, NodeContext, NodeProof, payloads
 from issuer.node.cms import SignedData
 from spiffekit.certificates import certificates_from_pem, load_certificate
 from spiffekit.daemon.clock import Clock, SystemClock
@@ -28,7 +28,6 @@ from spiffekit.jwk import parse_json_object
 from spiffekit.selector import Selector
 
 TYPE: Final = "aws_iid"
-MAX_PAYLOAD: Final = 64 * 1024  # bytes
 _CERTIFICATES: Final = "aws_certificates.toml"
 _ACCOUNT: Final = re.compile(r"[0-9]{12}", re.ASCII)
 _REGION: Final = re.compile(r"[a-z]{2,8}(-[a-z]{2,16}){1,3}-[0-9]{1,2}", re.ASCII)
@@ -92,12 +91,7 @@ class AwsIidVerifier:
 
     def _verified(self, payload: bytes) -> _Document:
         """Return the document; nothing but what was signed is looked at."""
-        if len(payload) > MAX_PAYLOAD:
-            raise NodeRejectedError("payload is too large")
-        try:
-            sent = msgspec.json.decode(payload, type=_Payload)
-        except (ValueError, RecursionError) as error:
-            raise NodeRejectedError("payload has no document, or no RSA 2048 signature of it") from error
+        sent = payloads.read(payload, _Payload, "payload")
         message = SignedData.from_base64_unverified(sent.rsa2048)
         named = [(region, c) for region, c in self._certificates.items() if message.names(c)]  # (1)
         if len(named) != 1:

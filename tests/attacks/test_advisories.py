@@ -107,7 +107,11 @@ ADVISORIES = {
         issuer/node/test_aws_iid.py::the_document_that_was_signed_is_the_one_that_counts
         issuer/node/test_cms.py::what_was_not_signed_is_no_document
     """,
-    "#6998, #6960: azure_imds anchored the wrong certificate": "there is no azure_imds attestor yet",
+    "#6998, #6960: azure_imds anchored the wrong certificate": """
+        issuer/node/test_azure_imds.py::the_certificate_that_is_judged_is_the_one_that_signed
+        issuer/node/test_azure_imds.py::two_certificates_of_one_name_are_none
+        issuer/node/test_cms.py::a_certificate_that_came_along_vouches_for_nothing
+    """,
     "#6972, #7259: a filter of one kind of SVID was missing in another": """
         issuer_api/test_parity.py::what_is_granted_or_withheld_is_so_in_every_kind
         attestor/endpoints/test_parity.py::both_kinds_of_svid_are_for_the_same_identities

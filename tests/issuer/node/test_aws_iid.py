@@ -14,7 +14,8 @@ from attestor.errors import NodeAttestationError
 from attestor.node import aws_iid as machine
 from issuer.errors import NodeRejectedError
 from issuer.model import AttestationLevel
-from issuer.node.aws_iid import MAX_PAYLOAD, Config, create, create_with, published
+from issuer.node.aws_iid import Config, create, create_with, published
+from issuer.node.payloads import MAX_BYTES
 from spiffekit.certificates import check_strength
 from spiffekit.daemon.config import ConfigError
 from spiffekit.selector import typo
@@ -199,7 +200,7 @@ async def test_what_is_no_document_is_refused(text):
         b'{"document":"{}"}',
         b'{"document":1,"rsa2048":""}',
         b"\xff",
-        bytes(MAX_PAYLOAD + 1),
+        bytes(MAX_BYTES + 1),
     ],
     ids=["empty", "array", "object", "no signature", "number", "bytes", "large"],
 )
@@ -217,7 +218,7 @@ async def test_a_signature_that_is_none_is_refused(signature):
 
 
 async def test_the_signature_of_rsa_1024_is_not_enough():
-    with pytest.raises(NodeRejectedError, match="no RSA 2048 signature"):
+    with pytest.raises(NodeRejectedError, match="rsa2048"):
         await verify(json.dumps({"document": text_of(), "signature": "AAAA"}).encode())
 
 

@@ -309,11 +309,12 @@ def of(server, **options):
         (ok("no account", FLAVOR, status="404 Not Found"), "status 404"),
         (ok("", FLAVOR), "with nothing"),
         (ok("<html>", FLAVOR), "something else than a token"),
-        (ok("ä.b.c", FLAVOR), "other than ASCII"),
+        (ok(b"\xff.b.c", FLAVOR), "other than UTF-8"),
+        (ok("ä.b.c", FLAVOR), "something else than a token"),
         (ok("x" * (MAX_ANSWER + 1), FLAVOR), "longer than"),
         (b"", "metadata server"),
     ],
-    ids=["flavor", "case", "redirect", "missing", "empty", "html", "bytes", "large", "closed"],
+    ids=["flavor", "case", "redirect", "missing", "empty", "html", "bytes", "letters", "large", "closed"],
 )
 async def test_what_is_no_token_is_not_sent(answer, why):
     async with WebServer(lambda head: answer) as server:
