@@ -30,6 +30,7 @@ from spiffekit.jwk import parse_json_object
 from spiffekit.selector import Selector
 
 TYPE: Final = "azure_imds"
+OPENING: Final = b"non_empty_payload"
 NONCE: Final = 32  # letters and digits: 190 bits
 _ALPHABET: Final = string.ascii_letters + string.digits
 _UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
@@ -91,7 +92,8 @@ class AzureImdsVerifier:
 
     async def verify(self, payload: bytes, challenge: Challenge, context: NodeContext) -> NodeProof:
         """Give the node a nonce, and check the document that Azure signed with it."""
-        del payload  # it only asks for the nonce
+        if payload != OPENING:
+            raise NodeRejectedError("payload is not what asks for a nonce")
         nonce = "".join(secrets.choice(_ALPHABET) for _ in range(NONCE))
         response = payloads.read(await challenge(nonce.encode("ascii")), _Response, "challenge response")
         document = await self._verified(response.document)

@@ -12,10 +12,11 @@ from datetime import UTC, datetime
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from attestor import node as machines
-from attestor.node import aws_iid, gcp_iit, http_challenge, join_token, k8s_psat, tpm_ek, x509pop
+from attestor.node import aws_iid, azure_imds, gcp_iit, http_challenge, join_token, k8s_psat, tpm_ek, x509pop
 from issuer import node
 from issuer.model import AttestationLevel
 from issuer.node import aws_iid as aws_iid_verifier
+from issuer.node import azure_imds as azure_imds_verifier
 from issuer.node import gcp_iit as gcp_iit_verifier
 from issuer.node import http_challenge as http_challenge_verifier
 from issuer.node import join_token as join_token_verifier
@@ -31,7 +32,7 @@ from tests.engines import swtpm
 from tests.fakes.clock import FakeClock
 from tests.fakes.kubernetes import ADMIN, ApiServer, Authority, pod
 from tests.fakes.web import WebServer, ok
-from tests.issuer.node import google, test_aws_iid, test_sshpop, test_tpm_devid
+from tests.issuer.node import azure, google, test_aws_iid, test_sshpop, test_tpm_devid
 from tests.issuer.node.x509pop_node import ROOT, Context
 
 
@@ -222,8 +223,37 @@ class GcpIit:
             yield Pair(verifier, one, other, Context())
 
 
+class AzureImds:
+    level, challenges = AttestationLevel.PLATFORM, True
+
+    def __init__(self, folder, _stack):
+        now = datetime.now(UTC)
+        self.clock = FakeClock(now)
+        self.one, self.other = azure.Azure(now), azure.Azure(now)
+        self.other.machine = self.one.machine[:-1] + "4"
+        vars(self.other).update(root=self.one.root, issuing=self.one.issuing, signer=self.one.signer)
+        self.roots = folder / "roots.pem"
+        self.roots.write_bytes(self.one.root.certificate.public_bytes(Encoding.PEM))
+
+    @contextlib.asynccontextmanager
+    async def open(self):
+        async with (
+            WebServer(lambda _: ok(self.one.certificate()), name="www.microsoft.com") as microsoft,
+            WebServer(self.one) as first,
+            WebServer(self.other) as second,
+        ):
+            one, other = (
+                azure_imds.create(azure_imds.Config(azure.DOMAIN, server.host)) for server in (first, second)
+            )
+            tenants = {azure.DOMAIN: azure_imds_verifier.Tenant(azure.TENANT, (azure.SUBSCRIPTION,))}
+            config = azure_imds_verifier.Config(tenants, trust_bundle_path=self.roots)
+            verifier = azure_imds_verifier.create_with(config, microsoft.peer, self.clock)
+            yield Pair(verifier, one, other, Context())
+
+
 TYPES = {
     "aws_iid": AwsIid,
+    "azure_imds": AzureImds,
     "gcp_iit": GcpIit,
     "http_challenge": HttpChallenge,
     "join_token": JoinToken,

@@ -47,6 +47,7 @@ class Azure:
         self.root = Authority(now).again()
         self.issuing = Authority(now, self.root, "Test Issuing CA 01", path_length=0)
         self.signer = self.certify()
+        self.machine = MACHINE
 
     def certify(self, names=(NAME,), *, where="http://www.microsoft.com" + PATH, key=KEY, **changes):
         """A certificate of the metadata service."""
@@ -90,7 +91,7 @@ class Azure:
             "sku": "20_04-lts-gen2",
             "subscriptionId": SUBSCRIPTION,
             "timeStamp": {"createdOn": "04/19/22 01:27:21 -0000", "expiresOn": "04/19/22 07:27:21 -0000"},
-            "vmId": MACHINE,
+            "vmId": self.machine,
             **changes,
         }
         return json.dumps(whole, separators=(",", ":")).encode()

@@ -20,7 +20,7 @@ from issuer.errors import NodeRejectedError
 from issuer.model import AttestationLevel
 from issuer.node import azure_chain
 from issuer.node.azure_chain import published
-from issuer.node.azure_imds import Config, Tenant, create, create_with
+from issuer.node.azure_imds import OPENING, Config, Tenant, create, create_with
 from issuer.node.payloads import MAX_BYTES
 from spiffekit.certificates import certificates_from_pem
 from spiffekit.daemon.config import ConfigError
@@ -83,7 +83,7 @@ def prove(verifier):
             document = {"encoding": encoding, "signature": signature}
             return json.dumps({"document": document, "metadata": metadata}).encode()
 
-        return await verifier.verify(b"non_empty_payload", respond, Context())
+        return await verifier.verify(OPENING, respond, Context())
 
     return prove
 
@@ -118,7 +118,7 @@ async def test_the_nonce_is_what_stock_agents_expect(verifier):
 
     for _ in range(2):
         with pytest.raises(NodeRejectedError, match="malformed"):
-            await verifier.verify(b"", respond, Context())
+            await verifier.verify(OPENING, respond, Context())
     assert all(re.fullmatch(rb"[a-zA-Z0-9]{32}", nonce) for nonce in nonces)
     assert nonces[0] != nonces[1]
 
@@ -138,13 +138,13 @@ async def test_a_document_of_azure_itself_counts():
     async with WebServer(lambda head: ok(intermediate), name="www.microsoft.com") as server:
         # All is well with it, but that it was made for somebody else's nonce.
         with pytest.raises(NodeRejectedError, match="another nonce"):
-            await create_with(config, server.peer, FakeClock(when)).verify(b"", respond, Context())
+            await create_with(config, server.peer, FakeClock(when)).verify(OPENING, respond, Context())
         later = FakeClock(datetime(2024, 6, 1, tzinfo=UTC))
         with pytest.raises(NodeRejectedError, match="no known authority"):
-            await create_with(config, server.peer, later).verify(b"", respond, Context())
+            await create_with(config, server.peer, later).verify(OPENING, respond, Context())
         here = Config(config.tenants)
         with pytest.raises(NodeRejectedError, match="allowed metadata domain"):
-            await create_with(here, server.peer, FakeClock(when)).verify(b"", respond, Context())
+            await create_with(here, server.peer, FakeClock(when)).verify(OPENING, respond, Context())
     assert "/pkiops/certs/Microsoft%20Azure%20TLS%20Issuing%20CA%2005%20-%20xsign.crt" in server.requests[0]
 
 
@@ -271,7 +271,7 @@ async def test_a_response_that_is_none_is_refused(verifier, answer):
         return answer
 
     with pytest.raises(NodeRejectedError, match="challenge response"):
-        await verifier.verify(b"", respond, Context())
+        await verifier.verify(OPENING, respond, Context())
 
 
 @pytest.mark.parametrize(
