@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 import grpc
-from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client import CollectorRegistry
 
+from attestor import metrics
 from attestor.cache import Cache
 from attestor.config import Config
 from attestor.connection import Credentials
@@ -85,10 +86,9 @@ class Attestor:
         ).values()
         (self.keys,) = plugins.load("attestor.keys", config.key_manager, prefix="key_manager.").values()
         self.attestors = _workload_attestors(config)
-        self.examiner = Examiner(self.attestors, self.clock)
+        observe = metrics.times_of_attestation(self.registry)
+        self.examiner = Examiner(self.attestors, self.clock, observe=observe)
         self.bootstrap()  # a mistake in it is told at once
-        gauge = Gauge("attestor_entries", "Entries of this node.", registry=self.registry)
-        gauge.set_function(lambda: len(self.cache.entries))
 
     def bootstrap(self) -> Bundle | None:
         """Read what the first contact with the issuer trusts; None: whoever names the issuer's ID.
@@ -141,9 +141,22 @@ class Attestor:
                 services[f"workload_attestor.{one.attestor.type}"] = one.attestor.run
         if table.admin_socket is not None:
             services["admin"] = self._admin(table.admin_socket, session)
-        services["workload_api"] = self._workload_api(
-            JwtCache(client, self.cache, self.clock), Instances(client, self.cache, self.clock)
+        jwt = JwtCache(client, self.cache, self.clock)
+        instances = Instances(client, self.cache, self.clock)
+        front: UnixFront[Process] = UnixFront(table.socket_path, mode=SOCKET_MODE, identify=Process.of)
+        admission = Admission(front.peer_of, self.clock)
+        services["workload_api"] = self._workload_api(front, admission, jwt, instances)
+        parts = metrics.Parts(
+            clock=self.clock,
+            cache=self.cache,
+            session=session,
+            sync=sync,
+            rotation=rotation,
+            instances=instances,
+            jwt=jwt,
+            admission=admission,
         )
+        self.registry.register(parts)
         return services
 
     def _admin(self, path: Path, session: NodeSession) -> Any:
@@ -165,13 +178,13 @@ class Attestor:
 
         return service
 
-    def _workload_api(self, jwt: JwtCache, instances: Instances) -> Any:
+    def _workload_api(
+        self, front: UnixFront[Process], admission: Admission, jwt: JwtCache, instances: Instances
+    ) -> Any:
         table = self.config.attestor
 
         async def service(ready: Callable[[], None]) -> NoReturn:
             table.socket_path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-            front: UnixFront[Process] = UnixFront(table.socket_path, mode=SOCKET_MODE, identify=Process.of)
-            admission = Admission(front.peer_of, self.clock)
             api = WorkloadApi(
                 self.cache,
                 self.examiner,

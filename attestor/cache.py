@@ -162,6 +162,10 @@ class Cache:
             return None
         return found[1]
 
+    def soonest_expiry(self) -> datetime | None:
+        """Return when the first SVID here expires, None if there is none."""
+        return min((svid.expires_at for _, svid in self._svids.values()), default=None)
+
     def notify(self) -> None:
         """Wake everybody who waits."""
         self.version += 1

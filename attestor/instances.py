@@ -78,6 +78,7 @@ class Instances:
         self._limit = limit
         self._boot_id = _BOOT_ID.read_text().strip()
         self._instances: OrderedDict[tuple[int, int], Instance] = OrderedDict()
+        self.issued = 0  # SVIDs that were taken up from the issuer
 
     def __len__(self) -> int:
         return len(self._instances)
@@ -197,6 +198,7 @@ class Instances:
             authority = authority_of(svid)
             tainted = authority in self._cache.tainted  # the issuer signs with it still
             due = self._clock.monotonic() + (REFUSED_FOR if tainted else renewal_in(svid, now))
+            self.issued += 1
             instance.held[entry.id] = _Held(
                 entry.revision, svid, due, agrees(svid, now), authority=authority, tainted=tainted
             )

@@ -31,6 +31,7 @@ class JwtCache:
         self._cache = cache
         self._clock = clock
         self._tokens: OrderedDict[Key, JwtSvid] = OrderedDict()
+        self.issued = 0  # tokens that were taken up from the issuer
 
     async def fetch(self, entry: Entry, audience: Sequence[str], evidence: Evidence | None = None) -> JwtSvid:
         """Return a token for an entry; with evidence, one of that process alone.
@@ -58,6 +59,7 @@ class JwtCache:
             raise
         except SpiffeError as error:
             raise IssuerUnavailableError(f"issuer's JWT-SVID cannot be used: {error}") from error
+        self.issued += 1
         if not entry.jwt_svid_include_jti:
             self._tokens[key] = svid
             self._tokens.move_to_end(key)

@@ -43,6 +43,7 @@ class Rotation:
         self._plans: dict[str, _Plan] = {}  # by entry
         self._refused: dict[str, tuple[int, float]] = {}  # entry: its revision, and when to ask again
         self._batch = BATCH
+        self.issued = 0  # SVIDs that were taken up from the issuer
 
     async def run(self, ready: Callable[[], None]) -> NoReturn:
         """Rotate for ever; ready when there is an SVID for every entry that the issuer grants."""
@@ -120,6 +121,7 @@ class Rotation:
             else:
                 self._refused.pop(entry.id, None)
             fresh[entry.id] = svid
+        self.issued += len(fresh)
         self._cache.put_svids(fresh, refused)
 
     def _put_off(self, entry: Entry, reason: str) -> None:

@@ -142,6 +142,7 @@ class NodeSession:
         self._renew_at = 0.0
         self._agreed = True  # our clock and the SVID's, when we got it
         self._lock = asyncio.Lock()
+        self.issued = 0  # SVIDs that were taken up from the issuer
 
     @property
     def svid(self) -> X509Svid | None:
@@ -216,6 +217,7 @@ class NodeSession:
             self._keys.add(key)
             self._state.save(NodeState(svid, bundle, self._reattestable))
             self._keys.keep_only(key)
+        self.issued += 1
         self._client.credentials.svid = svid
         self._client.credentials.bundle = bundle
         self._client.drop_connections()

@@ -35,7 +35,8 @@ class Sync:
         self._poll_every = poll_every
         self._synced = asyncio.Event()
         self._stock = False
-        self._revision = 0  # applied whole, of this epoch
+        self.revision = 0  # applied whole, of this epoch
+        self.known_at: float | None = None  # on the monotonic clock: when the cache was as the issuer said
         self._epoch = ""
 
     async def run(self, ready: Callable[[], None]) -> NoReturn:
@@ -64,11 +65,12 @@ class Sync:
     async def _watch(self, backoff: Backoff) -> None:
         parts: list[Update] = []
         try:
-            async for update in self._client.watch(QUIET, revision=self._revision, epoch=self._epoch):
+            async for update in self._client.watch(QUIET, revision=self.revision, epoch=self._epoch):
                 backoff.reset()
                 if update.heartbeat:
                     if update.epoch == self._epoch and not parts:
-                        self._revision = update.revision  # what lies between was not for us
+                        self.revision = update.revision  # what lies between was not for us
+                        self.known_at = self._clock.monotonic()
                     continue
                 parts.append(update)
                 if not update.more:
@@ -92,7 +94,8 @@ class Sync:
             tainted=[key_id for part in parts for key_id in part.tainted],
             snapshot=parts[0].snapshot,
         )
-        self._revision, self._epoch = parts[-1].revision, parts[-1].epoch
+        self.revision, self._epoch = parts[-1].revision, parts[-1].epoch
+        self.known_at = self._clock.monotonic()
         self._synced.set()
 
     async def _poll(self) -> None:
@@ -104,6 +107,7 @@ class Sync:
         if self._changed(entries, bundles):
             tainted = [a.subject_key_id for b in bundles for a in b.x509_authorities if a.tainted]
             self._cache.apply(entries=entries, bundles=bundles, tainted=tainted, snapshot=True)
+        self.known_at = self._clock.monotonic()
         self._synced.set()
 
     def _changed(self, entries: tuple[Entry, ...], bundles: list[Bundle]) -> bool:

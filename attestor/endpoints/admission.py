@@ -34,15 +34,16 @@ CALLS_AT_ONCE: Final = 2000.0  # a whole node of one user may start over at the 
 
 
 class CallRefused(Exception):  # noqa: N818 - a verdict, not a failure
-    """Ends a call with a status."""
+    """Ends a call with a status. `reason` is one of few words, for metrics."""
 
-    def __init__(self, code: grpc.StatusCode, message: str) -> None:
+    def __init__(self, code: grpc.StatusCode, message: str, *, reason: str = "bad_request") -> None:
         super().__init__(message)
         self.code = code
+        self.reason = reason
 
 
 class Admission:
-    """Admits callers by their users' share of calls and streams.
+    """Admits callers by their users' share of calls and streams, and counts those that are refused.
 
     Args:
         process_of: Returns the process behind a call; raises `UnknownPeerError`.
@@ -53,6 +54,18 @@ class Admission:
         self._process_of = process_of
         self._calls = RateLimit(CALLS_PER_SECOND, CALLS_AT_ONCE, monotonic=clock.monotonic)
         self._streams: Counter[int] = Counter()
+        self.refusals: Counter[str] = Counter()  # by reason, of which there are few
+
+    @property
+    def streams(self) -> int:
+        """How many streams are open."""
+        return self._streams.total()
+
+    def refuse(self, error: Exception) -> Status:
+        """Count a call that ends with an error; return what its caller may see of that."""
+        reason, status = _verdict(error)
+        self.refusals[reason] += 1
+        return status
 
     def admit(self, context: Context) -> Process:
         """Return the process behind a call that has the security header, and whose user may call now.
@@ -78,7 +91,7 @@ class Admission:
         """Count a stream of the process's user while the context lasts, or raise `CallRefused`."""
         uid = process.peer.uid
         if self._streams[uid] >= MAX_STREAMS_PER_UID:
-            raise CallRefused(Code.UNAVAILABLE, "too many streams of this user")
+            raise CallRefused(Code.UNAVAILABLE, "too many streams of this user", reason="too_many_streams")
         self._streams[uid] += 1
         try:
             yield
@@ -95,21 +108,21 @@ def require_header(context: Context) -> None:
         raise CallRefused(Code.INVALID_ARGUMENT, "security header missing from request")
 
 
-def status_of(error: Exception) -> Status:
-    """Return what a caller may see of an error."""
+def _verdict(error: Exception) -> tuple[str, Status]:
+    """Return the reason for a refusal in a word, and the status that the caller gets."""
     match error:
         case CallRefused():
-            return Status(error.code, str(error))
+            return error.reason, Status(error.code, str(error))
         case NoIdentityError():
-            return Status(Code.PERMISSION_DENIED, str(error))
+            return "no_identity", Status(Code.PERMISSION_DENIED, str(error))
         case PeerGoneError() | UnknownPeerError():
-            return Status(Code.PERMISSION_DENIED, "caller cannot be identified")
+            return "unknown_caller", Status(Code.PERMISSION_DENIED, "caller cannot be identified")
         case WorkloadAttestationError():
-            return Status(Code.UNAVAILABLE, "workload attestation failed")
+            return "attestation_failed", Status(Code.UNAVAILABLE, "workload attestation failed")
         case RateLimitedError():
-            return Status(Code.UNAVAILABLE, str(error))
+            return "rate_limited", Status(Code.UNAVAILABLE, str(error))
         case IssuerUnavailableError() | SpiffeError():
-            return Status(Code.UNAVAILABLE, "not ready")
+            return "not_ready", Status(Code.UNAVAILABLE, "not ready")
         case _:
             logger.error("call failed", exc_info=error)
-            return Status(Code.INTERNAL, INTERNAL)
+            return "internal", Status(Code.INTERNAL, INTERNAL)

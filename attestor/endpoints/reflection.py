@@ -8,7 +8,7 @@ import grpc
 from google.protobuf import descriptor_pool
 from grpc_reflection.v1alpha import reflection, reflection_pb2  # type: ignore[import-untyped]
 
-from attestor.endpoints.admission import Admission, Context, status_of
+from attestor.endpoints.admission import Admission, Context
 from attestor.peer import Process
 from spiffekit.wire.status import abort
 from spiffekit.wire.workload_api import SERVICE, messages
@@ -39,7 +39,7 @@ class Reflection:
                 async for answer in self._servicer.ServerReflectionInfo(charged, context):
                     yield answer
         except Exception as error:  # noqa: BLE001 - the RPC boundary: every error becomes a status
-            await abort(context, status_of(error))
+            await abort(context, self._admission.refuse(error))
 
     async def _charged(self, requests: AsyncIterator[Any], process: Process) -> AsyncIterator[Any]:
         """Pass requests on, each as a call of its own: a stream may have any number of them."""

@@ -16,7 +16,7 @@ import grpc
 from google.protobuf.message import Message
 
 from attestor.cache import Cache, Entry, Watcher, WorkloadUpdate
-from attestor.endpoints.admission import Admission, CallRefused, Context, require_header, status_of
+from attestor.endpoints.admission import Admission, CallRefused, Context, require_header
 from attestor.endpoints.caller import Caller
 from attestor.endpoints.refusals import Refusals
 from attestor.errors import AttestorError, NodeAttestationError, NoIdentityError
@@ -109,7 +109,9 @@ class WorkloadApi:
             try:
                 if render is None:
                     require_header(context)
-                    raise CallRefused(Code.UNIMPLEMENTED, "the WIT profile is not supported")
+                    raise CallRefused(
+                        Code.UNIMPLEMENTED, "the WIT profile is not supported", reason="unimplemented"
+                    )
                 caller = self._admit(context)
                 await caller.examine()
                 with self._admission.streaming(caller.process):
@@ -126,7 +128,7 @@ class WorkloadApi:
 
     async def _refuse(self, context: Context, caller: Caller | None, error: Exception) -> None:
         """End a call with the status of an error, and a number by which an operator finds the reason."""
-        status = status_of(error)
+        status = self._admission.refuse(error)
         if caller is not None and status.code in _LOOKED_UP:
             refusal = self._refusals.add(caller, status.code.name, str(error))
             status = replace(status, detail=admin_pb2.Refused(correlation_id=refusal.id))
@@ -276,7 +278,7 @@ class WorkloadApi:
             return None
         except AttestorError as error:
             logger.warning("JWT-SVID not issued", extra={"entry": entry.id, "reason": str(error)})
-            raise CallRefused(Code.UNAVAILABLE, "could not fetch JWT-SVID") from error
+            raise CallRefused(Code.UNAVAILABLE, "could not fetch JWT-SVID", reason="not_ready") from error
 
     def _evidence(self, entry: Entry, caller: Caller) -> Evidence | None:
         if not entry.needs_evidence:
@@ -299,7 +301,7 @@ class WorkloadApi:
                 now=self._clock.now(),
             )
         except SpiffeError as error:
-            raise CallRefused(Code.INVALID_ARGUMENT, str(error)) from error
+            raise CallRefused(Code.INVALID_ARGUMENT, str(error), reason="invalid_token") from error
         claims: dict[str, Any] = {**svid.claims, "aud": list(svid.audience)}
         if not svid.spiffe_id.is_member_of(self._cache.trust_domain):
             claims = {name: value for name, value in claims.items() if name in self._foreign_claims}

@@ -52,12 +52,29 @@ class Examination:
         return frozenset(finding.type for finding in self.findings if finding.error)
 
 
-class Examiner:
-    """Asks the attestors of the configuration."""
+def _unobserved(_finding: Finding) -> None:
+    pass
 
-    def __init__(self, attestors: Sequence[Configured], clock: Clock) -> None:
+
+class Examiner:
+    """Asks the attestors of the configuration.
+
+    Args:
+        attestors: Whom to ask.
+        clock: The clock.
+        observe: Is told of each finding.
+    """
+
+    def __init__(
+        self,
+        attestors: Sequence[Configured],
+        clock: Clock,
+        *,
+        observe: Callable[[Finding], None] = _unobserved,
+    ) -> None:
         self._attestors = attestors
         self._clock = clock
+        self._observe = observe
 
     async def findings(self, process: Process) -> tuple[Finding, ...]:
         """Return what every attestor says. The caller asks whether the process still lives."""
@@ -143,7 +160,9 @@ class Examiner:
                 extra={"attestor": one.attestor.type, "pid": process.pid, "reason": reason},
             )
         took = timedelta(seconds=self._clock.monotonic() - began)
-        return Finding(one.attestor.type, facts, self._clock.now(), took, reason)
+        finding = Finding(one.attestor.type, facts, self._clock.now(), took, reason)
+        self._observe(finding)
+        return finding
 
 
 def _own(facts: object, type_: str) -> Facts:

@@ -247,6 +247,22 @@ async def test_a_heartbeat_of_another_epoch_does_not(world):
     assert world.issuer.watches == [(0, ""), (1, "epoch")]
 
 
+async def test_when_the_issuer_last_said_what_holds_is_known(world):
+    assert world.sync.known_at is None
+    async with world.running():
+        assert world.sync.known_at == 0
+        for message in (
+            world.issuer.update(revision=1, heartbeat=True),
+            world.issuer.update(revision=2, entries=(entry("a"),)),
+        ):
+            await world.clock.advance(SECOND)
+            await world.hear(message)
+            assert world.sync.known_at == world.clock.monotonic()
+        await world.clock.advance(SECOND)
+        await world.hear(world.issuer.update(revision=3, more=True))
+        assert world.sync.known_at == world.clock.monotonic() - 1
+
+
 async def test_half_a_change_does_not_move_the_revision(world):
     async with world.running():
         await world.hear(world.issuer.update(revision=9, more=True))
@@ -407,10 +423,12 @@ async def test_a_poll_brings_a_new_bundle_with_its_tainted_authorities(stock):
 async def test_a_poll_that_fails_changes_nothing_and_is_tried_again(stock):
     stock.issuer.grant(entry("a"))
     async with stock.running():
+        assert stock.sync.known_at == 0
         stock.issuer.failing = {"bundle": AWAY}
         stock.issuer.grant(entry("b"))
         await stock.clock.advance(EVERY * 1.1)
         assert stock.known == ["a"]
+        assert stock.sync.known_at == 0
         assert stock.session.errors == [AWAY] * len(stock.session.errors)
         stock.issuer.failing = {}
         await stock.clock.advance(EVERY)

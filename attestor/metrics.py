@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the attestor tells Prometheus: read from its parts when it asks, so that none of them knows of it."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Histogram, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from attestor.cache import Cache
+from attestor.endpoints.admission import Admission
+from attestor.instances import Instances
+from attestor.jwt import JwtCache
+from attestor.rotation import Rotation
+from attestor.session import NodeSession
+from attestor.sync import Sync
+from attestor.workload.examination import Finding
+from spiffekit.daemon.clock import Clock
+
+BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)  # seconds
+
+
+def times_of_attestation(registry: CollectorRegistry) -> Callable[[Finding], None]:
+    """Return what records how long a workload attestor took."""
+    times = Histogram(
+        "attestor_workload_attestation_seconds",
+        "Time of one workload attestor about one process.",
+        ("attestor", "outcome"),
+        buckets=BUCKETS,
+        registry=registry,
+    )
+
+    def observe(finding: Finding) -> None:
+        outcome = "failed" if finding.error else "ok"
+        times.labels(finding.type, outcome).observe(finding.took.total_seconds())
+
+    return observe
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)  # a registry keeps collectors by identity
+class Parts(Collector):
+    """The parts of the attestor that have something to tell."""
+
+    clock: Clock
+    cache: Cache
+    session: NodeSession
+    sync: Sync
+    rotation: Rotation
+    instances: Instances
+    jwt: JwtCache
+    admission: Admission
+
+    def collect(self) -> Iterator[Metric]:
+        """Return everything as it is now."""
+        yield GaugeMetricFamily("attestor_entries", "Entries of this node.", len(self.cache.entries))
+        yield GaugeMetricFamily("attestor_streams", "Streams that are open.", self.admission.streams)
+        yield GaugeMetricFamily(
+            "attestor_updates_revision", "Revision of the registry that is known here.", self.sync.revision
+        )
+        yield GaugeMetricFamily(
+            "attestor_updates_age_seconds", "Time since the issuer said what holds.", self._age()
+        )
+        expiry = GaugeMetricFamily(
+            "attestor_svid_expires_in_seconds", "Time until the first SVID expires.", labels=("kind",)
+        )
+        node = self.session.svid
+        expiry.add_metric(("node",), self._left(node.expires_at if node is not None else None))
+        expiry.add_metric(("shared",), self._left(self.cache.soonest_expiry()))
+        yield expiry
+        issued = CounterMetricFamily("attestor_svids_issued", "SVIDs got from the issuer.", labels=("kind",))
+        issued.add_metric(("node",), self.session.issued)
+        issued.add_metric(("shared",), self.rotation.issued)
+        issued.add_metric(("process",), self.instances.issued)
+        issued.add_metric(("jwt",), self.jwt.issued)
+        yield issued
+        refusals = CounterMetricFamily("attestor_refusals", "Calls of workloads refused.", labels=("reason",))
+        for reason, count in sorted(self.admission.refusals.items()):
+            refusals.add_metric((reason,), count)
+        yield refusals
+
+    def _age(self) -> float:
+        known_at = self.sync.known_at
+        return math.nan if known_at is None else self.clock.monotonic() - known_at
+
+    def _left(self, expires_at: datetime | None) -> float:
+        return math.nan if expires_at is None else (expires_at - self.clock.now()).total_seconds()
