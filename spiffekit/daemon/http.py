@@ -26,7 +26,7 @@ class HttpError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Who is asked. Without `tls` the connection is plain: for loopback only."""
+    """Who is asked. Without `tls` the connection is plain: for loopback and clouds' metadata servers."""
 
     host: str
     port: int
