@@ -31,6 +31,7 @@ from attestor.state import StateFile
 from attestor.sync import Sync
 from attestor.workload import Configured, Following
 from attestor.workload.examination import Examiner
+from attestor.workload.external import ExternalAttestor
 from spiffekit.bundle import Bundle
 from spiffekit.daemon import health as health_server
 from spiffekit.daemon import logging as logs
@@ -85,10 +86,20 @@ class Attestor:
             "attestor.node", config.node_attestor, prefix="node_attestor."
         ).values()
         (self.keys,) = plugins.load("attestor.keys", config.key_manager, prefix="key_manager.").values()
-        self.attestors = _workload_attestors(config)
+        self.attestors = self._workload_attestors(config)
         observe = metrics.times_of_attestation(self.registry)
         self.examiner = Examiner(self.attestors, self.clock, observe=observe)
         self.bootstrap()  # a mistake in it is told at once
+
+    def _workload_attestors(self, config: Config) -> list[Configured]:
+        attestors = plugins.load("attestor.workload", config.own_options(), prefix="workload_attestor.")
+        for name, table in config.external().items():
+            attestors[name] = ExternalAttestor(name, table, self.trust_domain, self.clock)
+        options = {name: config.common_options(name) for name in attestors}
+        return [
+            Configured(attestor, options[name].required, options[name].timeout)
+            for name, attestor in attestors.items()
+        ]
 
     def bootstrap(self) -> Bundle | None:
         """Read what the first contact with the issuer trusts; None: whoever names the issuer's ID.
@@ -216,15 +227,6 @@ class Attestor:
             "attestor is ready",
             extra={"socket": str(self.config.attestor.socket_path), "entries": len(self.cache.entries)},
         )
-
-
-def _workload_attestors(config: Config) -> list[Configured]:
-    attestors = plugins.load("attestor.workload", config.own_options(), prefix="workload_attestor.")
-    options = {name: config.common_options(name) for name in attestors}
-    return [
-        Configured(attestor, options[name].required, options[name].timeout)
-        for name, attestor in attestors.items()
-    ]
 
 
 @contextlib.asynccontextmanager

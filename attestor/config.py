@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The attestor's configuration file: its tables, their options and defaults."""
 
+import re
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -11,12 +12,15 @@ import msgspec
 from spiffekit.daemon import plugins
 from spiffekit.daemon.config import ConfigError, Span, decode
 from spiffekit.daemon.logging import Format, Level
-from spiffekit.errors import SpiffeIdError
+from spiffekit.errors import SelectorError, SpiffeIdError
 from spiffekit.id import TrustDomain
+from spiffekit.selector import KINDS, Selector
 
 MIN_SYNC: Final = timedelta(seconds=1)
 MAX_PORT: Final = 65535
 MAX_SOCKET_PATH: Final = 100  # bytes; the kernel allows 107, and a new socket has another name at first
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
+_VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=[^\0]*", re.ASCII | re.DOTALL)
 _ENTRY_POINTS: Final = {
     "node_attestor": "attestor.node",
     "key_manager": "attestor.keys",
@@ -78,6 +82,40 @@ class WorkloadAttestorOptions(msgspec.Struct, frozen=True, forbid_unknown_fields
     timeout: Span = Span(seconds=5)
 
 
+class ExternalAttestorTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``[workload_attestor.NAME]`` of a plug-in that runs as a process of its own.
+
+    Attributes:
+        plugin_cmd: The program, by an absolute path; only root and the attestor may be able to write it.
+        plugin_checksum: The program's SHA-256 in lower-case hex.
+        plugin_args: Its arguments.
+        plugin_env: Its environment, each as `NAME=value`; it gets nothing of the attestor's.
+        plugin_data: Its own configuration, handed over as it is; most plug-ins want HCL.
+    """
+
+    plugin_cmd: Path
+    plugin_checksum: str
+    plugin_args: tuple[str, ...] = ()
+    plugin_env: tuple[str, ...] = ()
+    plugin_data: str = ""
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables of `plugin_env`."""
+        return dict(variable.split("=", 1) for variable in self.plugin_env)
+
+    def problems(self) -> Iterator[str]:
+        """Say which options cannot be used, each as ``key: rule``."""
+        if not self.plugin_cmd.is_absolute():
+            yield "plugin_cmd: not an absolute path"
+        if not _SHA256.fullmatch(self.plugin_checksum):
+            yield "plugin_checksum: not a SHA-256 in lower-case hex"
+        for variable in self.plugin_env:
+            if not _VARIABLE.fullmatch(variable):
+                yield f"plugin_env: {variable.partition('=')[0]!r} is not of the form NAME=value"
+        if any("\0" in text for text in (str(self.plugin_cmd), *self.plugin_args)):
+            yield "plugin_cmd: a NUL is in it, or in plugin_args"
+
+
 _COMMON: Final = frozenset(field.name for field in msgspec.structs.fields(WorkloadAttestorOptions))
 
 
@@ -95,6 +133,35 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     def own_options(self) -> dict[str, dict[str, Any]]:
         """Return the tables of the workload attestors without what all of them may have."""
+        return {name: own for name, own in self._own_options().items() if "plugin_cmd" not in own}
+
+    def external(self) -> dict[str, ExternalAttestorTable]:
+        """Return the tables of workload attestors that run as processes of their own.
+
+        Raises:
+            ConfigError: One breaks a rule; every error is reported.
+        """
+        found, errors = {}, []
+        for name, own in self._own_options().items():
+            if "plugin_cmd" not in own:
+                continue
+            prefix = f"workload_attestor.{name}"
+            table, problems = decode(own, ExternalAttestorTable, f"{prefix}.")
+            errors += problems
+            if name in KINDS:
+                errors.append(f"{prefix}: is the name of an attestor of ours; give the plug-in another")
+            try:
+                Selector(name, "value")
+            except SelectorError as error:
+                errors.append(f"{prefix}: {error}")
+            if table is not None:
+                errors += [f"{prefix}.{problem}" for problem in table.problems()]
+                found[name] = table
+        if errors:
+            raise ConfigError(*errors)
+        return found
+
+    def _own_options(self) -> dict[str, dict[str, Any]]:
         return {
             name: {key: value for key, value in table.items() if key not in _COMMON}
             for name, table in self.workload_attestor.items()
@@ -144,6 +211,10 @@ def _bad_plugins(config: Config) -> Iterator[str]:
             plugins.load(_ENTRY_POINTS[kind], found, prefix=f"{kind}.")
         except ConfigError as error:
             yield from error.errors
+    try:
+        config.external()
+    except ConfigError as error:
+        yield from error.errors
     for name in config.workload_attestor:
         try:
             config.common_options(name)
