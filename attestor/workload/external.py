@@ -84,6 +84,10 @@ class ExternalAttestor:
             answer = await _said(stub.Attest(workloadattestor_pb2.AttestRequest(pid=process.pid)))
         except (ChildError, grpc.RpcError) as error:
             raise WorkloadAttestationError(f"plug-in fails: {_reason(error)}") from error
+        except asyncio.CancelledError as error:
+            if (task := asyncio.current_task()) is None or task.cancelling():
+                raise
+            raise WorkloadAttestationError("plug-in has ended while it was asked") from error
         if not process.peer.alive():  # it may have been asked about another that has the number now
             raise WorkloadAttestationError("process has exited")
         return Facts(self._selectors(answer.selector_values))

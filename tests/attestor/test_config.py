@@ -191,6 +191,44 @@ def test_mistakes_in_the_tables_of_plugins_are_told_with_the_others(path):
     ]
 
 
+PLUGIN = """
+[workload_attestor.fleet]
+plugin_cmd = "/opt/fleet"
+plugin_checksum = "{}"
+""".format("0" * 64)
+
+
+def test_a_workload_attestor_may_be_a_program(path):
+    config = read(path, plugins=PLUGINS + PLUGIN + 'plugin_env = ["A=b=c", "D="]\nrequired = true\n')
+    table = config.external()["fleet"]
+    assert (table.plugin_cmd, table.plugin_checksum) == (Path("/opt/fleet"), "0" * 64)
+    assert (table.plugin_args, table.plugin_data) == ((), "")
+    assert table.environment() == {"A": "b=c", "D": ""}
+    assert config.common_options("fleet").required
+    assert config.own_options() == {"unix": {}}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "mistake"),
+    [
+        ("/opt/fleet", "fleet", "fleet.plugin_cmd: not an absolute path"),
+        ("/opt/fleet", "/\\u0000", "fleet.plugin_cmd: a NUL is in it, or in plugin_args"),
+        ("t]", 't]\nplugin_args = ["\\u0000"]', "fleet.plugin_cmd: a NUL is in it, or in plugin_args"),
+        ("0" * 64, "F" * 64, "fleet.plugin_checksum: not a SHA-256 in lower-case hex"),
+        ("0" * 64, "0" * 63, "fleet.plugin_checksum: not a SHA-256 in lower-case hex"),
+        ("plugin_checksum", "checksum", "fleet.checksum: unknown key"),
+        ("t]", 't]\nplugin_env = ["SECRET"]', "fleet.plugin_env: 'SECRET' is not of the form NAME=value"),
+        ("t]", 't]\nplugin_env = ["=x"]', "fleet.plugin_env: '' is not of the form NAME=value"),
+        ("fleet]", '"my fleet"]', "my fleet: invalid selector type 'my fleet'"),
+        ("fleet]", "docker]", "docker: is the name of an attestor of ours; give the plug-in another"),
+        ("fleet]", "x509pop]", "x509pop: is the name of an attestor of ours; give the plug-in another"),
+    ],
+)
+def test_a_mistake_in_the_table_of_a_program_is_told(path, old, new, mistake):
+    text = PLUGINS + PLUGIN.replace(old, new, 1)
+    assert f"workload_attestor.{mistake}" in mistakes(path, plugins=text)
+
+
 def test_a_table_that_is_missing_is_told(path):
     assert mistakes(path, plugins="[node_attestor.join_token]\n[workload_attestor.unix]\n") == [
         "key_manager: is required"

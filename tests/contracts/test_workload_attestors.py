@@ -2,38 +2,46 @@
 """What every workload attestor does, whatever it asks: the fakes and those that this machine can run."""
 
 import asyncio
+import contextlib
 import os
 
 import pytest
 
 from attestor.errors import WorkloadAttestationError
-from attestor.workload import Facts
+from attestor.workload import Facts, Following
 from attestor.workload.unix import Config, UnixAttestor
+from tests.attestor.workload.plugins import external, followed
 from tests.attestor.workload.processes import held, running
 from tests.fakes.workload_attestors import GoodAttestor, SlowAttestor
 
 
-def good():
+def good(folder):
     return GoodAttestor("unix", f"uid:{os.geteuid()}")
 
 
-def slow():
+def slow(folder):
     attestor = SlowAttestor("unix", f"uid:{os.geteuid()}")
     attestor.may_answer.set()
     return attestor
 
 
-def unix():
+def unix(folder):
     return UnixAttestor(Config())
 
 
-def unix_with_everything():
+def unix_with_everything(folder):
     return UnixAttestor(Config(discover_workload_path=True, discover_parent=True, declare_cmdline=True))
 
 
-@pytest.fixture(params=[good, slow, unix, unix_with_everything], ids=lambda make: make.__name__)
-def attestor(request):
-    return request.param()
+def of_a_plugin(folder):
+    return external(folder, name="unix")
+
+
+@pytest.fixture(params=[good, slow, unix, unix_with_everything, of_a_plugin], ids=lambda make: make.__name__)
+async def attestor(request, tmp_path):
+    attestor = request.param(tmp_path)
+    async with followed(attestor) if isinstance(attestor, Following) else contextlib.nullcontext():
+        yield attestor
 
 
 @pytest.fixture

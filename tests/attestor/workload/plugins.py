@@ -57,3 +57,11 @@ async def followed(attestor):
         task.cancel()
         await asyncio.wait([task], timeout=20)
         assert task.cancelled()
+
+
+def gone(pid):
+    """A process that has ended; it may be a zombie, if its parent is not one to care."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True

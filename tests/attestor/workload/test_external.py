@@ -21,7 +21,7 @@ from attestor.workload import Facts, external
 from attestor.workload.external import MAX_SELECTORS
 from spiffekit.daemon import child, goplugin
 from spiffekit.selector import MAX_VALUE_BYTES
-from tests.attestor.workload.plugins import program, running, table
+from tests.attestor.workload.plugins import gone, program, running, table
 from tests.attestor.workload.processes import held
 from tests.attestor.workload.processes import running as process
 
@@ -52,14 +52,6 @@ async def refused(folder, caplog, *arguments, **options):
         with pytest.raises(WorkloadAttestationError, match="does not run"):
             await selectors(attestor)
     return why(caplog)
-
-
-def gone(pid):
-    """A process that has ended; it may be a zombie, if its parent is not one to care."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return True
 
 
 async def test_what_it_states_is_of_the_type_under_which_it_is_configured(tmp_path):
@@ -133,10 +125,20 @@ async def test_one_that_does_not_answer_holds_nobody_up_but_who_asks(tmp_path):
 async def test_one_that_dies_while_it_is_asked_is_a_failure_and_is_started_again(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     async with running(tmp_path, data={"attest": "die"}) as attestor:
-        with pytest.raises(WorkloadAttestationError, match="plug-in fails: UNAVAILABLE"):
+        with pytest.raises(WorkloadAttestationError, match=r"fails: UNAVAILABLE|ended while it was asked"):
             await selectors(attestor)
         await until(lambda: len(said(caplog, "plug-in serves")) == 2)
     assert said(caplog, "plug-in has ended")[0].how == "signal 9"
+
+
+async def test_what_is_asked_while_it_is_ended_is_a_failure(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(goplugin, "ENDS_WITHIN", 0.1)
+    caplog.set_level(logging.INFO)
+    async with running(tmp_path, data={"attest": "hang"}) as attestor:
+        asked = asyncio.create_task(selectors(attestor))
+        await until(lambda: "asked" in {record.line for record in said(caplog, "child says")})
+    with pytest.raises(WorkloadAttestationError, match="ended while it was asked"):
+        await asked
 
 
 async def test_it_is_ended_with_us_and_told_so_before(tmp_path, caplog):

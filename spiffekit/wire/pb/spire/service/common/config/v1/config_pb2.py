@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n=spiffekit/wire/pb/spire/service/common/config/v1/config.proto\x12\x1espire.service.common.config.v1\"|\n\x10\x43onfigureRequest\x12M\n\x12\x63ore_configuration\x18\x01 \x01(\x0b\x32\x31.spire.service.common.config.v1.CoreConfiguration\x12\x19\n\x11hcl_configuration\x18\x02 \x01(\t\"\x13\n\x11\x43onfigureResponse\"{\n\x0fValidateRequest\x12M\n\x12\x63ore_configuration\x18\x01 \x01(\x0b\x32\x31.spire.service.common.config.v1.CoreConfiguration\x12\x19\n\x11hcl_configuration\x18\x02 \x01(\t\"0\n\x10ValidateResponse\x12\r\n\x05valid\x18\x01 \x01(\x08\x12\r\n\x05notes\x18\x02 \x03(\t\")\n\x11\x43oreConfiguration\x12\x14\n\x0ctrust_domain\x18\x01 \x01(\t2\xed\x01\n\x06\x43onfig\x12r\n\tConfigure\x12\x30.spire.service.common.config.v1.ConfigureRequest\x1a\x31.spire.service.common.config.v1.ConfigureResponse\"\x00\x12o\n\x08Validate\x12/.spire.service.common.config.v1.ValidateRequest\x1a\x30.spire.service.common.config.v1.ValidateResponse\"\x00\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n=spiffekit/wire/pb/spire/service/common/config/v1/config.proto\x12\x1espire.service.common.config.v1\"|\n\x10\x43onfigureRequest\x12M\n\x12\x63ore_configuration\x18\x01 \x01(\x0b\x32\x31.spire.service.common.config.v1.CoreConfiguration\x12\x19\n\x11hcl_configuration\x18\x02 \x01(\t\"\x13\n\x11\x43onfigureResponse\")\n\x11\x43oreConfiguration\x12\x14\n\x0ctrust_domain\x18\x01 \x01(\t2|\n\x06\x43onfig\x12r\n\tConfigure\x12\x30.spire.service.common.config.v1.ConfigureRequest\x1a\x31.spire.service.common.config.v1.ConfigureResponse\"\x00\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,12 +35,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CONFIGUREREQUEST']._serialized_end=221
   _globals['_CONFIGURERESPONSE']._serialized_start=223
   _globals['_CONFIGURERESPONSE']._serialized_end=242
-  _globals['_VALIDATEREQUEST']._serialized_start=244
-  _globals['_VALIDATEREQUEST']._serialized_end=367
-  _globals['_VALIDATERESPONSE']._serialized_start=369
-  _globals['_VALIDATERESPONSE']._serialized_end=417
-  _globals['_CORECONFIGURATION']._serialized_start=419
-  _globals['_CORECONFIGURATION']._serialized_end=460
-  _globals['_CONFIG']._serialized_start=463
-  _globals['_CONFIG']._serialized_end=700
+  _globals['_CORECONFIGURATION']._serialized_start=244
+  _globals['_CORECONFIGURATION']._serialized_end=285
+  _globals['_CONFIG']._serialized_start=287
+  _globals['_CONFIG']._serialized_end=411
 # @@protoc_insertion_point(module_scope)

@@ -40,11 +40,6 @@ class ConfigStub:
                 request_serializer=spiffekit_dot_wire_dot_pb_dot_spire_dot_service_dot_common_dot_config_dot_v1_dot_config__pb2.ConfigureRequest.SerializeToString,
                 response_deserializer=spiffekit_dot_wire_dot_pb_dot_spire_dot_service_dot_common_dot_config_dot_v1_dot_config__pb2.ConfigureResponse.FromString,
                 _registered_method=True)
-        self.Validate = channel.unary_unary(
-                '/spire.service.common.config.v1.Config/Validate',
-                request_serializer=spiffekit_dot_wire_dot_pb_dot_spire_dot_service_dot_common_dot_config_dot_v1_dot_config__pb2.ValidateRequest.SerializeToString,
-                response_deserializer=spiffekit_dot_wire_dot_pb_dot_spire_dot_service_dot_common_dot_config_dot_v1_dot_config__pb2.ValidateResponse.FromString,
-                _registered_method=True)
 
 
 class ConfigServicer:
@@ -58,13 +53,6 @@ class ConfigServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def Validate(self, request, context):
-        """Judge a configuration without taking it.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
 
 def add_ConfigServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -72,11 +60,6 @@ def add_ConfigServicer_to_server(servicer, server):
                     servicer.Configure,
                     request_deserializer=spiffekit_dot_wire_dot_pb_dot_spire_dot_service_dot_common_dot_config_dot_v1_dot_config__pb2.ConfigureRequest.FromString,
                     response_serializer=spiffekit_dot_wire_dot_pb_dot_spire_dot_service_dot_common_dot_config_dot_v1_dot_config__pb2.ConfigureResponse.SerializeToString,
-            ),
-            'Validate': grpc.unary_unary_rpc_method_handler(
-                    servicer.Validate,
-                    request_deserializer=spiffekit_dot_wire_dot_pb_dot_spire_dot_service_dot_common_dot_config_dot_v1_dot_config__pb2.ValidateRequest.FromString,
-                    response_serializer=spiffekit_dot_wire_dot_pb_dot_spire_dot_service_dot_common_dot_config_dot_v1_dot_config__pb2.ValidateResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -107,33 +90,6 @@ class Config:
             '/spire.service.common.config.v1.Config/Configure',
             spiffekit_dot_wire_dot_pb_dot_spire_dot_service_dot_common_dot_config_dot_v1_dot_config__pb2.ConfigureRequest.SerializeToString,
             spiffekit_dot_wire_dot_pb_dot_spire_dot_service_dot_common_dot_config_dot_v1_dot_config__pb2.ConfigureResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def Validate(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/spire.service.common.config.v1.Config/Validate',
-            spiffekit_dot_wire_dot_pb_dot_spire_dot_service_dot_common_dot_config_dot_v1_dot_config__pb2.ValidateRequest.SerializeToString,
-            spiffekit_dot_wire_dot_pb_dot_spire_dot_service_dot_common_dot_config_dot_v1_dot_config__pb2.ValidateResponse.FromString,
             options,
             channel_credentials,
             insecure,

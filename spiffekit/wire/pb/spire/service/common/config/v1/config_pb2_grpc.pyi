@@ -3,7 +3,7 @@
 isort:skip_file
 SPDX-License-Identifier: Apache-2.0
 
-How SPIRE hands its configuration to a plug-in that runs as a process of its own.
+How SPIRE hands its configuration to a plug-in that runs as a process of its own, as far as we do so.
 """
 
 from collections import abc as _abc
@@ -38,8 +38,6 @@ class ConfigStub:
     def __new__(cls, channel: _aio.Channel) -> ConfigAsyncStub: ...
     Configure: _grpc.UnaryUnaryMultiCallable[_config_pb2.ConfigureRequest, _config_pb2.ConfigureResponse]
     """Take a configuration, once it runs."""
-    Validate: _grpc.UnaryUnaryMultiCallable[_config_pb2.ValidateRequest, _config_pb2.ValidateResponse]
-    """Judge a configuration without taking it."""
 
 @_typing.type_check_only
 class ConfigAsyncStub(ConfigStub):
@@ -48,8 +46,6 @@ class ConfigAsyncStub(ConfigStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Configure: _aio.UnaryUnaryMultiCallable[_config_pb2.ConfigureRequest, _config_pb2.ConfigureResponse]  # type: ignore[assignment]
     """Take a configuration, once it runs."""
-    Validate: _aio.UnaryUnaryMultiCallable[_config_pb2.ValidateRequest, _config_pb2.ValidateResponse]  # type: ignore[assignment]
-    """Judge a configuration without taking it."""
 
 class ConfigServicer(metaclass=_abc_1.ABCMeta):
     """Served by a plug-in that can be configured."""
@@ -61,13 +57,5 @@ class ConfigServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_config_pb2.ConfigureResponse, _abc.Awaitable[_config_pb2.ConfigureResponse]]:
         """Take a configuration, once it runs."""
-
-    @_abc_1.abstractmethod
-    def Validate(
-        self,
-        request: _config_pb2.ValidateRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_config_pb2.ValidateResponse, _abc.Awaitable[_config_pb2.ValidateResponse]]:
-        """Judge a configuration without taking it."""
 
 def add_ConfigServicer_to_server(servicer: ConfigServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
