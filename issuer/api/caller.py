@@ -56,9 +56,14 @@ class Caller:
     @property
     def node_id(self) -> SpiffeId:
         """The SPIFFE ID of a node that calls."""
+        return self.known_node.id
+
+    @property
+    def known_node(self) -> Node:
+        """The node that calls."""
         if self.node is None:
             raise NotAuthorizedError("only a node may call this")
-        return self.node.id
+        return self.node
 
 
 def local_connection(process: PeerProcess) -> Connection:

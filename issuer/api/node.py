@@ -15,7 +15,7 @@ from google.protobuf.empty_pb2 import Empty
 from issuer.api.convert import comparison_field, id_field, node_to_proto, selectors_field
 from issuer.api.dispatch import Call, masked, page_size, pages_of
 from issuer.api.issued import attested_record
-from issuer.api.proving import Proving, opening, response_of
+from issuer.api.proving import Proving, changes, opening, refreshed, response_of
 from issuer.ca.authorities import Authorities
 from issuer.ca.requests import parse_csr
 from issuer.ca.signing import IssuedX509Svid
@@ -163,7 +163,8 @@ class NodeService:
             if current is not None and proof.first_use:
                 raise NodeRejectedError(_USED)
             tx.nodes.put(node)
-            tx.audit.append(attested_record(call, node, issued, attestation=kind))
+            changed = changes(current.selectors if current else frozenset(), node.selectors)
+            tx.audit.append(attested_record(call, node, issued, attestation=kind, selectors=changed))
 
         await self._database.write(act)
         return issued
@@ -171,22 +172,29 @@ class NodeService:
     async def RenewAgent(  # noqa: N802 - the method's name on the wire
         self, request: agent_pb2.RenewAgentRequest, call: Call
     ) -> agent_pb2.RenewAgentResponse:
-        """Give a node another SVID; the old one counts until the new one is used."""
+        """Give a node another SVID, and look at it again; the old one counts until the new one is used."""
         self._limit.spend(call.caller.source)
         public_key_der = parse_csr(request.params.csr).public_key_der
-        node_id = call.caller.node_id
-        if call.caller.node is not None and call.caller.node.can_reattest:
+        known = call.caller.known_node
+        if known.can_reattest:
             raise NodeDeniedError("node has to attest again", DenialReason.MUST_REATTEST)
-        issued = await self._authorities.x509.sign(node_id, public_key_der, ttl=self._ttl, now=call.now)
+        try:
+            async with asyncio.timeout(self._within.total_seconds()):
+                selectors = await refreshed(known, self._verifiers.get(known.attestation_type))
+        except TimeoutError as error:
+            raise TooSlowError("failed to renew: took too long") from error
+        issued = await self._authorities.x509.sign(known.id, public_key_der, ttl=self._ttl, now=call.now)
 
         def act(tx: Transaction) -> None:
-            node = tx.nodes.get(node_id)
+            node = tx.nodes.get(known.id)
             if node is None:
                 raise NodeDeniedError("node is not attested", DenialReason.NOT_ATTESTED)
             if node.banned:
                 raise NodeDeniedError("node is banned", DenialReason.BANNED)
-            tx.nodes.put(replace(node, new_serial=str(issued.serial), new_expires_at=issued.expires_at))
-            tx.audit.append(attested_record(call, node, issued))
+            serial, changed = str(issued.serial), changes(node.selectors, selectors)
+            renewed = replace(node, new_serial=serial, new_expires_at=issued.expires_at, selectors=selectors)
+            tx.nodes.put(renewed)
+            tx.audit.append(attested_record(call, renewed, issued, selectors=changed))
 
         await self._database.write(act)
         return agent_pb2.RenewAgentResponse(svid=_svid(issued))

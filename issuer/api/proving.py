@@ -5,7 +5,9 @@ import asyncio
 
 from issuer.ca.requests import parse_csr
 from issuer.errors import InvalidRequestError
-from issuer.node import NodeContext, NodeProof, NodeVerifier
+from issuer.model import Node
+from issuer.node import NodeContext, NodeProof, NodeVerifier, Refreshing
+from spiffekit.selector import Selector
 from spiffekit.wire.pb.spire.api.server.agent.v1 import agent_pb2
 
 
@@ -70,3 +72,19 @@ def response_of(message: agent_pb2.AttestAgentRequest | None) -> bytes:
     if message is None or not message.HasField("challenge_response"):
         raise InvalidRequestError("challenge_response: is missing")
     return message.challenge_response
+
+
+async def refreshed(node: Node, verifier: NodeVerifier | None) -> frozenset[Selector]:
+    """Return what is true of a node that renews: by the word of its verifier, or else as it was proved.
+
+    Raises:
+        NodeRejectedError: The verifier does not let it in any longer.
+    """
+    if isinstance(verifier, Refreshing):
+        return await verifier.refresh(node)
+    return node.selectors
+
+
+def changes(before: frozenset[Selector], after: frozenset[Selector]) -> dict[str, list[str]]:
+    """Return for the audit trail which selectors a node has gained and lost."""
+    return {"gained": sorted(map(str, after - before)), "lost": sorted(map(str, before - after))}

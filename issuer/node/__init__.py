@@ -3,9 +3,9 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-from issuer.model import AttestationLevel
+from issuer.model import AttestationLevel, Node
 from spiffekit.daemon.kubernetes.client import KubernetesClient
 from spiffekit.id import SpiffeId
 from spiffekit.selector import Selector
@@ -33,6 +33,22 @@ class NodeVerifier(Protocol):
 
         Raises:
             NodeRejectedError: It shows nothing.
+        """
+
+
+@runtime_checkable
+class Refreshing(Protocol):
+    """A verifier that can judge a node without another proof, when it renews its SVID.
+
+    Where nodes prove themselves again instead, there is no need. What was proved on first use cannot be asked
+    for once more, but the rules of today can be held against it, or a platform asked what is true now.
+    """
+
+    async def refresh(self, node: Node) -> frozenset[Selector]:
+        """Return what is true of a node that is known.
+
+        Raises:
+            NodeRejectedError: It is gone, or is no longer let in.
         """
 
 

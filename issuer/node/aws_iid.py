@@ -18,6 +18,7 @@ import msgspec
 from cryptography import x509
 
 from issuer.errors import NodeRejectedError
+from issuer.model import Node
 from issuer.node import Challenge, NodeContext, NodeProof, payloads
 from issuer.node.cms import SignedData
 from spiffekit.certificates import certificates_from_pem, load_certificate
@@ -76,8 +77,7 @@ class AwsIidVerifier:
         """Check the document; there is no challenge."""
         del challenge
         document = self._verified(payload)
-        if document.account_id not in self._accounts:
-            raise NodeRejectedError(f"account {document.account_id[:20]!r} is not allowed")
+        self._check_account(document.account_id)
         if not _INSTANCE.fullmatch(document.instance_id):
             raise NodeRejectedError("document has an instanceId that is none")
         self._check_age(document)
@@ -88,6 +88,15 @@ class AwsIidVerifier:
             return NodeProof(node_id, _selectors(document), first_use=True)
         except SpiffeError as error:
             raise NodeRejectedError(f"document: {error}") from error
+
+    async def refresh(self, node: Node) -> frozenset[Selector]:
+        """Hold today's accounts against the node's; the document of an instance never says anything else."""
+        self._check_account(node.id.path.split("/")[4])
+        return node.selectors
+
+    def _check_account(self, account: str) -> None:
+        if account not in self._accounts:
+            raise NodeRejectedError(f"account {account[:20]!r} is not allowed")
 
     def _verified(self, payload: bytes) -> _Document:
         """Return the document; nothing but what was signed is looked at."""

@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 
 from issuer.errors import NodeRejectedError
+from issuer.model import Node
 from issuer.node import Challenge, NodeContext, NodeProof
 from issuer.node.google_keys import HOST, GoogleKeys
 from spiffekit.daemon.clock import Clock, SystemClock
@@ -74,8 +75,7 @@ class GcpIitVerifier:
         try:
             claims = await self._verified(payload.decode("ascii"))
             instance = claims.google.compute_engine
-            if instance.project_id not in self._projects:  # (3)
-                raise NodeRejectedError(f"project {instance.project_id[:80]!r} is not allowed")
+            self._check_project(instance.project_id)  # (3)
             if not _INSTANCE.fullmatch(instance.instance_id):
                 raise NodeRejectedError("token has an instance_id that is no number")
             node_id = context.node_id(f"/{TYPE}/{instance.project_id}/{instance.instance_id}")
@@ -85,6 +85,15 @@ class GcpIitVerifier:
             raise NodeRejectedError("payload is no token") from error
         except SpiffeError as error:
             raise NodeRejectedError(f"token does not count: {error}") from error
+
+    async def refresh(self, node: Node) -> frozenset[Selector]:
+        """Hold today's projects against the node's; tokens of an instance say the same for its life."""
+        self._check_project(node.id.path.split("/")[4])
+        return node.selectors
+
+    def _check_project(self, project: str) -> None:
+        if project not in self._projects:
+            raise NodeRejectedError(f"project {project[:80]!r} is not allowed")
 
     async def _verified(self, token: str) -> _Claims:
         now = self._clock.now()

@@ -19,6 +19,7 @@ from typing import Final
 import msgspec
 
 from issuer.errors import NodeRejectedError
+from issuer.model import Node
 from issuer.node import Challenge, NodeContext, NodeProof
 from spiffekit.daemon.config import ConfigError
 from spiffekit.daemon.http import HttpError, Peer, request
@@ -114,6 +115,11 @@ class HttpChallengeVerifier:
             first_use=self._config.tofu,
         )
 
+    async def refresh(self, node: Node) -> frozenset[Selector]:
+        """Hold today's patterns against the node's name, which is all that is known of it."""
+        self._check_host(node.id.path.split("/")[4])
+        return node.selectors
+
     def _judge(self, payload: bytes) -> _Payload:
         """Return where the node wants to be asked, or raise on the first rule that this breaks."""
         if len(payload) > MAX_PAYLOAD:
@@ -132,9 +138,12 @@ class HttpChallengeVerifier:
         # Lower case and without a dot at the end, so that one host has one name and with it one ID.
         if len(host) > MAX_HOST or not _HOST.fullmatch(host) or host.rpartition(".")[2] == "localhost":
             raise NodeRejectedError("hostname is not a DNS name in lower case")
+        self._check_host(host)
+        return where
+
+    def _check_host(self, host: str) -> None:
         if not any(pattern.fullmatch(host) for pattern in self._patterns):
             raise NodeRejectedError(f"host {host!r} is not allowed")
-        return where
 
     async def _ask(self, where: _Payload) -> bytes:
         """Return the host's answer, from the first of its addresses that has one."""

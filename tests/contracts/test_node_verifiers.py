@@ -9,10 +9,11 @@ import pytest
 
 from attestor.errors import NodeAttestationError
 from issuer.errors import NodeRejectedError
-from issuer.node import NodeProof
+from issuer.node import NodeProof, Refreshing
 from spiffekit.selector import typo
 from tests.contracts.nodes import TYPES
 from tests.issuer.node.x509pop_node import TRUST_DOMAIN
+from tests.issuer.strategies import a_node
 
 MARK = "wrongly-sent"
 LARGE = 2 * 1024 * 1024  # bytes
@@ -94,6 +95,15 @@ async def test_a_proof_is_made_again_or_counts_once(pair):
     else:
         assert again.node_id == first.node_id
         assert first.can_reattest or first.first_use
+
+
+async def test_what_cannot_be_proved_again_is_judged_again_when_it_renews(kind, pair):
+    proof = await prove(pair, pair.one)
+    if not proof.first_use:
+        pytest.skip("is proved again, or was let in by a token that had no rule but its time")
+    node = a_node(id=proof.node_id, attestation_type=kind, selectors=proof.selectors)
+    assert isinstance(pair.verifier, Refreshing)
+    assert await pair.verifier.refresh(node) == proof.selectors
 
 
 @pytest.mark.parametrize("payload", GARBAGE.values(), ids=GARBAGE)

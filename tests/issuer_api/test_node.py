@@ -43,6 +43,28 @@ class Riddles:
         return NodeProof(context.node_id(f"/riddles/{name}"), selectors, can_reattest=True)
 
 
+class Platform:
+    """A verifier that knows what is true of its nodes now."""
+
+    def __init__(self, *selectors):
+        self.selectors = frozenset(map(Selector.parse, selectors))
+        self.asked = []
+
+    async def verify(self, payload, challenge, context):
+        raise AssertionError("a node that renews proves nothing anew")
+
+    async def refresh(self, node):
+        self.asked.append(node.id.path)
+        if not self.selectors:
+            raise NodeRejectedError("instance is gone")
+        return self.selectors
+
+
+class Hanging(Platform):
+    async def refresh(self, node):
+        await asyncio.Event().wait()
+
+
 class Broken:
     async def verify(self, payload, challenge, context):
         raise ZeroDivisionError("a secret of the implementation")
@@ -274,6 +296,7 @@ async def test_a_node_that_attests_again_keeps_its_version_and_replaces_the_rest
     assert after.serial != before.serial
     assert (after.version, after.new_serial) == ("1.0", "")
     assert after.selectors == {Selector("riddles", "asked:0")}
+    assert (await world.trail())[-1].detail["selectors"] == {"gained": ["riddles:asked:0"], "lost": []}
 
 
 async def ban(operator, path):
@@ -323,6 +346,66 @@ async def test_a_node_that_can_attest_again_has_to(world):
     with refused(Code.PERMISSION_DENIED, "node has to attest again") as caught:
         await renew(stub)
     assert denial_reason(caught.value) == "AGENT_MUST_REATTEST"
+
+
+@pytest.fixture
+async def renewing(place, clock):
+    """A world whose nodes are of a platform, and the client of one that was proved as in zone a."""
+    platform = Platform("test:zone:b", "test:name:n1")
+    async with World.open(place, clock, verifiers={"test": platform}) as world:
+        svid = await world.node("n1", selectors=["test:zone:a", "test:name:n1"])
+        yield world, platform, agent_pb2_grpc.AgentStub(await world.dial(svid))
+
+
+async def test_a_renewal_stores_what_is_true_of_the_node_now(renewing):
+    world, platform, stub = renewing
+    await renew(stub)
+    node = world.registrations.node(spiffe_id("/spire/agent/test/n1"))
+    assert (node.selectors, platform.asked) == (platform.selectors, ["/spire/agent/test/n1"])
+    (record,) = await world.trail()
+    assert record.detail["selectors"] == {"gained": ["test:zone:b"], "lost": ["test:zone:a"]}
+
+
+async def test_a_node_loses_at_its_renewal_what_it_was_given_for_what_is_no_longer_true(renewing):
+    world, _, stub = renewing
+    for zone in ("a", "b"):
+        await world.entry(f"/{zone}", parent="/spire/server", selectors=[f"test:zone:{zone}"])
+        await world.entry(f"/web-{zone}", parent=f"/{zone}")
+    node_id = spiffe_id("/spire/agent/test/n1")
+
+    def granted():
+        found = world.registrations.authorized(node_id, world.clock.now())
+        return {entry.spiffe_id.path for entry in found.entries}
+
+    assert granted() == {"/web-a"}
+    await renew(stub)
+    assert granted() == {"/web-b"}
+
+
+async def test_a_node_that_is_gone_cannot_renew(renewing):
+    world, platform, stub = renewing
+    platform.selectors = frozenset()
+    with refused(Code.PERMISSION_DENIED, "instance is gone"):
+        await renew(stub)
+    node = world.registrations.node(spiffe_id("/spire/agent/test/n1"))
+    assert (node.new_serial, len(node.selectors)) == ("", 2)
+
+
+async def test_a_platform_that_hangs_is_not_waited_for(place, clock):
+    within = timedelta(milliseconds=100)
+    async with World.open(place, clock, verifiers={"test": Hanging()}, attest_within=within) as world:
+        stub = agent_pb2_grpc.AgentStub(await world.dial(await world.node("n1")))
+        with refused(Code.DEADLINE_EXCEEDED, "failed to renew: took too long"):
+            await renew(stub)
+
+
+@pytest.mark.parametrize("kind", ["simple", "removed"])
+async def test_without_a_platform_to_ask_a_node_stays_what_it_was_proved_to_be(world, kind):
+    svid = await world.node("n1", attestation_type=kind, selectors=["test:zone:a"])
+    await renew(agent_pb2_grpc.AgentStub(await world.dial(svid)))
+    assert world.registrations.node(svid.spiffe_id).selectors == {Selector("test", "zone:a")}
+    (record,) = await world.trail()
+    assert record.detail["selectors"] == {"gained": [], "lost": []}
 
 
 async def test_a_renewal_needs_a_good_request(world):

@@ -24,6 +24,7 @@ from tests.fakes.clock import FakeClock
 from tests.fakes.web import WebServer, ok
 from tests.issuer.node.cms import Message, attributes_of, indefinite
 from tests.issuer.node.x509pop_node import Context
+from tests.issuer.strategies import a_node
 
 REAL = Path(__file__).parent / "published" / "aws_document.json"
 ACCOUNT = "123456789012"
@@ -229,6 +230,15 @@ async def test_an_instance_may_have_to_be_young():
     with pytest.raises(NodeRejectedError, match=r"longer than 0:10:00 ago"):
         await verify(sent(), now=NOW + timedelta(seconds=1), **within)
     assert await verify(sent(), now=NOW + timedelta(days=999))
+
+
+async def test_a_node_renews_while_its_account_is_allowed():
+    proof = await verify(sent())
+    node = a_node(f"aws_iid/{ACCOUNT}/us-west-2/i-1", selectors=proof.selectors)
+    allowing, other = (create(Config((account,))) for account in (ACCOUNT, "999999999999"))
+    assert await allowing.refresh(node) == proof.selectors
+    with pytest.raises(NodeRejectedError, match="is not allowed"):
+        await other.refresh(node)
 
 
 async def test_a_certificate_of_a_further_region_can_be_given(tmp_path):

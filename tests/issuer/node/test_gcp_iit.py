@@ -23,6 +23,7 @@ from tests.fakes.clock import FakeClock
 from tests.fakes.web import WebServer, ok
 from tests.issuer.node.google import INSTANCE, KEY, OTHER, Google
 from tests.issuer.node.x509pop_node import Context
+from tests.issuer.strategies import a_node
 
 PUBLISHED = Path(__file__).parent / "published" / "google_certs.json"
 PROJECT = Config(("project-1",))
@@ -140,6 +141,17 @@ async def test_a_token_counts_until_it_expires(google, verify, clock):
 async def test_only_projects_that_are_allowed_attest(google, verify, project):
     with pytest.raises(NodeRejectedError, match="is not allowed"):
         await verify(google.instance(project_id=project))
+
+
+async def test_a_node_renews_while_its_project_is_allowed(google, verify, clock):
+    proof = await verify(google.token())
+    node = a_node("gcp_iit/project-1/1", selectors=proof.selectors)
+    allowing, other = (
+        create_with(Config((project,)), google.server.peer, clock) for project in ("project-1", "project-2")
+    )
+    assert await allowing.refresh(node) == proof.selectors
+    with pytest.raises(NodeRejectedError, match="'project-1' is not allowed"):
+        await other.refresh(node)
 
 
 @pytest.mark.parametrize("instance", ["", "1/2", "../1", "x", "1\n", "٣", "1" * 21])

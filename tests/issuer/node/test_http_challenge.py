@@ -14,7 +14,9 @@ from issuer.errors import NodeRejectedError
 from issuer.model import AttestationLevel
 from issuer.node.http_challenge import MAX_PAYLOAD, Config, create_with, judge, resolve
 from spiffekit.daemon.config import ConfigError
+from spiffekit.selector import Selector
 from tests.issuer.node.x509pop_node import Context
+from tests.issuer.strategies import a_node
 
 HOST = "web-1.example.org"
 ANY = (r".*",)
@@ -168,6 +170,15 @@ async def test_a_pattern_is_for_the_whole_name(host):
     """SPIRE 1.15.2: patterns without anchors."""
     with pytest.raises(NodeRejectedError, match="is not allowed"):
         await verifier(nowhere, (r"web-1\.example\.org",)).verify(where(host), unasked, Context())
+
+
+async def test_a_node_renews_while_its_host_is_allowed():
+    node = a_node(
+        f"http_challenge/{HOST}", selectors=frozenset({Selector("http_challenge", f"hostname:{HOST}")})
+    )
+    assert await verifier().refresh(node) == node.selectors
+    with pytest.raises(NodeRejectedError, match="is not allowed"):
+        await verifier(patterns=(r"other\.example",)).refresh(node)
 
 
 @pytest.mark.parametrize("agent", ["", "1a", "a.b", "a/b", "../a", "a\n", "a" * 33])
