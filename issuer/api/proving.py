@@ -2,6 +2,7 @@
 """The talk of AttestAgent: parameters first, then as many challenges as the verifier likes."""
 
 import asyncio
+from typing import Final
 
 from issuer.ca.requests import parse_csr
 from issuer.errors import InvalidRequestError
@@ -9,6 +10,8 @@ from issuer.model import Node
 from issuer.node import NodeContext, NodeProof, NodeVerifier, Refreshing
 from spiffekit.selector import Selector
 from spiffekit.wire.pb.spire.api.server.agent.v1 import agent_pb2
+
+MAX_NAMED: Final = 2 * 1024  # bytes of the selectors that an event names as gained, and again as lost
 
 
 class Proving:
@@ -87,4 +90,14 @@ async def refreshed(node: Node, verifier: NodeVerifier | None) -> frozenset[Sele
 
 def changes(before: frozenset[Selector], after: frozenset[Selector]) -> dict[str, list[str]]:
     """Return for the audit trail which selectors a node has gained and lost."""
-    return {"gained": sorted(map(str, after - before)), "lost": sorted(map(str, before - after))}
+    return {"gained": _named(after - before), "lost": _named(before - after)}
+
+
+def _named(selectors: frozenset[Selector]) -> list[str]:
+    """Return as many selectors as there is room for in an event, and how many more there are."""
+    texts, room = sorted(map(str, selectors)), MAX_NAMED
+    for at, text in enumerate(texts):
+        room -= len(text.encode())
+        if room < 0:
+            return [*texts[:at], f"and {len(texts) - at} more"]
+    return texts

@@ -382,6 +382,19 @@ async def test_a_node_loses_at_its_renewal_what_it_was_given_for_what_is_no_long
     assert granted() == {"/web-b"}
 
 
+async def test_a_node_may_have_more_selectors_than_an_event_names(renewing):
+    world, platform, stub = renewing
+    many = [f"test:label:{at:04}:" + '"' * 200 for at in range(500)]
+    platform.selectors = frozenset(map(Selector.parse, many))
+    await renew(stub)
+    platform.selectors = frozenset({Selector("test", "one")})
+    await renew(stub)
+    assert world.registrations.node(spiffe_id("/spire/agent/test/n1")).selectors == platform.selectors
+    gained, lost = (record.detail["selectors"] for record in await world.trail())
+    assert gained == {"gained": [*many[:9], "and 491 more"], "lost": ["test:name:n1", "test:zone:a"]}
+    assert lost == {"gained": ["test:one"], "lost": [*many[:9], "and 491 more"]}
+
+
 async def test_a_node_that_is_gone_cannot_renew(renewing):
     world, platform, stub = renewing
     platform.selectors = frozenset()
