@@ -17,6 +17,7 @@ from typing import Final
 import msgspec
 
 from issuer.errors import NodeRejectedError
+from issuer.model import Node
 from issuer.node import Challenge, NodeContext, NodeProof, payloads
 from issuer.node.azure_chain import HOST, AzureChain, published
 from issuer.node.chains import read_authorities
@@ -113,6 +114,14 @@ class AzureImdsVerifier:
         return NodeProof(
             node_id, frozenset({Selector(TYPE, f"subscription-id:{subscription}")}), first_use=True
         )
+
+    async def refresh(self, node: Node) -> frozenset[Selector]:
+        """Hold today's tenants and subscriptions against the node's; a document would say nothing new."""
+        tenant_id, subscription = node.id.path.split("/")[4:6]
+        tenants = [tenant for tenant in self._tenants.values() if tenant.tenant_id == tenant_id]
+        if not any(subscription in tenant.subscriptions for tenant in tenants):
+            raise NodeRejectedError(f"subscription {subscription!r} is no longer allowed")
+        return node.selectors
 
     async def _verified(self, signed: _Signed) -> _Document:
         """Return the document; nothing but what was signed is looked at."""

@@ -42,6 +42,7 @@ from tests.issuer.node.azure import (
 )
 from tests.issuer.node.cms import attributes_of
 from tests.issuer.node.x509pop_node import Context
+from tests.issuer.strategies import a_node
 
 REAL = json.loads((Path(__file__).parent / "published" / "azure_document.json").read_text())
 TENANTS = {DOMAIN: Tenant(TENANT, (SUBSCRIPTION,))}
@@ -181,6 +182,21 @@ async def test_what_a_document_says_has_to_be_right(prove, changes, why):
 async def test_a_tenant_has_to_be_configured(prove, domain):
     with pytest.raises(NodeRejectedError, match="is not configured"):
         await prove(domain=domain)
+
+
+async def test_a_node_renews_while_its_subscription_is_allowed(prove, microsoft, clock):
+    proof = await prove()
+    node = a_node(f"azure_imds/{TENANT}/{SUBSCRIPTION}/{MACHINE}", selectors=proof.selectors)
+
+    def allowing(tenant, subscription):
+        first = Tenant(tenant, ("00000000-0000-0000-0000-000000000001",))
+        tables = {"a.example.org": first, "b.example.org": Tenant(tenant, (subscription,))}
+        return create_with(Config(tables), microsoft.peer, clock)
+
+    assert await allowing(TENANT, SUBSCRIPTION).refresh(node) == proof.selectors
+    for tenant, subscription in ((TENANT, MACHINE), (MACHINE, SUBSCRIPTION)):
+        with pytest.raises(NodeRejectedError, match="is no longer allowed"):
+            await allowing(tenant, subscription).refresh(node)
 
 
 async def test_one_machine_has_one_id(prove):
