@@ -176,7 +176,8 @@ async def main():
         await asyncio.sleep(60)
 asyncio.run(main())
 """
-    with process(sys.executable, "-c", code, cwd=Path(__file__).parents[3]) as daemon:
+    leaves = {**os.environ, "TMPDIR": str(tmp_path)}  # whoever is killed takes nothing away
+    with process(sys.executable, "-c", code, cwd=Path(__file__).parents[3], env=leaves) as daemon:
         assert await asyncio.to_thread(daemon.stdout.readline) == "up\n"
         pid = json.loads(report.read_text())["ids"][0]
         assert not gone(pid)
