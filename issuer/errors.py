@@ -14,7 +14,8 @@
     ├── TooSlowError              the caller did not send in time what was waited for
     ├── FailedPreconditionError   right request, wrong moment
     ├── AuthorityNotReadyError    no authority can sign now
-    └── StoreError                the database failed
+    ├── AuditLogError             database and audit log contradict each other
+    └── StoreError                the database failed, or takes no record
 """
 
 from enum import IntEnum
@@ -83,5 +84,9 @@ class AuthorityNotReadyError(IssuerError):
     """No authority can sign now."""
 
 
+class AuditLogError(IssuerError):
+    """Database and audit log contradict each other: one of them was changed behind our back."""
+
+
 class StoreError(IssuerError):
-    """The database failed; nothing was changed."""
+    """The database failed, or what has to be recorded cannot be; nothing was changed."""

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
+from issuer.errors import StoreError
 from issuer.model import AuditRecord
 from issuer.store.events import Event, decode, encode
 from issuer.store.schema import audit, stamp
@@ -48,19 +49,27 @@ class AuditFilter:
 class AuditStore:
     """Audit records in the order of their sequence number, which is dense and begins with 1."""
 
-    def __init__(self, connection: sa.Connection) -> None:
+    def __init__(self, connection: sa.Connection, refused: str = "") -> None:
         self._connection = connection
+        self._refused = refused
 
     def append(self, record: AuditRecord) -> int:
         """Add a record and return its sequence number.
 
         Raises:
             InvalidRequestError: It is longer than an event may be.
+            StoreError: Nothing may be recorded now.
         """
         return self.append_all([encode(record)])
 
     def append_all(self, events: Iterable[Event]) -> int:
-        """Add events and return the sequence number of the last one."""
+        """Add events and return the sequence number of the last one.
+
+        Raises:
+            StoreError: Nothing may be recorded now.
+        """
+        if self._refused:
+            raise StoreError(f"nothing may be done that has to be recorded: {self._refused}")
         last = self.last()
         rows = []
         for event in events:

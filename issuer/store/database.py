@@ -43,8 +43,9 @@ OnCommit = Callable[[Sequence[Change]], None]
 class Transaction:
     """The stores, in one transaction. `now` is the one instant that everything in it happens at."""
 
-    def __init__(self, connection: sa.Connection, clock: Clock) -> None:
+    def __init__(self, connection: sa.Connection, clock: Clock, *, no_records: str = "") -> None:
         self._connection = connection
+        self._no_records = no_records
         self.now = clock.now()
         self.changes = ChangeStore(connection)
 
@@ -94,7 +95,7 @@ class Transaction:
     @cached_property
     def audit(self) -> AuditStore:
         """The audit trail."""
-        return AuditStore(self._connection)
+        return AuditStore(self._connection, self._no_records)
 
 
 class Database:
@@ -108,6 +109,7 @@ class Database:
         self._recording: tuple[list[Event], asyncio.Future[None]] | None = None
         self._flushing: set[asyncio.Task[None]] = set()
         self._one_flush = asyncio.Lock()
+        self._no_records = ""
         self.on_commit: list[OnCommit] = []
 
     @classmethod
@@ -137,6 +139,10 @@ class Database:
             engine.dispose()
             raise
         return cls(engine, clock, epoch)
+
+    def refuse_records(self, reason: str) -> None:
+        """From now on fail whatever has to be recorded, for a reason; "" ends that."""
+        self._no_records = reason
 
     async def write(self, act: Callable[[Transaction], T]) -> T:
         """Run `act` in a transaction of its own; what it raises undoes all of it.
@@ -205,7 +211,7 @@ class Database:
     def _commit(self, act: Callable[[Transaction], T]) -> tuple[T, list[Change]]:
         try:
             with self._engine.begin() as connection:
-                transaction = Transaction(connection, self._clock)
+                transaction = Transaction(connection, self._clock, no_records=self._no_records)
                 result = act(transaction)
                 return result, transaction.changes.recorded
         except sa.exc.SQLAlchemyError as error:
