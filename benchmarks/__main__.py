@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.measure import table
 
-NAMES = ["issue", "first_svid", "propagate", "registry", "streams", "attest", "kubernetes"]
+NAMES = ["issue", "first_svid", "propagate", "registry", "streams", "attest", "kubernetes", "audit"]
 
 
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")

@@ -28,8 +28,10 @@ from issuer.ca.rotation import Rotation, ServerIdentity
 from issuer.changes import ChangeLog
 from issuer.config import Config
 from issuer.evidence import EvidenceJudge
+from issuer.governance.audit_log import AuditLog, load_signer
 from issuer.governance.issuance import Governor
 from issuer.governance.lifecycle import Caretaker, Lifecycle
+from issuer.governance.log_files import LogFiles
 from issuer.governance.people import People
 from issuer.kubernetes import Clusters
 from issuer.pruning import Pruning
@@ -119,6 +121,14 @@ class Issuer:
             jwt_key_type=table.jwt_key_type or table.ca_key_type,
             jwt_issuer=table.jwt_issuer,
         )
+        origin = config.audit.origin or f"{table.trust_domain}/audit"
+        self.audit_log = AuditLog(
+            database,
+            LogFiles(table.data_dir / "audit"),
+            load_signer(origin, table.data_dir / "audit-key", config.audit.passphrase_file),
+            self.clock,
+            required=config.audit.required,
+        )
         self.authorities = Authorities(
             self.trust_domain, policy, keys=keys, database=database, clock=self.clock
         )
@@ -150,6 +160,12 @@ class Issuer:
         entries.set_function(lambda: registrations.count()[0])
         nodes = Gauge("issuer_nodes", "Attested nodes.", registry=issuer.registry)
         nodes.set_function(lambda: registrations.count()[1])
+        sealed = Gauge("issuer_audit_sealed", "Events in the audit log.", registry=issuer.registry)
+        sealed.set_function(lambda: issuer.audit_log.sealed)
+        contradicted = Gauge(
+            "issuer_audit_failing", "1 while the log cannot be sealed.", registry=issuer.registry
+        )
+        contradicted.set_function(lambda: issuer.audit_log.failing)
         return issuer
 
     log: ChangeLog
@@ -173,6 +189,7 @@ class Issuer:
             review_grace=agents.review_grace,
         )
         services: dict[str, Any] = {
+            "audit": self.audit_log.run,  # first: what is contradicted here, nothing may be added to
             "rotation": rotation.run,
             "pruning": pruning.run,
             "caretaker": caretaker.run,

@@ -15,9 +15,10 @@ from spiffekit.daemon import plugins
 from spiffekit.daemon.config import ConfigError, Span
 from spiffekit.daemon.kubernetes.access import Access, AccessError, in_cluster, kubeconfig
 from spiffekit.daemon.logging import Format, Level
-from spiffekit.errors import SpiffeIdError
+from spiffekit.errors import LogFormatError, SpiffeIdError
 from spiffekit.id import SpiffeId, TrustDomain
 from spiffekit.keys import KeyType
+from spiffekit.transparency.notes import check_name
 
 MIN_TTL: Final = timedelta(seconds=1)
 MAX_TTL: Final = timedelta(days=36525)  # beyond, instants leave the calendar
@@ -117,14 +118,29 @@ class AgentsTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     review_grace: Span = Span(days=7)
 
 
+class AuditTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``[audit]``: how the audit trail is sealed.
+
+    Attributes:
+        required: Nothing is done that has to be recorded while the trail cannot be sealed.
+        origin: The name of the log, for ever; the trust domain and "/audit" if left out.
+        passphrase_file: A file whose first line encrypts the key of the log; without it, it is in the clear.
+    """
+
+    required: bool = True
+    origin: str = ""
+    passphrase_file: Path | None = None
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The whole file: ``[issuer]``, one key manager, and tables for node attestors, clusters and agents."""
+    """The whole file: ``[issuer]``, a key manager, and tables for node attestors, clusters, agents, audit."""
 
     issuer: IssuerTable
     key_manager: dict[str, dict[str, Any]]
     node_attestor: dict[str, dict[str, Any]] = {}
     kubernetes: dict[str, KubernetesTable] = {}
     agents: AgentsTable = AgentsTable()
+    audit: AuditTable = AuditTable()
 
     def problems(self) -> list[str]:
         """Return what is wrong across fields, each as ``key: rule``."""
@@ -134,6 +150,11 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             found.append(f"key_manager: exactly one is needed, not {len(self.key_manager)}")
         if (self.agents.people is None) == bool(self.agents.people_issuer):
             found.append("agents.people_issuer: goes with agents.people")
+        if self.audit.origin:
+            try:
+                check_name(self.audit.origin)
+            except LogFormatError as error:
+                found.append(f"audit.origin: {error}")
         if _overlap(table):
             found.append("issuer.health_port: is already the port of bind_port")
         if len(bytes(table.admin_socket)) > 100:

@@ -19,7 +19,7 @@ from issuer.governance.log_files import LogFiles
 from issuer.store import Database
 from spiffekit.daemon.clock import Clock
 from spiffekit.daemon.config import ConfigError
-from spiffekit.daemon.key_files import KeyFiles
+from spiffekit.daemon.key_files import KeyFiles, read_passphrase
 from spiffekit.errors import SpiffeError
 from spiffekit.transparency.merkle import leaf_hash
 from spiffekit.transparency.notes import Checkpoint, Note, Signer, open_checkpoint
@@ -42,21 +42,21 @@ GRACE: Final = timedelta(minutes=1)  # that the log may lag before nothing is re
 _KEY: Final = "log"
 
 
-def load_signer(origin: str, folder: Path, passphrase: bytes | None = None) -> Signer:
+def load_signer(origin: str, folder: Path, passphrase_file: Path | None = None) -> Signer:
     """Return the key that signs the log, made at the first start.
 
     Raises:
         ConfigError: It cannot be read or written.
     """
-    files = KeyFiles(folder, passphrase)
     try:
+        files = KeyFiles(folder, read_passphrase(passphrase_file))
         key = files.load(_KEY)
         if key is None:
             key = Ed25519PrivateKey.generate()
             files.save(_KEY, key)
     except OSError as error:
         raise ConfigError(f"audit: {error.filename}: {error.strerror}") from error
-    except SpiffeError as error:
+    except (ConfigError, SpiffeError) as error:
         raise ConfigError(f"audit: key of the log in {folder}: {error}") from error
     if not isinstance(key, Ed25519PrivateKey):
         raise ConfigError(f"audit: key of the log in {folder} is not of Ed25519")
@@ -78,6 +78,11 @@ class AuditLog:
         self._tail: list[bytes] = []  # the entries of the last, unfinished bundle
         self._failing_since: float | None = None
         self.sealed = -1  # events; -1 while there is no checkpoint
+
+    @property
+    def failing(self) -> bool:
+        """Whether the trail cannot be sealed now."""
+        return self._failing_since is not None
 
     async def run(self, ready: Callable[[], None]) -> NoReturn:
         """Seal every second."""

@@ -10,7 +10,7 @@ import msgspec
 
 from issuer.keys import Key, KeyManagerError, KeyNotFoundError, LocalKey
 from spiffekit.daemon.config import ConfigError
-from spiffekit.daemon.key_files import KeyFiles
+from spiffekit.daemon.key_files import KeyFiles, read_passphrase
 from spiffekit.errors import SpiffeError
 from spiffekit.keys import KeyType, generate_private_key
 
@@ -74,12 +74,4 @@ async def _in_thread(key_id: str, act: Callable[[], T]) -> T:
 
 def create(config: Config) -> DiskKeyManager:
     """Make the key manager of a configuration table."""
-    passphrase = None
-    if config.passphrase_file is not None:
-        try:
-            passphrase = config.passphrase_file.read_bytes().split(b"\n", 1)[0].rstrip(b"\r")
-        except OSError as error:
-            raise ConfigError(f"passphrase_file: {config.passphrase_file}: {error.strerror}") from error
-        if not passphrase:
-            raise ConfigError(f"passphrase_file: {config.passphrase_file}: the first line is empty")
-    return DiskKeyManager(KeyFiles(config.directory, passphrase))
+    return DiskKeyManager(KeyFiles(config.directory, read_passphrase(config.passphrase_file)))

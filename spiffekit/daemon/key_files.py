@@ -55,6 +55,23 @@ def private_folder(folder: Path) -> Path:
     return folder
 
 
+def read_passphrase(file: Path | None) -> bytes | None:
+    """Return the first line of the file of an option ``passphrase_file``; None where it is left out.
+
+    Raises:
+        ConfigError: It cannot be read, or its first line is empty.
+    """
+    if file is None:
+        return None
+    try:
+        passphrase = file.read_bytes().split(b"\n", 1)[0].rstrip(b"\r")
+    except OSError as error:
+        raise ConfigError(f"passphrase_file: {file}: {error.strerror}") from error
+    if not passphrase:
+        raise ConfigError(f"passphrase_file: {file}: the first line is empty")
+    return passphrase
+
+
 class KeyFiles:
     """Private keys as PKCS#8 PEM files of one folder, encrypted if there is a passphrase.
 

@@ -317,3 +317,11 @@ def test_variables_are_replaced_when_that_is_wanted(path, monkeypatch):
     monkeypatch.delenv("TEST_TRUST_DOMAIN")
     unset = "issuer.trust_domain: environment variable TEST_TRUST_DOMAIN is not set"
     assert unset in mistakes(path, text, expand_env=True)
+
+
+@pytest.mark.parametrize("origin", ["a b", "a+b", "x" * 256])
+def test_a_log_has_a_name_that_checkpoints_can_have(path, origin):
+    assert mistakes(path, f'{MINIMAL}\n[audit]\norigin = "{origin}"\n')[0].startswith(
+        "audit.origin: key name"
+    )
+    assert read(path, f'{MINIMAL}\n[audit]\norigin = "example.org/audit/2"\n').audit.origin.endswith("/2")

@@ -300,12 +300,17 @@ async def test_a_log_whose_checkpoint_was_rolled_back_contradicts_the_one_that_w
 def test_a_key_is_made_once_and_kept(tmp_path):
     key = load_signer(ORIGIN, tmp_path / "k").key
     assert load_signer(ORIGIN, tmp_path / "k").key == key
-    assert load_signer(ORIGIN, tmp_path / "sealed", b"secret").key != key
+    (tmp_path / "passphrase").write_text("secret\n")
+    sealed = load_signer(ORIGIN, tmp_path / "sealed", tmp_path / "passphrase").key
+    assert sealed != key
+    assert load_signer(ORIGIN, tmp_path / "sealed", tmp_path / "passphrase").key == sealed
     assert b"ENCRYPTED" in (tmp_path / "sealed" / "log.pem").read_bytes()
     with pytest.raises(
         ConfigError, match=r"audit: key of the log in .*sealed: not a PEM private key, or the pass"
     ):
-        load_signer(ORIGIN, tmp_path / "sealed", b"wrong")
+        load_signer(ORIGIN, tmp_path / "sealed")
+    with pytest.raises(ConfigError, match=r"audit: key of the log in .*: passphrase_file: .*: No such file"):
+        load_signer(ORIGIN, tmp_path / "sealed", tmp_path / "none")
 
 
 def test_a_key_of_another_kind_is_refused(tmp_path):
