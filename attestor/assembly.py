@@ -166,6 +166,7 @@ class Attestor:
             instances=instances,
             jwt=jwt,
             admission=admission,
+            examiner=self.examiner,
         )
         self.registry.register(parts)
         return services

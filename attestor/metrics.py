@@ -18,7 +18,7 @@ from attestor.jwt import JwtCache
 from attestor.rotation import Rotation
 from attestor.session import NodeSession
 from attestor.sync import Sync
-from attestor.workload.examination import Finding
+from attestor.workload.examination import Examiner, Finding
 from spiffekit.daemon.clock import Clock
 
 BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)  # seconds
@@ -53,6 +53,7 @@ class Parts(Collector):
     instances: Instances
     jwt: JwtCache
     admission: Admission
+    examiner: Examiner
 
     def collect(self) -> Iterator[Metric]:
         """Return everything as it is now."""
@@ -81,6 +82,11 @@ class Parts(Collector):
         for reason, count in sorted(self.admission.refusals.items()):
             refusals.add_metric((reason,), count)
         yield refusals
+        yield CounterMetricFamily(
+            "attestor_posture_changes",
+            "Processes that lost identities because something else became true of them.",
+            self.examiner.postures.total,
+        )
 
     def _age(self) -> float:
         known_at = self.sync.known_at

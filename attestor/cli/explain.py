@@ -62,7 +62,12 @@ def _lines(pid: int, answer: Any) -> list[str]:
         ready = f"SVID until {instant(match.svid_expires_at)}" if match.svid_expires_at else "no SVID yet"
         ready = "an SVID of its own when it asks" if match.per_process else ready
         lines.append(f"  {match.spiffe_id} (entry {match.entry_id}, {ready})")
-    return lines + _misses(answer.misses, found)
+    lines += _misses(answer.misses, found)
+    for change in answer.posture_changes:
+        lines.append(f"lost at {_clock(change.at)}: {', '.join(change.entries)}")
+        lines += [f"    no longer: {selector}" for selector in change.gone]
+        lines += [f"    since then: {selector}" for selector in change.new]
+    return lines
 
 
 def _misses(misses: Any, found: list[str]) -> list[str]:

@@ -21,6 +21,7 @@ from spiffekit.wire.pb.attestor.v1 import admin_pb2
 
 logger = logging.getLogger(__name__)
 
+MAX_CHANGES: Final = 20  # of one process that are told
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 Context = Any  # grpc.aio.ServicerContext: its stubs cannot be subscripted at run time
@@ -103,6 +104,15 @@ class Admin:
             misses=self._misses(selectors),
             entries=len(self._cache.entries),
             node_id=str(self._node_id() or ""),
+            posture_changes=[
+                admin_pb2.PostureChange(
+                    at=_microseconds(change.at),
+                    entries=change.entries,
+                    gone=sorted(map(str, change.gone)),
+                    new=sorted(map(str, change.new)),
+                )
+                for change in self._examiner.postures.of(process)[-MAX_CHANGES:]
+            ],
         )
 
     def _misses(self, selectors: frozenset[Selector]) -> list[admin_pb2.Miss]:

@@ -3,7 +3,6 @@
 
 import asyncio
 import contextlib
-import logging
 import os
 from collections.abc import Callable, Iterator
 
@@ -12,8 +11,6 @@ from attestor.errors import WorkloadAttestationError
 from attestor.peer import Executable, Process
 from attestor.workload.examination import Examination, Examiner
 from spiffekit.selector import Selector
-
-logger = logging.getLogger(__name__)
 
 
 class Caller:
@@ -68,9 +65,8 @@ class Caller:
         ):
             raise WorkloadAttestationError("an attestor failed that may matter")
         if lost:
-            logger.warning(
-                "posture changed",
-                extra={"pid": self.process.pid, "uid": self.process.peer.uid, "entries": lost},
+            self._examiner.postures.add(
+                self.process, lost, before=self.selectors, after=examination.selectors
             )
         self._examination, self._executable = examination, executable
 

@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from attestor.errors import WorkloadAttestationError
 from attestor.peer import Process
 from attestor.workload import Configured, Facts
+from attestor.workload.postures import Postures
 from spiffekit.daemon.clock import Clock
 from spiffekit.evidence import ContainerFacts, PodFacts
 from spiffekit.selector import Selector
@@ -63,6 +64,9 @@ class Examiner:
         attestors: Whom to ask.
         clock: The clock.
         observe: Is told of each finding.
+
+    Attributes:
+        postures: What came to be otherwise from one examination to the next, as those say who compare them.
     """
 
     def __init__(
@@ -75,6 +79,7 @@ class Examiner:
         self._attestors = attestors
         self._clock = clock
         self._observe = observe
+        self.postures = Postures(clock)
 
     async def findings(self, process: Process) -> tuple[Finding, ...]:
         """Return what every attestor says. The caller asks whether the process still lives."""

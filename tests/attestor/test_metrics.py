@@ -105,6 +105,18 @@ async def test_the_soonest_end_of_an_svid_is_told(world):
         assert world.value("svid_expires_in_seconds", kind="shared") == 3540
 
 
+async def test_losses_by_a_changed_posture_are_counted(world):
+    world.grant(entry("one"), entry("two", "unix:uid:2", created=1))
+    async with world.serving() as client:
+        stream = client.stream()
+        await read(stream)
+        assert world.value("posture_changes_total") == 0
+        world.unix.say("uid:2")
+        world.issue(*world.cache.entries.values())
+        await read(stream)
+        assert world.value("posture_changes_total") == 1
+
+
 async def test_how_old_our_knowledge_is_is_told(world):
     async with world.serving():
         assert math.isnan(world.value("updates_age_seconds"))

@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an operator is told of a process: what holds, which entries match, and what the others lack."""
 
+import asyncio
 import contextlib
 import os
 from datetime import timedelta
 
 import grpc
 import pytest
+from click.testing import CliRunner
 
+from attestor import cli
 from attestor.assembly import ADMIN_MODE, serving
-from attestor.endpoints.admin import Admin
+from attestor.endpoints.admin import MAX_CHANGES, Admin
 from attestor.workload import Configured
-from attestor.workload.examination import Examiner
 from spiffekit.daemon.listener import UnixFront
 from spiffekit.id import SpiffeId
 from spiffekit.template import Template
@@ -19,8 +21,9 @@ from spiffekit.wire.pb.attestor.v1 import admin_pb2, admin_pb2_grpc
 from spiffekit.wire.status import DETAILS_KEY
 from tests.attacks.processes import SLEEP, children
 from tests.attestor.endpoints.conftest import until
-from tests.attestor.endpoints.world import WITHIN, Client, descriptors
+from tests.attestor.endpoints.world import WITHIN, Client, descriptors, read
 from tests.attestor.factory import entry
+from tests.attestor.workload.processes import held
 from tests.fakes.workload_attestors import BuggyAttestor, FailingAttestor, SlowAttestor
 
 __all__ = ["children"]
@@ -37,7 +40,7 @@ def explaining(world, folder):
     async def serve():
         path = folder / f"admin-{os.urandom(4).hex()}.sock"
         front = UnixFront(path, mode=ADMIN_MODE, identify=lambda peer: peer)
-        admin = Admin(world.cache, Examiner(world.attestors, world.clock), world.refusals, lambda: NODE)
+        admin = Admin(world.cache, world.examiner, world.refusals, lambda: NODE)
         async with serving(front, admin.handler()), Client.connect(f"unix:{path}") as client:
             stub = admin_pb2_grpc.AdminStub(client.channel)
 
@@ -48,6 +51,7 @@ def explaining(world, folder):
                 return stub.LookUp(admin_pb2.LookUpRequest(correlation_id=number), timeout=WITHIN)
 
             explain.look_up = look_up
+            explain.path = path
             yield explain
 
     return serve
@@ -178,6 +182,45 @@ async def test_an_attestor_that_failed_is_looked_up(world, explaining):
         found = await explain.look_up(detail(caught.value).correlation_id)
     assert found.code == "UNAVAILABLE"
     assert "required workload attestor 'docker' failed" in found.reason
+
+
+async def test_what_a_process_has_lost_is_told_of_that_process_alone(world, explaining, children):
+    world.unix.say("uid:1", "gid:2")
+    world.grant(entry("one"), entry("two", "unix:gid:2", created=1))
+    async with world.serving() as client, explaining() as explain:
+        stream = client.stream()
+        await read(stream)
+        assert list((await explain(os.getpid())).posture_changes) == []
+        world.unix.say("uid:1", "gid:3")
+        world.issue(*world.cache.entries.values())
+        await read(stream)
+        (change,) = (await explain(os.getpid())).posture_changes
+        other = await explain(children(SLEEP).pid)
+        command = [str(os.getpid()), "--socketPath", str(explain.path)]
+        shown = await asyncio.to_thread(
+            CliRunner().invoke, cli.explain.explain, command, catch_exceptions=False
+        )
+    assert change.at == world.clock.now().timestamp() * 1e6
+    assert (list(change.entries), list(change.gone), list(change.new)) == (
+        ["two"],
+        ["unix:gid:2"],
+        ["unix:gid:3"],
+    )
+    assert list(other.posture_changes) == []
+    assert shown.output.splitlines()[-3:] == [
+        f"lost at {world.clock.now():%H:%M:%S}.000: two",
+        "    no longer: unix:gid:2",
+        "    since then: unix:gid:3",
+    ]
+
+
+async def test_only_the_newest_losses_are_told(world, explaining):
+    with held(os.getpid()) as process:
+        for number in range(MAX_CHANGES + 1):
+            world.examiner.postures.add(process, [str(number)], before=frozenset(), after=frozenset())
+    async with explaining() as explain:
+        told = [change.entries[0] for change in (await explain(os.getpid())).posture_changes]
+    assert told == [str(number) for number in range(1, MAX_CHANGES + 1)]
 
 
 async def test_a_number_that_nobody_was_given_is_not_found(explaining):

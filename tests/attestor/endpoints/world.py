@@ -60,6 +60,7 @@ class World:
         self.cache.apply(entries=(), bundles=(self.ca.bundle,), snapshot=True)
         self.unix = GoodAttestor("unix", "uid:1")
         self.attestors = [Configured(self.unix)]
+        self.examiner = Examiner(self.attestors, self.clock)
         self.executable = None  # what every caller executes; None is what the kernel says
         self.options = options
         self.refusals = Refusals(self.clock)
@@ -98,14 +99,14 @@ class World:
     @contextlib.asynccontextmanager
     async def serving(self):
         """Serve, and yield a client of the test's own process."""
-        examiner = Examiner(self.attestors, self.clock)
+        self.examiner = Examiner(self.attestors, self.clock)
         self.admission = Admission(self.front.peer_of, self.clock)
         client = FakeClient(self.issuer, Credentials(None, self.issuer.node()))
         self.jwt = JwtCache(client, self.cache, self.clock)
         self.instances = Instances(client, self.cache, self.clock)
         self.api = WorkloadApi(
             self.cache,
-            examiner,
+            self.examiner,
             self.jwt,
             self.instances,
             admission=self.admission,

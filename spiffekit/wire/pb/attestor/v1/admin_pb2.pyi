@@ -45,18 +45,32 @@ class ExplainRequest(_message.Message):
     def __init__(self, pid: _Optional[int] = ...) -> None: ...
 
 class ExplainResponse(_message.Message):
-    __slots__ = ("findings", "matches", "misses", "entries", "node_id")
+    __slots__ = ("findings", "matches", "misses", "entries", "node_id", "posture_changes")
     FINDINGS_FIELD_NUMBER: _ClassVar[int]
     MATCHES_FIELD_NUMBER: _ClassVar[int]
     MISSES_FIELD_NUMBER: _ClassVar[int]
     ENTRIES_FIELD_NUMBER: _ClassVar[int]
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    POSTURE_CHANGES_FIELD_NUMBER: _ClassVar[int]
     findings: _containers.RepeatedCompositeFieldContainer[Finding]
     matches: _containers.RepeatedCompositeFieldContainer[Match]
     misses: _containers.RepeatedCompositeFieldContainer[Miss]
     entries: int
     node_id: str
-    def __init__(self, findings: _Optional[_Iterable[_Union[Finding, _Mapping]]] = ..., matches: _Optional[_Iterable[_Union[Match, _Mapping]]] = ..., misses: _Optional[_Iterable[_Union[Miss, _Mapping]]] = ..., entries: _Optional[int] = ..., node_id: _Optional[str] = ...) -> None: ...
+    posture_changes: _containers.RepeatedCompositeFieldContainer[PostureChange]
+    def __init__(self, findings: _Optional[_Iterable[_Union[Finding, _Mapping]]] = ..., matches: _Optional[_Iterable[_Union[Match, _Mapping]]] = ..., misses: _Optional[_Iterable[_Union[Miss, _Mapping]]] = ..., entries: _Optional[int] = ..., node_id: _Optional[str] = ..., posture_changes: _Optional[_Iterable[_Union[PostureChange, _Mapping]]] = ...) -> None: ...
+
+class PostureChange(_message.Message):
+    __slots__ = ("at", "entries", "gone", "new")
+    AT_FIELD_NUMBER: _ClassVar[int]
+    ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    GONE_FIELD_NUMBER: _ClassVar[int]
+    NEW_FIELD_NUMBER: _ClassVar[int]
+    at: int
+    entries: _containers.RepeatedScalarFieldContainer[str]
+    gone: _containers.RepeatedScalarFieldContainer[str]
+    new: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, at: _Optional[int] = ..., entries: _Optional[_Iterable[str]] = ..., gone: _Optional[_Iterable[str]] = ..., new: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Finding(_message.Message):
     __slots__ = ("type", "selectors", "error", "collected_at", "took")
