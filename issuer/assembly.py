@@ -21,6 +21,7 @@ from issuer.api.dispatch import Dispatcher, Metrics
 from issuer.api.entry import EntryService
 from issuer.api.explain import ExplainService
 from issuer.api.node import NodeService
+from issuer.api.revocation import RevocationService
 from issuer.api.svid import SvidService
 from issuer.api.updates import UpdatesService
 from issuer.ca.authorities import Authorities, AuthorityPolicy
@@ -33,6 +34,7 @@ from issuer.governance.issuance import Governor
 from issuer.governance.lifecycle import Caretaker, Lifecycle
 from issuer.governance.log_files import LogFiles
 from issuer.governance.people import People
+from issuer.governance.revocation import Publisher, Revocations
 from issuer.kubernetes import Clusters
 from issuer.pruning import Pruning
 from issuer.registration import Registrations
@@ -52,7 +54,7 @@ from spiffekit.daemon.limits import RateLimit
 from spiffekit.daemon.listener import Front, TlsFront, UnixFront, inner_socket, server_options
 from spiffekit.id import SpiffeId, TrustDomain
 from spiffekit.wire import tls
-from spiffekit.wire.pb.issuer.v1 import agents_pb2, explain_pb2, updates_pb2
+from spiffekit.wire.pb.issuer.v1 import agents_pb2, explain_pb2, revocation_pb2, updates_pb2
 from spiffekit.wire.pb.spire.api.server.agent.v1 import agent_pb2
 from spiffekit.wire.pb.spire.api.server.bundle.v1 import bundle_pb2
 from spiffekit.wire.pb.spire.api.server.debug.v1 import debug_pb2
@@ -153,7 +155,10 @@ class Issuer:
             )
         )
         issuer.log = ChangeLog(await database.read(lambda tx: tx.changes.last()))
-        database.on_commit += [registrations.apply, issuer.log.publish]
+        issuer.revocations = Revocations(issuer.trust_domain, registrations)
+        issuer.revocations.load(await database.read(lambda tx: tx.revocations.all()))
+        issuer.publisher = Publisher(issuer.authorities, issuer.revocations, issuer.log, issuer.clock)
+        database.on_commit += [registrations.apply, issuer.revocations.apply, issuer.log.publish]
         await issuer.authorities.load()
         await issuer.identity.refresh()
         entries = Gauge("issuer_entries", "Registration entries.", registry=issuer.registry)
@@ -169,6 +174,8 @@ class Issuer:
         return issuer
 
     log: ChangeLog
+    revocations: Revocations
+    publisher: Publisher
 
     def services(self) -> dict[str, Any]:
         """Return the services in the order in which they start."""
@@ -193,6 +200,7 @@ class Issuer:
             "rotation": rotation.run,
             "pruning": pruning.run,
             "caretaker": caretaker.run,
+            "publisher": self.publisher.run,
         }
         if self.kubernetes:
             services["kubernetes"] = self.clusters.run
@@ -244,7 +252,7 @@ class Issuer:
             clock=self.clock,
             admin_ids=frozenset(map(SpiffeId.parse, table.admin_ids)),
         )
-        implementations = self._implementations(callers)
+        implementations = self._spires() + self._ours(callers)
         metrics = Metrics(self.registry)
         async with contextlib.AsyncExitStack() as stack:
             fronts: tuple[Front[Connection], ...] = (remote, local)
@@ -268,7 +276,8 @@ class Issuer:
         roots = [a.certificate_der for b in self.registrations.bundles() for a in b.x509_authorities]
         return tls.server_context(self.identity.x509_svid(), roots)
 
-    def _implementations(self, callers: Callers) -> list[tuple[Any, object]]:
+    def _spires(self) -> list[tuple[Any, object]]:
+        """Return the services of SPIRE's API and of gRPC, each with its descriptor."""
         table = self.config.issuer
         common: dict[str, Any] = {"database": self.database, "registrations": self.registrations}
         attest = RateLimit(
@@ -300,16 +309,6 @@ class Issuer:
             judge=EvidenceJudge(self.clusters if self.kubernetes else None),
             governor=Governor(self.registrations),
         )
-        updates = UpdatesService(
-            self.trust_domain,
-            registrations=self.registrations,
-            log=self.log,
-            callers=callers,
-            clock=self.clock,
-            epoch=self.database.epoch,
-        )
-        agents = AgentsService(self.trust_domain, **common, lifecycle=Lifecycle(self.people))
-        explain = ExplainService(self.trust_domain, registrations=self.registrations)
         debug = DebugService(registrations=self.registrations, identity=self.identity, clock=self.clock)
         return [
             (agent_pb2.DESCRIPTOR.services_by_name["Agent"], node),
@@ -318,9 +317,34 @@ class Issuer:
             (svid_pb2.DESCRIPTOR.services_by_name["SVID"], svid),
             (debug_pb2.DESCRIPTOR.services_by_name["Debug"], debug),
             (health_service.SERVICE, HealthService(self.health)),
+        ]
+
+    def _ours(self, callers: Callers) -> list[tuple[Any, object]]:
+        """Return the services that SPIRE has not, each with its descriptor."""
+        common: dict[str, Any] = {"database": self.database, "registrations": self.registrations}
+        updates = UpdatesService(
+            self.trust_domain,
+            registrations=self.registrations,
+            log=self.log,
+            callers=callers,
+            publisher=self.publisher,
+            clock=self.clock,
+            epoch=self.database.epoch,
+        )
+        agents = AgentsService(self.trust_domain, **common, lifecycle=Lifecycle(self.people))
+        revocation = RevocationService(
+            self.trust_domain,
+            database=self.database,
+            revocations=self.revocations,
+            publisher=self.publisher,
+            authorities=self.authorities,
+        )
+        explain = ExplainService(self.trust_domain, registrations=self.registrations)
+        return [
             (updates_pb2.DESCRIPTOR.services_by_name["Updates"], updates),
             (explain_pb2.DESCRIPTOR.services_by_name["Explain"], explain),
             (agents_pb2.DESCRIPTOR.services_by_name["Agents"], agents),
+            (revocation_pb2.DESCRIPTOR.services_by_name["Revocation"], revocation),
         ]
 
 

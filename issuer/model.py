@@ -203,6 +203,36 @@ class Agent:
         return AgentFacts(spiffe_id=str(self.spiffe_id), owner=str(self.owner), class_=self.agent_class)
 
 
+class RevocationKind(StrEnum):
+    """What is taken back."""
+
+    CERTIFICATE = "certificate"  # key: the serial number, decimal
+    TOKEN = "token"  # noqa: S105 - key: its `jti`
+    ROOT = "root"  # key: the `jti` of a delegation's root
+    BEFORE = "before"  # key: the SPIFFE ID whose credentials from before `at` are void
+    RETIRED = "retired"  # key: the SPIFFE ID of a retired agent
+
+
+class RevocationReason(StrEnum):
+    """Why it is taken back; RFC 5280 §5.3.1 has a number for each."""
+
+    KEY_COMPROMISE = "key_compromise"
+    CESSATION_OF_OPERATION = "cessation_of_operation"
+    CERTIFICATE_HOLD = "certificate_hold"  # until the agent is resumed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Revocation:
+    """Something that was taken back. After `until` it would have ended by itself, and is forgotten."""
+
+    kind: RevocationKind
+    key: str
+    spiffe_id: SpiffeId
+    at: datetime
+    until: datetime
+    reason: RevocationReason
+
+
 class AuthorityKind(StrEnum):
     """What an authority signs."""
 
@@ -241,6 +271,7 @@ class ChangeKind(StrEnum):
     BUNDLE = "bundle"  # key: the trust domain's name
     AGENT = "agent"  # key: the agent's SPIFFE ID; its entries change with it
     AGENT_CLASS = "agent_class"  # key: the class's name
+    REVOCATION = "revocation"  # key: "certificate/<serial>", and so on
     AUTHORITY = "authority"  # key: "x509/<id>" or "jwt/<id>"; tainted or revoked
 
 

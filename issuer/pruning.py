@@ -76,4 +76,6 @@ class Pruning:
                     outcome=Outcome.OK,
                 )
             )
-        return len(gone) + tx.join_tokens.prune(tx.now)
+        ended = tx.revocations.ended(tx.now, self._batch)
+        tx.revocations.forget(ended)
+        return len(gone) + len(ended) + tx.join_tokens.prune(tx.now)

@@ -23,6 +23,7 @@ from issuer.api.dispatch import Call, page_size, pages_of
 from issuer.errors import NotFoundError
 from issuer.governance.lifecycle import Lifecycle
 from issuer.governance.limits import check_narrower, effective
+from issuer.governance.revocation import follow
 from issuer.model import Agent, AgentClass, AgentState, AuditRecord, Outcome, new_entry_id
 from issuer.registration import Registrations
 from issuer.store import Database, Transaction
@@ -191,7 +192,9 @@ class AgentsService:
             # A class that an agent changes into counts as well as the one it had.
             check_narrower(after.limits, _class(tx, after))
             tx.audit.append(_record(call, after, reason=reason, was=before.state))
-            return tx.agents.update(after)
+            after = tx.agents.update(after)
+            follow(tx, before, after)
+            return after
 
         return self._message(await self._database.write(act))
 

@@ -46,6 +46,8 @@ TABLE: Final[dict[str, frozenset[Kind]]] = {
     **_methods("/grpc.health.v1.Health", "Check List Watch", _LOCAL),
     **_methods("/issuer.v1.Updates", "Watch", _NODES),
     **_methods("/issuer.v1.Explain", "Why", _OPERATORS),
+    **_methods("/issuer.v1.Revocation", "Revoke ListRevoked CertifyRetirement", _OPERATORS),
+    **_methods("/issuer.v1.Revocation", "GetStatus", _ANYONE),
     **_methods(
         "/issuer.v1.Agents",
         "RegisterAgent GetAgent ListAgents UpdateAgent ActivateAgent SuspendAgent ResumeAgent RetireAgent "

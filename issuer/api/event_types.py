@@ -38,6 +38,8 @@ EVENT_TYPES: Final = {
     f"{_AGENTS}/RetireAgent": "agent.retired",
     f"{_AGENTS}/ReviewAgent": "agent.reviewed",
     f"{_AGENTS}/TransferAgent": "agent.transferred",
+    "/issuer.v1.Revocation/Revoke": "svid.revoked",
+    "/issuer.v1.Revocation/CertifyRetirement": "agent.retirement_certified",
     f"{_AGENTS}/PutAgentClass": "agent_class.put",
     f"{_AGENTS}/DeleteAgentClass": "agent_class.deleted",
 }

@@ -211,6 +211,9 @@ class SvidService:
         """Record what was issued before it is handed out: what cannot be recorded is not issued."""
         if issued:
             await self._database.record(*(issued_record(call, said) for said in issued))
+        # An agent that was suspended meanwhile has no record of it among what was taken back.
+        for said in issued:
+            self._governor.check_active(SpiffeId.parse(said["id"]))
 
 
 def _authorized(entries: Mapping[str, RegistrationEntry], entry_id: str) -> RegistrationEntry:

@@ -19,6 +19,7 @@ from issuer.api.dispatch import Call
 from issuer.api.sent import Sent
 from issuer.changes import ChangeLog
 from issuer.errors import InvalidRequestError, NodeDeniedError
+from issuer.governance.revocation import Published, Publisher
 from issuer.model import ChangeKind
 from issuer.registration import Authorized, Registrations
 from spiffekit.bundle import Bundle
@@ -42,6 +43,7 @@ class UpdatesService:
         registrations: Registrations,
         log: ChangeLog,
         callers: Callers,
+        publisher: Publisher,
         clock: Clock,
         epoch: str,
         heartbeat: timedelta = HEARTBEAT,
@@ -51,6 +53,7 @@ class UpdatesService:
         self._registrations = registrations
         self._log = log
         self._callers = callers
+        self._publisher = publisher
         self._clock = clock
         # A database put back to an older state counts its revisions anew: each run stands for itself.
         self._epoch = f"{epoch}-{secrets.token_hex(4)}"
@@ -68,13 +71,19 @@ class UpdatesService:
         node_id = call.caller.node_id
         sent = self._take_up(node_id, first)
         reading = asyncio.create_task(_drain(requests))
+        told = 0  # the number of what was published last
         try:
             revision = self._log.revision
             authorized = self._registrations.authorized(node_id, call.now)
             for message in sent.bring(authorized, self._bundles(authorized), revision) or [_heartbeat()]:
                 yield self._stamped(message, revision)
-            while await self._is_more(revision, reading):
+            while await self._is_more(revision, told, reading):
                 await self._callers.judge(call.connection)  # banned, evicted or expired: ends here
+                published = self._publisher.current
+                if published.number > told:
+                    told = published.number
+                    yield self._stamped(_revocations(published), revision)
+                    continue
                 if self._log.revision == revision:
                     yield self._stamped(_heartbeat(), revision)
                     continue
@@ -108,17 +117,21 @@ class UpdatesService:
             self._sent.popitem(last=False)
         return sent
 
-    async def _is_more(self, revision: int, reading: "asyncio.Task[None]") -> bool:
+    async def _is_more(self, revision: int, told: int, reading: "asyncio.Task[None]") -> bool:
         """Wait for a change, or the time of a heartbeat; False when the node has ended the stream."""
-        growing = asyncio.create_task(self._log.wait_beyond(revision))
+        growing = [
+            asyncio.create_task(self._log.wait_beyond(revision)),
+            asyncio.create_task(self._publisher.wait_beyond(told)),
+        ]
         try:
             await asyncio.wait(
-                (growing, reading),
+                (*growing, reading),
                 timeout=self._heartbeat.total_seconds(),
                 return_when=asyncio.FIRST_COMPLETED,
             )
         finally:
-            growing.cancel()
+            for one in growing:
+                one.cancel()
         return not reading.done()
 
     def _bundles(self, authorized: Authorized) -> list[Bundle]:
@@ -132,6 +145,11 @@ class UpdatesService:
         message.revision = revision
         message.epoch = self._epoch
         return message
+
+
+def _revocations(published: Published) -> updates_pb2.WatchResponse:
+    what = updates_pb2.Revocations(status=published.status, crls=published.crls)
+    return updates_pb2.WatchResponse(heartbeat=True, revocations=what)
 
 
 def _heartbeat() -> updates_pb2.WatchResponse:

@@ -14,6 +14,7 @@ from spiffekit.daemon.terminal import instant, output_option, print_json, print_
 from spiffekit.id import SpiffeId
 
 if TYPE_CHECKING:
+    from issuer.client import IssuerApi
     from spiffekit.wire.pb.issuer.v1 import agents_pb2
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -21,6 +22,12 @@ F = TypeVar("F", bound=Callable[..., Any])
 STATES = ("registered", "active", "suspended", "retired")
 id_option = click.option("--spiffeID", "spiffe_id", type=SPIFFE_ID, required=True, help="The agent.")
 reason_option = click.option("--reason", required=True, help="Why; it is kept in the audit trail.")
+certificate_option = click.option(
+    "--certificate",
+    "certificate",
+    type=click.Path(path_type=Path),
+    help="A file for the signed retirement certificate.",
+)
 owner_options = options(
     click.option("--ownerIssuer", "owner_issuer", required=True, help="URL of the owner's OIDC provider."),
     click.option("--owner", "owner", required=True, help="The owner's `sub` there, or the group's name."),
@@ -275,10 +282,18 @@ def resume(spiffe_id: SpiffeId, reason: str, socket: Path, output: str) -> None:
 @id_option
 @reason_option
 @click.option("--successor", type=SPIFFE_ID, help="The agent that goes on.")
+@certificate_option
 @socket_option
 @output_option
-def retire(spiffe_id: SpiffeId, reason: str, successor: SpiffeId | None, socket: Path, output: str) -> None:
-    """End an agent for ever: nobody gets its SPIFFE ID again."""
+def retire(
+    spiffe_id: SpiffeId,
+    reason: str,
+    successor: SpiffeId | None,
+    certificate: Path | None,
+    socket: Path,
+    output: str,
+) -> None:
+    """End an agent for ever, and say what it still has: nobody gets its SPIFFE ID again."""
     from issuer.client import DEADLINE, connect
     from spiffekit.wire.pb.issuer.v1 import agents_pb2
 
@@ -286,7 +301,43 @@ def retire(spiffe_id: SpiffeId, reason: str, successor: SpiffeId | None, socket:
         spiffe_id=str(spiffe_id), reason=reason, successor=str(successor or "")
     )
     with connect(socket) as api:
-        _tell(api.agents.RetireAgent(request, timeout=DEADLINE), output)
+        retired = api.agents.RetireAgent(request, timeout=DEADLINE)
+        if output != "json":
+            _tell(retired, output)
+        _certify(api, spiffe_id, certificate, output)
+
+
+@group.command()
+@id_option
+@certificate_option
+@socket_option
+@output_option
+def certify(spiffe_id: SpiffeId, certificate: Path | None, socket: Path, output: str) -> None:
+    """Say what a retired agent had when it was retired, and when the last of it ends."""
+    from issuer.client import connect
+
+    with connect(socket) as api:
+        _certify(api, spiffe_id, certificate, output)
+
+
+def _certify(api: "IssuerApi", spiffe_id: SpiffeId, file: Path | None, output: str) -> None:
+    from issuer.client import DEADLINE
+    from spiffekit.wire.pb.issuer.v1 import revocation_pb2
+
+    request = revocation_pb2.CertifyRetirementRequest(spiffe_id=str(spiffe_id))
+    made = api.revocation.CertifyRetirement(request, timeout=DEADLINE)
+    if file is not None:
+        file.write_text(made.token + "\n", encoding="ascii")
+    if output == "json":
+        print_json(made)
+        return
+    click.echo(f"Retired at {instant(made.retired_at)} with {len(made.outstanding)} outstanding credentials")
+    if made.outstanding:
+        print_table(
+            ["Kind", "ID", "For", "Ends"],
+            [[o.kind, o.id, ", ".join(o.audience), instant(o.expires_at)] for o in made.outstanding],
+        )
+    click.echo(f"Fully dead at {instant(made.fully_dead_at)}")
 
 
 @group.command()

@@ -46,14 +46,23 @@ class Governor:
         """
         return self._allow(spiffe_id, ttl, "jwt_ttl", audience)
 
+    def check_active(self, spiffe_id: SpiffeId) -> None:
+        """Check that an identity is no agent's, or an active one's.
+
+        Raises:
+            NotAuthorizedError: It is that of another one.
+        """
+        agent = self._registrations.agent(spiffe_id)
+        if agent is not None and agent.state is not AgentState.ACTIVE:
+            raise NotAuthorizedError(f"agent {spiffe_id} is {agent.state}")
+
     def _allow(
         self, spiffe_id: SpiffeId, ttl: timedelta, lifetime: str, audience: Sequence[str] = ()
     ) -> Allowance:
         agent = self._registrations.agent(spiffe_id)
         if agent is None:
             return Allowance(ttl)
-        if agent.state is not AgentState.ACTIVE:
-            raise NotAuthorizedError(f"agent {spiffe_id} is {agent.state}")
+        self.check_active(spiffe_id)
         most = effective(agent, self._registrations.agent_class(agent.agent_class))
         if most.audiences is not None:
             for name in audience:

@@ -16,6 +16,7 @@ from typing import Final, NoReturn
 from issuer.errors import FailedPreconditionError, InvalidRequestError, IssuerError, NotAuthorizedError
 from issuer.governance.limits import check_narrower
 from issuer.governance.people import People
+from issuer.governance.revocation import follow
 from issuer.model import Agent, AgentClass, AgentState, AuditRecord, Outcome, Owner
 from issuer.store import Database, Transaction
 from spiffekit.daemon.clock import Clock
@@ -197,7 +198,7 @@ class Caretaker:
             if agent.state is not AgentState.RETIRED:
                 after, act = self._after(agent, tx.now)
                 if after != agent:
-                    tx.agents.update(after)
+                    follow(tx, agent, tx.agents.update(after))
                     tx.audit.append(
                         AuditRecord(
                             at=tx.now,

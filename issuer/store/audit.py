@@ -90,6 +90,19 @@ class AuditStore:
         rows = self._connection.execute(query.order_by(audit.c.sequence).limit(limit))
         return [(row.sequence, row.event) for row in rows]
 
+    def credentials(self, subject: str, since: datetime) -> list[AuditRecord]:
+        """Return the records of what was handed out for a subject from an instant on."""
+        query = sa.select(audit.c.event).where(
+            audit.c.subject == subject, audit.c.at >= stamp(since), audit.c.credential.is_not(None)
+        )
+        return [decode(row.event) for row in self._connection.execute(query.order_by(audit.c.sequence))]
+
+    def by_credential(self, credential: str) -> AuditRecord | None:
+        """Return the first record of a serial number, `jti` or hash that was handed out, or None."""
+        query = sa.select(audit.c.event).where(audit.c.credential == credential).order_by(audit.c.sequence)
+        row = self._connection.execute(query.limit(1)).first()
+        return None if row is None else decode(row.event)
+
     def since(self, sequence: int, limit: int) -> list[tuple[int, AuditRecord]]:
         """Return up to `limit` records after `sequence`, with their numbers."""
         return [(number, decode(leaf)) for number, leaf in self.leaves(sequence, limit)]

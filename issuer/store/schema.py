@@ -109,6 +109,19 @@ agent_classes = Table(
     Column("body", Text, nullable=False),  # JSON of everything else
 )
 
+revocations = Table(
+    "revocations",
+    metadata,
+    Column("kind", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("spiffe_id", Text, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("until", BigInteger, nullable=False),
+    Column("reason", Text, nullable=False),
+)
+Index("revocations_spiffe_id", revocations.c.spiffe_id)
+Index("revocations_until", revocations.c.until)
+
 changes = Table(
     "changes",
     metadata,

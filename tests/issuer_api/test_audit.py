@@ -12,7 +12,7 @@ from issuer.model import AgentClass, AgentState, JoinToken, Outcome
 from issuer.store.schema import audit, metadata
 from spiffekit.testing import TestCA
 from spiffekit.wire.convert import bundle_to_proto
-from spiffekit.wire.pb.issuer.v1 import agents_pb2, agents_pb2_grpc
+from spiffekit.wire.pb.issuer.v1 import agents_pb2, agents_pb2_grpc, revocation_pb2, revocation_pb2_grpc
 from spiffekit.wire.pb.spire.api import types_pb2
 from spiffekit.wire.pb.spire.api.server.agent.v1 import agent_pb2, agent_pb2_grpc
 from spiffekit.wire.pb.spire.api.server.bundle.v1 import bundle_pb2, bundle_pb2_grpc
@@ -32,6 +32,7 @@ READS = {
     "/grpc.health.v1.Health": "Check List Watch",
     "/issuer.v1.Updates": "Watch",
     "/issuer.v1.Explain": "Why",
+    "/issuer.v1.Revocation": "ListRevoked GetStatus",
     "/issuer.v1.Agents": "GetAgent ListAgents ListAgentClasses",
 }
 ACTS = {}
@@ -56,6 +57,18 @@ svids = {"service": "svid.v1.SVID", "stub": svid_pb2_grpc.SVIDStub}
 
 
 owned = {"service": "/issuer.v1.Agents", "stub": agents_pb2_grpc.AgentsStub}
+
+
+@act(service="/issuer.v1.Revocation", stub=revocation_pb2_grpc.RevocationStub)
+async def Revoke(stub):
+    wanted = {"spiffe_id": "spiffe://example.org/agent/active", "reason": "because"}
+    await stub.Revoke(revocation_pb2.RevokeRequest(**wanted))
+
+
+@act(service="/issuer.v1.Revocation", stub=revocation_pb2_grpc.RevocationStub)
+async def CertifyRetirement(stub):
+    retired = revocation_pb2.CertifyRetirementRequest(spiffe_id="spiffe://example.org/agent/retired")
+    await stub.CertifyRetirement(retired)
 
 
 @act(**nodes)
@@ -231,7 +244,7 @@ async def channels(world):
     secret = JoinToken(value="secret", expires_at=world.clock.now() + timedelta(minutes=1))
     await world.database.write(lambda tx: tx.join_tokens.create(secret))
     await world.database.write(lambda tx: tx.bundles.put(PARTNER.bundle))
-    for state in (AgentState.REGISTERED, AgentState.ACTIVE, AgentState.SUSPENDED):
+    for state in AgentState:
         agent = an_agent(f"/agent/{state}", state=state)
         await world.database.write(lambda tx, agent=agent: tx.agents.create(agent))
     await world.database.write(lambda tx: tx.agents.put_class(AgentClass(name="empty")))

@@ -19,7 +19,7 @@ from tests.issuer_api.calls import call_empty, call_raw, paths
 from tests.issuer_api.world import SERVICES, World
 
 # Written down a second time on purpose, and by caller: the table of the code is by method.
-ANYBODY = {"Agent/AttestAgent", "Bundle/GetBundle"}
+ANYBODY = {"Agent/AttestAgent", "Bundle/GetBundle", "Revocation/GetStatus"}
 NODES = ANYBODY | {
     "Agent/RenewAgent",
     "Agent/PostStatus",
@@ -54,6 +54,9 @@ ADMINS = ANYBODY | {
     "SVID/MintX509SVID",
     "SVID/MintJWTSVID",
     "Explain/Why",
+    "Revocation/Revoke",
+    "Revocation/ListRevoked",
+    "Revocation/CertifyRetirement",
     "Agents/RegisterAgent",
     "Agents/GetAgent",
     "Agents/ListAgents",

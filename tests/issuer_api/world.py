@@ -21,6 +21,7 @@ from issuer.api.dispatch import Dispatcher, Metrics
 from issuer.api.entry import EntryService
 from issuer.api.explain import ExplainService
 from issuer.api.node import NodeService
+from issuer.api.revocation import RevocationService
 from issuer.api.svid import SvidService
 from issuer.api.updates import UpdatesService
 from issuer.ca.authorities import Authorities, AuthorityPolicy
@@ -30,6 +31,7 @@ from issuer.evidence import EvidenceJudge
 from issuer.governance.issuance import Governor
 from issuer.governance.lifecycle import Lifecycle
 from issuer.governance.people import People
+from issuer.governance.revocation import Publisher, Revocations
 from issuer.keys.memory import MemoryKeyManager
 from issuer.model import Node, RegistrationEntry
 from issuer.node.join_token import JoinTokenVerifier
@@ -46,7 +48,7 @@ from spiffekit.id import SpiffeId, TrustDomain
 from spiffekit.keys import private_key_to_der, public_key_to_der
 from spiffekit.selector import Selector
 from spiffekit.wire import tls
-from spiffekit.wire.pb.issuer.v1 import agents_pb2, explain_pb2, updates_pb2
+from spiffekit.wire.pb.issuer.v1 import agents_pb2, explain_pb2, revocation_pb2, updates_pb2
 from spiffekit.wire.pb.spire.api import types_pb2
 from spiffekit.wire.pb.spire.api.server.agent.v1 import agent_pb2
 from spiffekit.wire.pb.spire.api.server.bundle.v1 import bundle_pb2
@@ -64,6 +66,7 @@ SERVICES = {
     "debug": debug_pb2.DESCRIPTOR.services_by_name["Debug"],
     "health": health_service.SERVICE,
     "agents": agents_pb2.DESCRIPTOR.services_by_name["Agents"],
+    "revocation": revocation_pb2.DESCRIPTOR.services_by_name["Revocation"],
     "explain": explain_pb2.DESCRIPTOR.services_by_name["Explain"],
     "updates": updates_pb2.DESCRIPTOR.services_by_name["Updates"],
 }
@@ -124,7 +127,9 @@ class World:
             )
             last = await database.read(lambda tx: tx.changes.last())
             world.log = ChangeLog(last, kept=options.get("kept", 10_000))
-            database.on_commit += [known.apply, world.log.publish]
+            world.revocations = Revocations(TRUST_DOMAIN, known)
+            world.publisher = Publisher(world.authorities, world.revocations, world.log, clock)
+            database.on_commit += [known.apply, world.revocations.apply, world.log.publish]
             await world.authorities.load()
             await world.identity.refresh()
             async with contextlib.AsyncExitStack() as stack:
@@ -200,6 +205,13 @@ class World:
                 judge=EvidenceJudge(self.options.get("pods")),
                 governor=Governor(self.registrations),
             ),
+            "revocation": RevocationService(
+                TRUST_DOMAIN,
+                database=self.database,
+                revocations=self.revocations,
+                publisher=self.publisher,
+                authorities=self.authorities,
+            ),
             "agents": AgentsService(
                 TRUST_DOMAIN, **common, lifecycle=Lifecycle(self.options.get("people", People(None)))
             ),
@@ -211,6 +223,7 @@ class World:
                 registrations=self.registrations,
                 log=self.log,
                 callers=self.callers,
+                publisher=self.publisher,
                 clock=self.clock,
                 epoch=self.database.epoch,
                 **{k: self.options[k] for k in ("heartbeat", "remembered") if k in self.options},

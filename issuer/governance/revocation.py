@@ -1,0 +1,262 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Take back what was handed out, and tell everybody: revocation lists and signed status snapshots.
+
+What is taken back is kept until it would have ended by itself. Each change, and time itself, makes a new
+snapshot and new lists, whole; streams of attestors and whoever asks get the newest.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final, NoReturn
+
+from issuer.ca.authorities import Authorities
+from issuer.ca.crl import Reason, Revoked
+from issuer.changes import ChangeLog
+from issuer.errors import IssuerError
+from issuer.model import (
+    Agent,
+    AgentState,
+    AuditRecord,
+    AuthorityKind,
+    Change,
+    ChangeKind,
+    CredentialFacts,
+    Revocation,
+    RevocationKind,
+    RevocationReason,
+)
+from issuer.registration import Registrations
+from issuer.store import Transaction
+from spiffekit.daemon.clock import Clock
+from spiffekit.id import SpiffeId, TrustDomain
+from spiffekit.status import LIFETIME, TYP, AgentStatus
+
+logger = logging.getLogger(__name__)
+
+REFRESH: Final = LIFETIME / 3  # a snapshot is replaced while it is still good for as long as two more
+RETRY: Final = timedelta(seconds=1)
+CRL_LIFETIME: Final = timedelta(hours=1)
+# What a retired agent has delegated offline ends within an hour, and clocks are apart by less than the rest.
+LINGER: Final = timedelta(minutes=65)
+_REASONS: Final = {
+    RevocationReason.KEY_COMPROMISE: Reason.KEY_COMPROMISE,
+    RevocationReason.CESSATION_OF_OPERATION: Reason.CESSATION_OF_OPERATION,
+    RevocationReason.CERTIFICATE_HOLD: Reason.CERTIFICATE_HOLD,
+}
+
+
+def expiry(credential: CredentialFacts) -> datetime:
+    """Return when a credential of the audit trail ends."""
+    return datetime.fromisoformat(credential.exp)
+
+
+def outstanding(tx: Transaction, spiffe_id: SpiffeId, *, at: datetime | None = None) -> list[AuditRecord]:
+    """Return the records of what was handed out for an identity and is valid now, or was at an instant."""
+    now = at or tx.now
+    # Nothing outlives the authority that signed it: what is older than all of them has ended.
+    authorities = [a for kind in AuthorityKind for a in tx.authorities.all(kind) if now < a.not_after]
+    since = min((a.issued_at for a in authorities), default=now)
+    return [
+        record
+        for record in tx.audit.credentials(str(spiffe_id), since)
+        if record.credential is not None and record.at <= now < expiry(record.credential)
+    ]
+
+
+def follow(tx: Transaction, before: Agent, after: Agent) -> None:
+    """Take back, or give back, what goes with a step in an agent's life."""
+    if after.state is before.state:
+        return
+    match after.state:
+        case AgentState.SUSPENDED:
+            _revoke_certificates(tx, after.spiffe_id, RevocationReason.CERTIFICATE_HOLD)
+        case AgentState.ACTIVE:
+            tx.revocations.forget(tx.revocations.held(after.spiffe_id))
+        case AgentState.RETIRED:
+            ends = _revoke_certificates(tx, after.spiffe_id, RevocationReason.CESSATION_OF_OPERATION)
+            tx.revocations.put(
+                Revocation(
+                    kind=RevocationKind.RETIRED,
+                    key=str(after.spiffe_id),
+                    spiffe_id=after.spiffe_id,
+                    at=tx.now,
+                    until=max([*ends, tx.now + LINGER]),
+                    reason=RevocationReason.CESSATION_OF_OPERATION,
+                )
+            )
+        case AgentState.REGISTERED:
+            pass  # nothing leads back there
+
+
+def void_before(tx: Transaction, spiffe_id: SpiffeId, instant: datetime) -> Revocation:
+    """Take back everything that an identity was given before an instant: its keys are somebody else's."""
+    ends = _revoke_certificates(tx, spiffe_id, RevocationReason.KEY_COMPROMISE, before=instant)
+    earlier = tx.revocations.find(RevocationKind.BEFORE, str(spiffe_id))
+    if earlier is not None:
+        ends.append(earlier.until)
+        instant = max(instant, earlier.at)  # it never goes back
+    return tx.revocations.put(
+        Revocation(
+            kind=RevocationKind.BEFORE,
+            key=str(spiffe_id),
+            spiffe_id=spiffe_id,
+            at=instant,
+            until=max([*ends, tx.now + LINGER]),
+            reason=RevocationReason.KEY_COMPROMISE,
+        )
+    )
+
+
+def _revoke_certificates(
+    tx: Transaction, spiffe_id: SpiffeId, reason: RevocationReason, *, before: datetime | None = None
+) -> list[datetime]:
+    """Revoke the certificates that are valid; return when everything that is valid ends."""
+    ends = []
+    for record in outstanding(tx, spiffe_id):
+        credential = record.credential
+        assert credential is not None  # noqa: S101 - `outstanding` returns no other
+        ends.append(expiry(credential))
+        if credential.serial and (before is None or record.at < before):
+            tx.revocations.put(
+                Revocation(
+                    kind=RevocationKind.CERTIFICATE,
+                    key=credential.serial,
+                    spiffe_id=spiffe_id,
+                    at=tx.now,
+                    until=expiry(credential),
+                    reason=reason,
+                )
+            )
+    return ends
+
+
+class Revocations:
+    """What is taken back now, in memory. Used from one event loop."""
+
+    def __init__(self, trust_domain: TrustDomain, registrations: Registrations) -> None:
+        self._trust_domain = trust_domain
+        self._registrations = registrations
+        self._known: dict[str, Revocation] = {}
+        self._changed = asyncio.Event()
+
+    def load(self, revocations: Iterable[Revocation]) -> None:
+        """Fill it."""
+        self._known = {f"{one.kind}/{one.key}": one for one in revocations}
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        """Follow what was committed; call it after the registry has."""
+        for change in changes:
+            if change.kind is ChangeKind.REVOCATION:
+                if isinstance(change.value, Revocation):
+                    self._known[change.key] = change.value
+                else:
+                    self._known.pop(change.key, None)
+            if change.kind in (ChangeKind.REVOCATION, ChangeKind.AGENT, ChangeKind.AUTHORITY):
+                self._changed.set()
+
+    async def wait(self) -> None:
+        """Return when something has changed since the last time."""
+        await self._changed.wait()
+        self._changed.clear()
+
+    def all(self, now: datetime) -> list[Revocation]:
+        """Return what has not ended by itself, the oldest first."""
+        return sorted((one for one in self._known.values() if now < one.until), key=lambda r: (r.at, r.key))
+
+    def certificates(self, now: datetime) -> list[Revoked]:
+        """Return what goes on revocation lists."""
+        return [
+            Revoked(int(one.key), one.at.replace(microsecond=0), _REASONS[one.reason])
+            for one in self.all(now)
+            if one.kind is RevocationKind.CERTIFICATE
+        ]
+
+    def status(self, sequence: int, now: datetime) -> AgentStatus:
+        """Return the snapshot of now."""
+        keys: dict[RevocationKind, list[Revocation]] = {kind: [] for kind in RevocationKind}
+        for one in self.all(now):
+            keys[one.kind].append(one)
+        issued = now.replace(microsecond=0)
+        return AgentStatus(
+            trust_domain=self._trust_domain,
+            sequence=sequence,
+            issued_at=issued,
+            expires_at=issued + LIFETIME,
+            suspended=frozenset(
+                a.spiffe_id for a in self._registrations.agents() if a.state is AgentState.SUSPENDED
+            ),
+            retired=frozenset(one.spiffe_id for one in keys[RevocationKind.RETIRED]),
+            serials=frozenset(int(one.key) for one in keys[RevocationKind.CERTIFICATE]),
+            jtis=frozenset(one.key for one in keys[RevocationKind.TOKEN]),
+            roots=frozenset(one.key for one in keys[RevocationKind.ROOT]),
+            not_before={one.spiffe_id: one.at.replace(microsecond=0) for one in keys[RevocationKind.BEFORE]},
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What everybody is told. `number` counts them."""
+
+    number: int
+    status: str  # a JWS
+    crls: tuple[bytes, ...]  # DER
+
+
+class Publisher:
+    """The service that signs what was taken back, whenever it changes and before the last one expires."""
+
+    def __init__(
+        self, authorities: Authorities, revocations: Revocations, log: ChangeLog, clock: Clock
+    ) -> None:
+        self._authorities = authorities
+        self._revocations = revocations
+        self._log = log
+        self._clock = clock
+        self.current = Published(0, "", ())
+        self._grown = asyncio.Event()
+
+    async def run(self, ready: Callable[[], None]) -> NoReturn:
+        """Publish again and again; a failure is logged and tried again soon."""
+        good = await self._publish()
+        ready()
+        while True:
+            await self._until(REFRESH if good else RETRY)
+            good = await self._publish()
+
+    async def _until(self, at_most: timedelta) -> None:
+        waiting = [
+            asyncio.ensure_future(self._revocations.wait()),
+            asyncio.ensure_future(self._clock.sleep(at_most)),
+        ]
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for one in waiting:
+                one.cancel()
+
+    async def _publish(self) -> bool:
+        now = self._clock.now()
+        status = self._revocations.status(self._log.revision, now)
+        try:
+            token = await self._authorities.jwt.token(TYP, status.claims())
+            crls = await self._authorities.revocation_lists(
+                self._revocations.certificates(now), number=self._crl_number(now), lifetime=CRL_LIFETIME
+            )
+        except IssuerError:
+            logger.exception("status of agents cannot be signed, trying again")
+            return False
+        self.current = Published(self.current.number + 1, token, crls)
+        self._grown.set()
+        self._grown = asyncio.Event()
+        return True
+
+    def _crl_number(self, now: datetime) -> int:
+        return (self._log.revision << 40) + int(now.timestamp())  # grows with changes, and with time
+
+    async def wait_beyond(self, number: int) -> None:
+        """Return as soon as there is something newer."""
+        while self.current.number <= number:
+            await self._grown.wait()
