@@ -62,6 +62,7 @@ STATUS: Final = StatusTable(
         errors.TooSlowError: Code.DEADLINE_EXCEEDED,
         errors.FailedPreconditionError: Code.FAILED_PRECONDITION,
         errors.AuthorityNotReadyError: Code.UNAVAILABLE,
+        errors.AuditLogError: Code.DATA_LOSS,
         errors.StoreError: Code.UNAVAILABLE,
         KeyManagerError: Code.UNAVAILABLE,
         UnknownPeerError: Code.PERMISSION_DENIED,
