@@ -18,7 +18,10 @@ from spiffekit.errors import SpiffeError
 
 NONCE: Final = 32  # bytes
 MAX_CERTIFICATES: Final = 64 * 1024  # bytes of the file
-_STORAGE_KEY: Final = {b"\x00\x01": "rsa2048", b"\x00\x23": "ecc"}  # under which a key of each kind is
+# The storage keys under which a DevID key of each kind is: templates H-1 and H-2 of the TCG's EK Credential
+# Profile, which have an attribute more than what tpm2-tools make by themselves.
+_STORAGE_KEY: Final = {b"\x00\x01": "rsa2048", b"\x00\x23": "ecc"}
+_STORAGE_ATTRIBUTES: Final = "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|noda|restricted|decrypt"
 _KIND: Final = "rsa"  # of the endorsement and attestation keys: all that a SPIRE server knows
 
 
@@ -117,12 +120,14 @@ class TpmDevId:
         return tpm.machine(self._config.tcti, self._config.endorsement_hierarchy_password_file, files)
 
     async def _load(self, machine: tpm.Tpm, public: bytes) -> None:
-        """Load the DevID key under the storage root key of its kind (EK Credential Profile, H-1 and H-2)."""
+        """Load the DevID key under the storage key of its kind."""
         kind = _STORAGE_KEY.get(public[:2])
         if kind is None:
             raise NodeAttestationError("DevID key is neither RSA nor of an elliptic curve")
         owner = tpm.password("-P", self._config.owner_hierarchy_password_file)
-        await machine.run("createprimary", "-C", "owner", *owner, "-G", kind, "-c", "srk.ctx")
+        await machine.run(
+            *("createprimary", "-C", "owner", *owner, "-G", kind, "-a", _STORAGE_ATTRIBUTES, "-c", "srk.ctx")
+        )
         await machine.run("load", "-C", "srk.ctx", "-u", "devid.pub", "-r", "devid.priv", "-c", "devid.ctx")
 
     async def respond(self, challenge: bytes) -> bytes:

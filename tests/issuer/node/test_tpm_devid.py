@@ -27,6 +27,7 @@ from tests.issuer.node import tpm_structures as made
 from tests.issuer.node.x509pop_node import ROOT, Context, Intermediate
 
 RESIDENT = "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|sign"
+STORAGE = f"{RESIDENT.removesuffix('|sign')}|noda|restricted|decrypt"  # as stock agents expect it
 KINDS = {"rsa": "rsa2048:rsassa-sha256:null", "ecc": "ecc256:ecdsa-sha256:null"}
 INTERMEDIATE = Intermediate(ROOT)
 
@@ -46,7 +47,7 @@ class Device:
         self.folder, self.tcti = folder, real.tcti
         folder.mkdir(exist_ok=True)
         storage = {"rsa": "rsa2048", "ecc": "ecc"}[kind]
-        real("createprimary", "-C", "o", "-G", storage, "-c", "srk", cwd=folder)
+        real("createprimary", "-C", "o", "-G", storage, "-a", STORAGE, "-c", "srk", cwd=folder)
         secret = ("-p", password) if password else ()
         real(
             *("create", "-C", "srk", "-G", KINDS[kind], "-a", attributes, *secret),
