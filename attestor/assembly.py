@@ -20,6 +20,7 @@ from attestor.endpoints.admin import Admin
 from attestor.endpoints.admission import Admission
 from attestor.endpoints.reflection import Reflection
 from attestor.endpoints.refusals import Refusals
+from attestor.endpoints.status import Status
 from attestor.endpoints.workload_api import WorkloadApi
 from attestor.instances import Instances
 from attestor.issuer_client import IssuerClient
@@ -139,7 +140,15 @@ class Attestor:
             await session.start()
             await session.run(ready)
 
-        sync = Sync(client, session, self.cache, clock=self.clock, poll_every=table.sync_interval)
+        instances = Instances(client, self.cache, self.clock)
+        sync = Sync(
+            client,
+            session,
+            self.cache,
+            instances=instances,
+            clock=self.clock,
+            poll_every=table.sync_interval,
+        )
         rotation = Rotation(client, self.cache, clock=self.clock)
         services: dict[str, Any] = {}
         if table.health_address is not None:
@@ -153,7 +162,6 @@ class Attestor:
         if table.admin_socket is not None:
             services["admin"] = self._admin(table.admin_socket, session)
         jwt = JwtCache(client, self.cache, self.clock)
-        instances = Instances(client, self.cache, self.clock)
         front: UnixFront[Process] = UnixFront(table.socket_path, mode=SOCKET_MODE, identify=Process.of)
         admission = Admission(front.peer_of, self.clock)
         services["workload_api"] = self._workload_api(front, admission, jwt, instances)
@@ -208,7 +216,8 @@ class Attestor:
                 foreign_claims=table.allowed_foreign_jwt_claims,
                 unauthenticated_verifiers=table.allow_unauthenticated_verifiers,
             )
-            async with serving(front, api.handler(), Reflection(admission).handler()):
+            status = Status(self.cache, admission)
+            async with serving(front, api.handler(), status.handler(), Reflection(admission).handler()):
                 self._announce()
                 ready()
                 try:

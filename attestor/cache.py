@@ -5,19 +5,23 @@ Used from one event loop. A change is applied whole before anybody is woken, so 
 """
 
 import asyncio
+import logging
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from types import MappingProxyType
 
 from attestor.errors import NoIdentityError
+from attestor.revocation import TakenBack
 from spiffekit.bundle import Bundle, BundleSet
 from spiffekit.errors import SpiffeIdError, TemplateError
 from spiffekit.id import SpiffeId, TrustDomain
 from spiffekit.selector import Selector
 from spiffekit.template import Template
 from spiffekit.x509svid import X509Svid
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +105,8 @@ class Cache:
         self._by_selector: dict[Selector, set[str]] = {}
         self._awaited: dict[frozenset[str], _Rests] = {}  # of these entries, by types of attestors
         self._watchers: set[Watcher] = set()
+        self._revocation_watchers: set[Watcher] = set()
+        self.taken_back = TakenBack()
         self.version = 0  # grows with every change
         self.tainted: frozenset[str] = frozenset()
 
@@ -166,6 +172,19 @@ class Cache:
         """Return when the first SVID here expires, None if there is none."""
         return min((svid.expires_at for _, svid in self._svids.values()), default=None)
 
+    def take_back(self, taken: TakenBack) -> None:
+        """Serve nothing any more that is taken back, and drop its keys."""
+        before, self.taken_back = self.taken_back, taken
+        for watcher in self._revocation_watchers:
+            watcher.wake()
+        if not taken.differs_from(before):
+            return
+        for entry_id, (_, svid) in tuple(self._svids.items()):
+            if reason := taken.reason(svid):
+                logger.warning("SVID taken back", extra={"entry": entry_id, "reason": reason})
+                del self._svids[entry_id]
+        self.notify()
+
     def notify(self) -> None:
         """Wake everybody who waits."""
         self.version += 1
@@ -175,7 +194,8 @@ class Cache:
     def matching(self, selectors: frozenset[Selector]) -> tuple[Entry, ...]:
         """Return the entries whose selectors all hold, oldest first: the first one is the default identity.
 
-        Of entries with the same hint only the oldest counts (Workload_API §5.2.1).
+        Of entries with the same hint only the oldest counts (Workload_API §5.2.1). Those of agents that are
+        suspended or retired are not among them.
         """
         candidates = (
             self.entries[entry_id]
@@ -185,7 +205,9 @@ class Cache:
         matched = [
             fitting
             for entry in candidates
-            if not entry.store_svid and (fitting := entry.fitting(selectors)) is not None
+            if not entry.store_svid
+            and (fitting := entry.fitting(selectors)) is not None
+            and not self.taken_back.is_ended(fitting.spiffe_id)
         ]
         hints: set[str] = set()
         found = []
@@ -252,15 +274,23 @@ class Cache:
         identities = tuple(Identity(entry, svid) for entry, svid in found if svid is not None)
         return WorkloadUpdate(identities, *self.bundles_for(entries)) if identities else None
 
-    @contextmanager
-    def watching(self) -> Iterator["Watcher"]:
-        """Yield something that misses no change."""
-        watcher = Watcher()
-        self._watchers.add(watcher)
-        try:
-            yield watcher
-        finally:
-            self._watchers.discard(watcher)
+    def watching(self) -> AbstractContextManager["Watcher"]:
+        """Yield something that misses no change of what may be served."""
+        return _watching(self._watchers)
+
+    def watching_revocations(self) -> AbstractContextManager["Watcher"]:
+        """Yield something that misses nothing of what the issuer says of revocations."""
+        return _watching(self._revocation_watchers)
+
+
+@contextmanager
+def _watching(watchers: "set[Watcher]") -> Iterator["Watcher"]:
+    watcher = Watcher()
+    watchers.add(watcher)
+    try:
+        yield watcher
+    finally:
+        watchers.discard(watcher)
 
 
 class Watcher:

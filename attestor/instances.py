@@ -8,6 +8,7 @@ each time; what it refuses is withheld.
 import asyncio
 import base64
 import hashlib
+import logging
 import os
 import secrets
 from collections import OrderedDict
@@ -27,6 +28,8 @@ from spiffekit.errors import SpiffeError
 from spiffekit.evidence import Evidence, ProcessFacts
 from spiffekit.keys import private_key_to_der
 from spiffekit.x509svid import X509Svid
+
+logger = logging.getLogger(__name__)
 
 MAX_INSTANCES: Final = 4096  # processes; of more, those that asked longest ago lose what they had
 ASK_AGAIN: Final = 2.0  # seconds after the issuer could not be asked
@@ -111,6 +114,14 @@ class Instances:
             instance.held.clear()
             instance.refused.clear()
 
+    def drop_taken_back(self) -> None:
+        """Forget the SVIDs that are taken back; what may be replaced is asked for when it is wanted again."""
+        for instance in self._instances.values():
+            for entry_id, held in tuple(instance.held.items()):
+                if reason := self._cache.taken_back.reason(held.svid):
+                    logger.warning("SVID taken back", extra={"instance": instance.uid, "reason": reason})
+                    del instance.held[entry_id]
+
     def close(self) -> None:
         """Forget all."""
         for key in list(self._instances):
@@ -183,9 +194,10 @@ class Instances:
         for entry in entries:
             instance.held.pop(entry.id, None)
             instance.refused.pop(entry.id, None)
+            # If withheld, the issuer may not have seen yet what we saw, a pod that has just started, say.
+            refusal = (entry, self._clock.monotonic() + REFUSED_FOR)
             if entry.id not in chains:
-                # Withheld; the issuer may not have seen yet what we saw, a pod that has just started, say.
-                instance.refused[entry.id] = (entry, self._clock.monotonic() + REFUSED_FOR)
+                instance.refused[entry.id] = refusal
                 continue
             der = private_key_to_der(keys[entry.id])
             try:
@@ -194,6 +206,10 @@ class Instances:
                 raise IssuerUnavailableError(f"issuer's SVID cannot be used: {error}") from error
             if svid.spiffe_id != entry.spiffe_id:
                 raise IssuerUnavailableError(f"issuer's SVID is for {svid.spiffe_id} and not the entry's ID")
+            if reason := self._cache.taken_back.reason(svid):  # while it was under way
+                logger.warning("SVID taken back", extra={"instance": instance.uid, "reason": reason})
+                instance.refused[entry.id] = refusal
+                continue
             now = self._clock.now()
             authority = authority_of(svid)
             tainted = authority in self._cache.tainted  # the issuer signs with it still

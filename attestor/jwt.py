@@ -2,7 +2,7 @@
 """JWT-SVIDs on demand, remembered by entry and audience until half of their life is over.
 
 What an authority signed that is tainted, or has left the bundle, is not given out again: whoever stole that
-key can sign as well, and verifiers are about to refuse it.
+key can sign as well, and verifiers are about to refuse it. Nor is what the issuer has taken back.
 """
 
 from collections import OrderedDict
@@ -68,7 +68,9 @@ class JwtCache:
         return svid
 
     def _is_vouched_for(self, svid: JwtSvid) -> bool:
-        """Tell whether the authority that signed it is in our bundle, and not tainted."""
+        """Tell whether it is not taken back, and its authority in our bundle and not tainted."""
+        if self._cache.taken_back.reason(svid):
+            return False
         bundle = self._cache.bundles.get(self._cache.trust_domain)
         authority = bundle.jwt_authority(svid.key_id) if bundle is not None else None
         return authority is not None and not authority.tainted

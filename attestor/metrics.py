@@ -20,6 +20,7 @@ from attestor.session import NodeSession
 from attestor.sync import Sync
 from attestor.workload.examination import Examiner, Finding
 from spiffekit.daemon.clock import Clock
+from spiffekit.status import AgentStatus
 
 BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)  # seconds
 
@@ -65,6 +66,16 @@ class Parts(Collector):
         yield GaugeMetricFamily(
             "attestor_updates_age_seconds", "Time since the issuer said what holds.", self._age()
         )
+        yield GaugeMetricFamily(
+            "attestor_status_age_seconds",
+            "Time since the issuer signed the status of agents.",
+            self._since(self.cache.taken_back.status),
+        )
+        yield CounterMetricFamily(
+            "attestor_status_refused",
+            "Statuses of agents and revocation lists that could not be verified.",
+            self.sync.revocations.refused,
+        )
         expiry = GaugeMetricFamily(
             "attestor_svid_expires_in_seconds", "Time until the first SVID expires.", labels=("kind",)
         )
@@ -91,6 +102,9 @@ class Parts(Collector):
     def _age(self) -> float:
         known_at = self.sync.known_at
         return math.nan if known_at is None else self.clock.monotonic() - known_at
+
+    def _since(self, status: AgentStatus | None) -> float:
+        return math.nan if status is None else (self.clock.now() - status.issued_at).total_seconds()
 
     def _left(self, expires_at: datetime | None) -> float:
         return math.nan if expires_at is None else (expires_at - self.clock.now()).total_seconds()

@@ -67,7 +67,8 @@ class Rotation:
 
     async def rotate(self) -> None:
         """Fetch an SVID for each entry that needs one now."""
-        shared = (entry for entry in self._cache.entries.values() if not entry.needs_evidence)
+        ended = self._cache.taken_back.is_ended
+        shared = (e for e in self._cache.entries.values() if not e.needs_evidence and not ended(e.spiffe_id))
         needed = [entry for entry in shared if self._needs(entry)]
         for remembered in (self._plans, self._refused):
             for gone in remembered.keys() - self._cache.entries.keys():
@@ -111,6 +112,10 @@ class Rotation:
                 svid = X509Svid.parse(b"".join(chains[entry.id]), der, hint=entry.hint)
             except SpiffeError as error:
                 self._put_off(entry, f"issuer's SVID cannot be used: {error}")
+                refused.append(entry)
+                continue
+            if reason := self._cache.taken_back.reason(svid):  # while it was under way
+                self._put_off(entry, f"issuer's SVID is taken back: {reason}")
                 refused.append(entry)
                 continue
             now, monotonic = self._clock.now(), self._clock.monotonic()

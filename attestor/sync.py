@@ -10,7 +10,9 @@ from typing import Final, NoReturn
 
 from attestor.cache import Cache, Entry
 from attestor.errors import AttestorError, IssuerUnavailableError
+from attestor.instances import Instances
 from attestor.issuer_client import IssuerClient
+from attestor.revocation import RevocationBook, Said
 from attestor.session import RETRY, NodeSession
 from attestor.updates import Update
 from spiffekit.bundle import Bundle
@@ -26,11 +28,20 @@ class Sync:
     """The service that keeps the cache as the issuer says."""
 
     def __init__(
-        self, client: IssuerClient, session: NodeSession, cache: Cache, *, clock: Clock, poll_every: timedelta
+        self,
+        client: IssuerClient,
+        session: NodeSession,
+        cache: Cache,
+        *,
+        instances: Instances,
+        clock: Clock,
+        poll_every: timedelta,
     ) -> None:
         self._client = client
         self._session = session
         self._cache = cache
+        self._instances = instances
+        self.revocations = RevocationBook()
         self._clock = clock
         self._poll_every = poll_every
         self._synced = asyncio.Event()
@@ -68,6 +79,8 @@ class Sync:
             async for update in self._client.watch(QUIET, revision=self.revision, epoch=self._epoch):
                 backoff.reset()
                 if update.heartbeat:
+                    if update.revocations is not None:
+                        self._take_back(update.revocations)
                     if update.epoch == self._epoch and not parts:
                         self.revision = update.revision  # what lies between was not for us
                         self.known_at = self._clock.monotonic()
@@ -97,6 +110,11 @@ class Sync:
         self.revision, self._epoch = parts[-1].revision, parts[-1].epoch
         self.known_at = self._clock.monotonic()
         self._synced.set()
+
+    def _take_back(self, said: Said) -> None:
+        own = self._cache.bundles.get(self._cache.trust_domain)
+        self._cache.take_back(self.revocations.take(said, own, self._clock.now()))
+        self._instances.drop_taken_back()
 
     async def _poll(self) -> None:
         entries = await self._client.sync_entries(self._cache.entries)

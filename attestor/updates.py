@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
 from attestor.cache import Entry
+from attestor.revocation import Said
 from spiffekit.bundle import Bundle
 from spiffekit.errors import SelectorError, SpiffeError, SpiffeIdError
 from spiffekit.id import TrustDomain
@@ -45,6 +46,7 @@ class Update:
     removed_bundles: tuple[TrustDomain, ...]
     tainted: tuple[str, ...]
     heartbeat: bool
+    revocations: Said | None = None
 
 
 def entry_from_proto(message: types_pb2.Entry) -> Entry:
@@ -102,6 +104,9 @@ def update_from_proto(message: updates_pb2.WatchResponse) -> Update:
         removed_bundles=_trust_domains([*message.removed_bundles, *sorted(untrusted)]),
         tainted=tuple(message.tainted_x509_authorities),
         heartbeat=message.heartbeat,
+        revocations=Said(message.revocations.status, tuple(message.revocations.crls))
+        if message.HasField("revocations")
+        else None,
     )
 
 

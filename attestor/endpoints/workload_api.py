@@ -224,13 +224,14 @@ class WorkloadApi:
             ],
             # A trust domain without roots stays out: a client of the field dies of an empty one.
             federated_bundles={_key(b): b.x509_der() for b in update.federated if b.x509_authorities},
+            crl=self._cache.taken_back.crls,
         )
         return response
 
     def _x509_bundles(self, update: WorkloadUpdate) -> Message:
         bundles = [b for b in (update.bundle, *update.federated) if b.x509_authorities]
         response: Message = self._messages["X509BundlesResponse"](
-            bundles={_key(b): b.x509_der() for b in bundles}
+            bundles={_key(b): b.x509_der() for b in bundles}, crl=self._cache.taken_back.crls
         )
         return response
 
@@ -300,6 +301,7 @@ class WorkloadApi:
                 audience=[request.audience],
                 now=self._clock.now(),
             )
+            self._cache.taken_back.check(svid)
         except SpiffeError as error:
             raise CallRefused(Code.INVALID_ARGUMENT, str(error), reason="invalid_token") from error
         claims: dict[str, Any] = {**svid.claims, "aud": list(svid.audience)}
