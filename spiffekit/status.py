@@ -192,16 +192,15 @@ class StatusBook:
             StatusUnknownError: A newer one was here before: somebody plays back an old one.
         """
         before = self._newest.get(status.trust_domain)
-        if before is None:
-            self._newest[status.trust_domain] = status
-            return True
-        order = (status.sequence, status.issued_at)
-        if order < (before.sequence, before.issued_at):
+        if before is not None and status.sequence < before.sequence:
             raise StatusUnknownError(
                 f"status {status.sequence} of {status.trust_domain} is older than {before.sequence}"
             )
+        # The same once more may have been signed earlier, by another issuer.
+        if before is not None and (status.sequence, status.issued_at) <= (before.sequence, before.issued_at):
+            return False
         self._newest[status.trust_domain] = status
-        return order != (before.sequence, before.issued_at)
+        return True
 
     def current(self, trust_domain: TrustDomain, now: datetime) -> AgentStatus:
         """Return what is known of a trust domain now.

@@ -20,6 +20,7 @@ from spiffekit.bundle import Bundle, JwtAuthority, X509Authority
 from spiffekit.id import SpiffeId, TrustDomain
 from spiffekit.jwk import encode_base64url
 from spiffekit.keys import private_key_to_der, public_key_to_der
+from spiffekit.status import LIFETIME, TYP, AgentStatus
 from spiffekit.x509svid import X509Svid
 
 HOUR: Final = timedelta(hours=1)
@@ -141,6 +142,26 @@ class TestCA:
         return builder.sign(
             signer.key, hash_algorithm or hashes.SHA256(), ecdsa_deterministic=reproducible or None
         )
+
+    def crl(self, *serials: int, number: int = 1, lifetime: timedelta = HOUR) -> bytes:
+        """Return a revocation list, DER, that names certificates by serial number."""
+        builder = (
+            x509.CertificateRevocationListBuilder()
+            .issuer_name(self.certificate.subject)
+            .last_update(self.now)
+            .next_update(self.now + lifetime)
+            .add_extension(x509.CRLNumber(number), critical=False)
+        )
+        for serial in serials:
+            revoked = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(self.now)
+            builder = builder.add_revoked_certificate(revoked.build())
+        return builder.sign(self.key, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
+
+    def status(self, *, sequence: int = 1, **changes: Any) -> str:
+        """Return a signed status of agents, as of now; `changes` are fields of `AgentStatus`."""
+        fields = {"issued_at": self.now, "expires_at": self.now + LIFETIME, **changes}
+        status = AgentStatus(trust_domain=self.trust_domain, sequence=sequence, **fields)
+        return self.jwt("", header={"typ": TYP}, claims={"sub": None, "aud": None, **status.claims()})
 
     def jwt(
         self,

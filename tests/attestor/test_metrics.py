@@ -18,6 +18,7 @@ from attestor.errors import (
     PeerGoneError,
     WorkloadAttestationError,
 )
+from attestor.instances import Instances
 from attestor.rotation import Rotation
 from attestor.sync import Sync
 from attestor.workload import Configured
@@ -44,7 +45,11 @@ class Observed(World):
         self.session = SimpleNamespace(svid=None, issued=0)
         self.registry = CollectorRegistry()
         client = self.issuer.client(self.issuer.node("n3", lifetime=1000 * HOUR))
-        self.sync = Sync(client, self.session, self.cache, clock=self.clock, poll_every=HOUR)
+        instances = Instances(client, self.cache, self.clock)
+        self.sync = Sync(
+            client, self.session, self.cache, instances=instances, clock=self.clock, poll_every=HOUR
+        )
+        self.sync.revocations = self.revocations
         self.rotation = Rotation(client, self.cache, clock=self.clock)
 
     @contextlib.asynccontextmanager
@@ -123,6 +128,16 @@ async def test_how_old_our_knowledge_is_is_told(world):
         world.sync.known_at, world.sync.revision = world.clock.monotonic(), 7
         await world.clock.advance(90 * SECOND)
         assert (world.value("updates_age_seconds"), world.value("updates_revision")) == (90, 7)
+
+
+async def test_how_old_the_status_of_agents_is_and_what_was_refused_is_told(world):
+    async with world.serving():
+        assert math.isnan(world.value("status_age_seconds"))
+        world.take_back()
+        await world.clock.advance(20 * SECOND)
+        assert (world.value("status_age_seconds"), world.value("status_refused_total")) == (20, 0)
+        world.take_back(crls=[b"malformed"])
+        assert (world.value("status_age_seconds"), world.value("status_refused_total")) == (0, 1)
 
 
 async def test_times_of_attestors_are_told_by_how_they_ended(world):

@@ -10,6 +10,8 @@ import pytest
 
 from attestor.cache import Cache
 from attestor.errors import IssuerUnavailableError, MustReattestError, NodeBannedError
+from attestor.instances import Instances
+from attestor.revocation import Said, TakenBack
 from attestor.session import RETRY
 from attestor.sync import Sync
 from spiffekit.bundle import X509Authority
@@ -48,7 +50,15 @@ class World:
         self.cache = Cache(self.issuer.ca.trust_domain)
         self.session = Session()
         self.client = self.issuer.client(self.issuer.node(lifetime=timedelta(days=1)))
-        self.sync = Sync(self.client, self.session, self.cache, clock=self.clock, poll_every=EVERY)
+        self.instances = Instances(self.client, self.cache, self.clock)
+        self.sync = Sync(
+            self.client,
+            self.session,
+            self.cache,
+            instances=self.instances,
+            clock=self.clock,
+            poll_every=EVERY,
+        )
         self.ready = False
 
     def announce(self):
@@ -219,6 +229,50 @@ async def test_an_update_without_our_own_bundle_is_refused_whole(world):
         assert world.cache.bundles.get(world.cache.trust_domain) == world.issuer.bundle
         await world.clock.advance(RETRY[1])
         assert world.issuer.watches == [(0, ""), (1, "epoch")]
+
+
+# What is taken back.
+
+
+def revoking(world, **fields):
+    said = Said(world.issuer.ca.status(**fields), (world.issuer.ca.crl(7),))
+    return world.issuer.update(heartbeat=True, revocations=said)
+
+
+async def test_what_is_taken_back_counts_as_soon_as_it_is_said(world):
+    agent = entry("agent")
+    world.issuer.grant(agent)
+    async with world.running():
+        assert world.cache.matching(agent.selectors) == (agent,)
+        world.cache.put_svids({"agent": world.issuer.ca.issue(str(agent.spiffe_id))})
+        await world.hear(revoking(world, suspended=frozenset([agent.spiffe_id])))
+        assert world.cache.matching(agent.selectors) == ()
+        assert world.cache.svid(agent) is None
+        assert len(world.cache.taken_back.crls) == 1
+        await world.hear(world.issuer.update(heartbeat=True))
+        assert world.cache.matching(agent.selectors) == ()
+        await world.hear(revoking(world, sequence=2))
+        assert world.cache.matching(agent.selectors) == (agent,)
+
+
+async def test_before_there_is_a_bundle_nothing_of_it_is_believed(world):
+    world.issuer.opens_with_snapshot = False
+    async with world.running():
+        await world.hear(revoking(world))
+        assert world.cache.taken_back == TakenBack()
+        await world.hear(world.issuer.snapshot(), revoking(world))
+        assert world.cache.taken_back.status is not None
+
+
+async def test_what_was_taken_back_stays_so_while_the_issuer_is_away(world):
+    agent = entry("agent")
+    world.issuer.grant(agent)
+    async with world.running():
+        await world.hear(revoking(world, suspended=frozenset([agent.spiffe_id])))
+        world.issuer.error = AWAY
+        await world.hear(AWAY)
+        await world.clock.advance(timedelta(hours=1))
+        assert world.cache.matching(agent.selectors) == ()
 
 
 # Where a stream goes on.

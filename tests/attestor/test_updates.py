@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 import pytest
 
 from attestor.cache import Entry
+from attestor.revocation import Said
 from attestor.updates import MAX_NAME, Update, entry_from_proto, update_from_proto
 from spiffekit.errors import SelectorError, SpiffeIdError, TemplateError
 from spiffekit.id import SpiffeId, TrustDomain
@@ -132,6 +133,13 @@ def test_an_update_has_all_that_was_said():
 def test_a_heartbeat_says_how_far_we_are():
     update = update_from_proto(updates_pb2.WatchResponse(revision=9, epoch="e", heartbeat=True))
     assert (update.heartbeat, update.revision, update.epoch, update.entries) == (True, 9, "e", ())
+
+
+def test_what_is_taken_back_comes_as_it_was_said():
+    heard = updates_pb2.Revocations(status="token", crls=[b"one", b"two"])
+    update = update_from_proto(updates_pb2.WatchResponse(heartbeat=True, revocations=heard))
+    assert update.revocations == Said("token", (b"one", b"two"))
+    assert update_from_proto(updates_pb2.WatchResponse(heartbeat=True)).revocations is None
 
 
 BAD_BUNDLE = types_pb2.Bundle(trust_domain="bad.org", jwt_authorities=[types_pb2.JWTKey()])

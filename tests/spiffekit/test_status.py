@@ -202,9 +202,9 @@ def test_a_book_keeps_the_newest_and_never_goes_back():
     assert not book.put(status())
     later = status(issued_at=NOW + SECOND)
     assert book.put(later)
-    for older in (status(), status(sequence=6, issued_at=NOW + 9 * SECOND)):
-        with pytest.raises(StatusUnknownError, match=r"^status [67] of example\.org is older than 7$"):
-            book.put(older)
+    assert not book.put(status()), "the same, of another issuer whose clock is behind"
+    with refused(StatusUnknownError, "status 6 of example.org is older than 7"):
+        book.put(status(sequence=6, issued_at=NOW + 9 * SECOND))
     assert book.current(CA.trust_domain, NOW) is later
     with refused(StatusUnknownError, "status of example.org has expired"):
         book.current(CA.trust_domain, NOW + LIFETIME)

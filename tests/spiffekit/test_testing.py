@@ -10,7 +10,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from joserfc import jwt
 from joserfc.jwk import ECKey
 
+from spiffekit.crl import RevocationList
 from spiffekit.jwtsvid import verify as verify_jwt
+from spiffekit.status import AgentStatus
 from spiffekit.testing import TestCA
 from spiffekit.x509svid import verify as verify_x509
 
@@ -32,6 +34,17 @@ def test_what_it_issues_is_believed_with_its_bundle():
     assert verify_x509(svid.chain_der, ca.bundle, now=NOW) == svid.spiffe_id
     assert (svid.hint, svid.expires_at - svid.not_before) == ("internal", timedelta(minutes=5))
     assert verify_jwt(ca.jwt(WEB), ca.bundle, audience=["test"], now=NOW).spiffe_id == svid.spiffe_id
+
+
+def test_what_it_takes_back_is_believed_with_its_bundle():
+    ca = TestCA("example.org", now=NOW)
+    svid, other = ca.issue(WEB), ca.issue(WEB)
+    found = RevocationList.verify(ca.crl(svid.serial_number, number=3), ca.bundle)
+    assert (found.serials, found.number) == ({svid.serial_number}, 3)
+    status = AgentStatus.verify(
+        ca.status(sequence=2, serials=frozenset([other.serial_number])), ca.bundle, now=NOW
+    )
+    assert (status.sequence, status.serials, status.issued_at) == (2, {other.serial_number}, NOW)
 
 
 def test_another_library_believes_its_tokens():

@@ -12,14 +12,18 @@ from attestor.connection import Credentials
 from attestor.endpoints.admission import Admission
 from attestor.endpoints.reflection import Reflection
 from attestor.endpoints.refusals import Refusals
+from attestor.endpoints.status import Status
 from attestor.endpoints.workload_api import WorkloadApi
 from attestor.instances import Instances
 from attestor.jwt import JwtCache
 from attestor.peer import Process
+from attestor.revocation import RevocationBook, Said
 from attestor.workload import Configured
 from attestor.workload.examination import Examiner
 from spiffekit.daemon.listener import UnixFront
 from spiffekit.testing import TestCA
+from spiffekit.wire.pb.attestor.v1 import status_pb2_grpc
+from spiffekit.wire.pb.attestor.v1.status_pb2 import WatchRequest
 from spiffekit.wire.workload_api import SECURITY_HEADER, messages, methods
 from tests.fakes.clock import FakeClock
 from tests.fakes.issuer import FakeClient, FakeIssuer
@@ -64,6 +68,8 @@ class World:
         self.executable = None  # what every caller executes; None is what the kernel says
         self.options = options
         self.refusals = Refusals(self.clock)
+        self.revocations = RevocationBook()
+        self.instances = None
         self.front = UnixFront(path, mode=SOCKET_MODE, identify=self._identify)
 
     def _identify(self, peer):
@@ -84,6 +90,16 @@ class World:
 
     def remove(self, *entry_ids):
         self.cache.apply(entries=(), removed=entry_ids)
+
+    def take_back(self, *, crls=(), **fields):
+        """The issuer says what is taken back: a status of these fields, newer than the last one."""
+        self.ca.now = self.clock.now()
+        before = self.revocations.current.status
+        token = self.ca.status(sequence=before.sequence + 1 if before else 1, **fields)
+        said = Said(token, tuple(crls))
+        self.cache.take_back(self.revocations.take(said, self.ca.bundle, self.clock.now()))
+        if self.instances is not None:
+            self.instances.drop_taken_back()
 
     @property
     def streams(self):
@@ -115,7 +131,12 @@ class World:
             **self.options,
         )
         async with (
-            serving(self.front, self.api.handler(), Reflection(self.admission).handler()),
+            serving(
+                self.front,
+                self.api.handler(),
+                Status(self.cache, self.admission).handler(),
+                Reflection(self.admission).handler(),
+            ),
             Client.connect(f"unix:{self.path}") as client,
         ):
             try:
@@ -143,6 +164,11 @@ class Client:
             method.path, method.request.SerializeToString, method.response.FromString
         )
         return kind(method.request(), metadata=metadata, timeout=WITHIN)
+
+    def status(self, metadata=HEADER):
+        """What was taken back, as a stream."""
+        stub = status_pb2_grpc.StatusStub(self.channel)
+        return stub.Watch(WatchRequest(), metadata=metadata, timeout=WITHIN)
 
     async def first(self, name="FetchX509SVID", metadata=HEADER):
         """The first message of a stream, which is then closed."""
