@@ -126,6 +126,7 @@ ADVISORIES = {
         attestor/workload/test_image_sigstore.py::a_bundle_that_was_tampered_with_is_refused
     """,
     "#1403: a hash was taken of the file at a path of another mount namespace": """
+        attestor/workload/test_executable.py::a_hash_is_not_that_of_the_file_which_the_path_names_for_us
         attestor/workload/test_executable.py::a_replaced_file_does_not_lend_its_name
         attestor/workload/test_executable.py::an_executable_is_described_by_path_inode_and_hash
     """,

@@ -63,6 +63,34 @@ async def test_a_replaced_file_does_not_lend_its_name(tmp_path):
     assert found.sha256 == hashlib.sha256(SLEEP.read_bytes()).hexdigest()
 
 
+ELSEWHERE = """
+set -e
+mount --bind {mine} {theirs}
+echo mounted
+exec {theirs} 60
+"""
+
+
+async def test_a_hash_is_not_that_of_the_file_which_the_path_names_for_us(tmp_path):
+    """In a mount namespace of its own a process executes another file under a path that we trust."""
+    mine, theirs = tmp_path / "mine", tmp_path / "theirs"
+    mine.write_bytes(SLEEP.read_bytes() + b"evil")
+    theirs.write_bytes(SLEEP.read_bytes() + b"good")
+    for program in (mine, theirs):
+        program.chmod(0o755)
+    script = ELSEWHERE.format(mine=mine, theirs=theirs)
+    with running("unshare", "-Urm", "sh", "-c", script) as child:
+        assert child.stdout.readline() == "mounted\n"
+        exe = Path(f"/proc/{child.pid}/exe")
+        while str(exe.readlink()) != str(theirs):
+            assert child.poll() is None
+        with held(child.pid) as one:
+            found = await Executables().describe(one)
+    assert found.path == str(theirs)
+    assert found.sha256 == hashlib.sha256(mine.read_bytes()).hexdigest()
+    assert found.inode in {f"{mine.stat().st_dev}:{mine.stat().st_ino}", ""}
+
+
 async def test_a_number_that_the_kernel_gives_anew_names_no_file(proc):
     anonymous = look(device=os.makedev(0, 42))
     assert (await Executables().describe(Replaced(proc, [anonymous] * 2))).inode == ""
