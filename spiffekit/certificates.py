@@ -78,7 +78,7 @@ def check_signing_certificate(certificate: x509.Certificate) -> None:
         raise X509SvidError("signing certificate has cA false")
     if not usage.key_cert_sign:
         raise X509SvidError("signing certificate's key usage lacks keyCertSign")
-    uris = _uris(certificate)
+    uris = uris_of(certificate)
     if len(uris) > 1:
         raise X509SvidError(f"signing certificate has {len(uris)} URI SANs: at most one is possible")
     for uri in uris:
@@ -95,7 +95,7 @@ def spiffe_id_of(certificate: x509.Certificate) -> SpiffeId:
     Raises:
         X509SvidError: It does not have exactly one URI SAN that is a SPIFFE ID (X509-SVID §2).
     """
-    uris = _uris(certificate)
+    uris = uris_of(certificate)
     if len(uris) != 1:
         raise X509SvidError(f"certificate has {len(uris)} URI SANs: exactly one is needed")
     try:
@@ -104,7 +104,8 @@ def spiffe_id_of(certificate: x509.Certificate) -> SpiffeId:
         raise X509SvidError(f"URI SAN: {error}") from error
 
 
-def _uris(certificate: x509.Certificate) -> list[str]:
+def uris_of(certificate: x509.Certificate) -> list[str]:
+    """Return the URI SANs of a certificate that was loaded here, as they stand."""
     try:
         san = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:

@@ -141,7 +141,7 @@ KINDS: Final = {
         "manufacturer": re.compile(r"[0-9A-F]{8}"),
         "pcr": re.compile(r"sha(?:1|256|384|512):[0-9]{1,2}:[0-9a-f]{40,128}"),
     },
-    "x509pop": {"subject:cn": _ANY, "ca:fingerprint": _HEX, "serialnumber": _HEX},
+    "x509pop": {"subject:cn": _ANY, "ca:fingerprint": _HEX, "serialnumber": _HEX, "san": _LABEL},
 }
 """The kinds of fact that our own attestors state, by type, and the form of their values."""
 

@@ -7,6 +7,7 @@ both nonces.
 
 import base64
 import json
+import re
 import secrets
 from pathlib import Path
 from typing import Any, Final
@@ -22,14 +23,17 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from issuer.errors import NodeRejectedError
 from issuer.node import Challenge, NodeContext, NodeProof, chains
 from issuer.node.chains import MAX_INTERMEDIATES, Authorities, read_authorities
-from spiffekit.certificates import load_certificate
-from spiffekit.errors import SpiffeError
+from spiffekit.certificates import load_certificate, uris_of
+from spiffekit.errors import SelectorError, SpiffeError
+from spiffekit.id import TrustDomain
 from spiffekit.selector import Selector
 
 MAX_PAYLOAD: Final = 128 * 1024  # bytes
 NONCE: Final = 32  # bytes
 TYPE: Final = "x509pop"
 _CLIENT_PURPOSES: Final = {ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE}
+# What follows the trust domain in a URI SAN. Nothing is decoded, and no key can be taken for part of another.
+_SAN: Final = re.compile(r"([A-Za-z0-9._~-]+)/([^%?#]*[^%?#/])", re.ASCII)
 _MALFORMED: Final = (ValueError, KeyError, TypeError, RecursionError)
 
 
@@ -54,9 +58,10 @@ class X509PopVerifier:
         leaf, intermediates = _certificates(payload)
         chain = self._authorities.verify(leaf, intermediates)
         _check_leaf(leaf)
-        selectors = chains.selectors(TYPE, chain) | {Selector(TYPE, f"serialnumber:{leaf.serial_number:x}")}
-        await _prove_possession(leaf, challenge)
         node_id = context.node_id(f"/{TYPE}/{chains.fingerprint(leaf)}")
+        selectors = chains.selectors(TYPE, chain) | {Selector(TYPE, f"serialnumber:{leaf.serial_number:x}")}
+        selectors |= _sans(leaf, node_id.trust_domain)
+        await _prove_possession(leaf, challenge)
         return NodeProof(node_id, frozenset(selectors), can_reattest=True)
 
 
@@ -68,6 +73,16 @@ def _check_leaf(leaf: x509.Certificate) -> None:
                 raise NodeRejectedError("certificate's key usage lacks digitalSignature")
             case x509.ExtendedKeyUsage() as purposes if not _CLIENT_PURPOSES & set(purposes):
                 raise NodeRejectedError("certificate's extended key usage lacks clientAuth")
+
+
+def _sans(leaf: x509.Certificate, trust_domain: TrustDomain) -> set[Selector]:
+    """Return what URI SANs like ``x509pop://TRUST_DOMAIN/KEY/VALUE`` state, and others do not."""
+    prefix = f"{TYPE}://{trust_domain}/"
+    stated = (_SAN.fullmatch(uri.removeprefix(prefix)) for uri in uris_of(leaf) if uri.startswith(prefix))
+    try:
+        return {Selector(TYPE, f"san:{found[1]}:{found[2]}") for found in stated if found}
+    except SelectorError as error:
+        raise NodeRejectedError(f"certificate's URI SAN: {error}") from error
 
 
 def _certificates(payload: bytes) -> tuple[x509.Certificate, list[x509.Certificate]]:

@@ -19,6 +19,7 @@ from spiffekit.selector import KINDS, Selector, typo
         "unix:path:/bin/sh",
         "unix:sha256:" + "0" * 64,
         "x509pop:subject:cn:a:b",
+        "x509pop:san:environment:production",
         "k8s:pod-label:a:b",
         "k8s_psat:agent_node_label:zone:",
         "spiffe_id:spiffe://a/b",

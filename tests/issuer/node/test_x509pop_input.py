@@ -142,6 +142,34 @@ async def test_a_common_name_that_cannot_be_a_selector_proves_nothing(name):
         await Node(common_name=name).prove()
 
 
+async def test_a_uri_of_our_trust_domain_states_a_key_and_a_value():
+    uris = ["x509pop://example.org/environment/production", "x509pop://example.org/rack/eu/7"]
+    values = {selector.value for selector in (await Node(uris=uris).prove()).selectors}
+    assert {value for value in values if value.startswith("san")} == {
+        "san:environment:production",
+        "san:rack:eu/7",
+    }
+
+
+OTHERS = [
+    "x509pop://other.org/a/b", "x509pop://example.org.evil/a/b", "x509pop://example.org/a",
+    "x509pop://example.org/a/", "x509pop://example.org//b", "x509pop://example.org/a/b/",
+    "x509pop://example.org/a:b/c", "x509pop://example.org/a/b%2fc", "x509pop://example.org/a/b?c",
+    "x509pop://example.org/a/b#c", "X509POP://example.org/a/b", "spiffe://example.org/a/b",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("uri", OTHERS)
+async def test_a_uri_of_another_form_states_nothing(uri):
+    values = {selector.value for selector in (await Node(uris=[uri]).prove()).selectors}
+    assert not [value for value in values if value.startswith("san")]
+
+
+async def test_a_uri_that_cannot_be_a_selector_proves_nothing():
+    with refused("certificate's URI SAN: "):
+        await Node(uris=["x509pop://example.org/a/b\nc"]).prove()
+
+
 async def test_a_certificate_without_a_common_name_has_no_selector_of_it():
     values = {selector.value for selector in (await Node(common_name="").prove()).selectors}
     assert not [value for value in values if value.startswith("subject")]
