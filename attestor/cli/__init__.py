@@ -1,26 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """The `attestor` command: run the daemon, ask it why, and use the Workload API from a terminal."""
 
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from attestor.cli import api, explain
 from attestor.errors import AttestorError
-from spiffekit.daemon.terminal import Commands, require_listener
+from spiffekit.daemon.terminal import Commands, daemon_commands, require_listener, socket_option
 
-DEFAULT_CONFIG = Path("/etc/attestor/attestor.toml")
-
-config_option = click.option(
-    "--config",
-    type=click.Path(path_type=Path),
-    default=DEFAULT_CONFIG,
-    show_default=True,
-    help="The configuration file, TOML.",
-)
-expand_env_option = click.option(
-    "--expandEnv", "expand_env", is_flag=True, help="Replace $VARIABLE in the configuration's strings."
-)
+if TYPE_CHECKING:
+    from attestor.config import Config
 
 
 @click.group(
@@ -34,41 +26,24 @@ def main() -> None:
     """Prove this node, examine its processes, and serve them their identities."""
 
 
-@main.command()
-@config_option
-@expand_env_option
-def run(config: Path, expand_env: bool) -> None:
-    """Run the attestor until it gets SIGTERM or SIGINT."""
-    import asyncio
+def _kind() -> "type[Config]":
+    from attestor.config import Config
 
+    return Config
+
+
+def _start(config: "Config") -> Coroutine[Any, Any, None]:
     from attestor import assembly
-    from attestor.config import Config
-    from spiffekit.daemon.config import load
 
-    asyncio.run(assembly.run(load(config, Config, expand_env=expand_env)))
+    return assembly.run(config)
 
 
-@main.command()
-@config_option
-@expand_env_option
-def validate(config: Path, expand_env: bool) -> None:
-    """Check a configuration file; every error is reported at once."""
-    from attestor.config import Config
-    from spiffekit.daemon.config import load
-
-    load(config, Config, expand_env=expand_env)
-    click.echo(f"{config}: ok")
+for command in daemon_commands("attestor", _kind, _start):
+    main.add_command(command)
 
 
 @main.command()
-@click.option(
-    "--socketPath",
-    "socket",
-    type=click.Path(path_type=Path),
-    default=api.DEFAULT_SOCKET,
-    show_default=True,
-    help="The Workload API's socket.",
-)
+@socket_option(api.DEFAULT_SOCKET, "The Workload API's socket.")
 @click.option("--verbose", is_flag=True, help="Say more than the verdict.")
 def healthcheck(socket: Path, verbose: bool) -> None:
     """Call the Workload API; any verdict about us, even that we have no identity, is a healthy one."""

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import click
 
-from spiffekit.daemon.terminal import instant, output_option, print_json, require_listener
+from spiffekit.daemon.terminal import instant, output_option, print_json, require_listener, socket_option
 
 DEADLINE: Final = 30.0  # seconds
 DEFAULT_ADMIN_SOCKET: Final = Path("/run/attestor/private/admin.sock")
@@ -16,14 +16,7 @@ DEFAULT_ADMIN_SOCKET: Final = Path("/run/attestor/private/admin.sock")
 @click.command()
 @click.argument("pid", type=click.IntRange(min=1), required=False)
 @click.option("--call", "call", help="Instead of a process: the number of a call that was refused.")
-@click.option(
-    "--socketPath",
-    "socket",
-    type=click.Path(path_type=Path),
-    default=DEFAULT_ADMIN_SOCKET,
-    show_default=True,
-    help="The attestor's admin socket (attestor.admin_socket).",
-)
+@socket_option(DEFAULT_ADMIN_SOCKET, "The attestor's admin socket (attestor.admin_socket).")
 @output_option
 def explain(pid: int | None, call: str | None, socket: Path, output: str) -> None:
     """Attest process PID now: what holds for it, which entries match, and what the nearest ones lack."""

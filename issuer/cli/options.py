@@ -2,18 +2,16 @@
 """Options and argument types that several verbs share."""
 
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import click
 
+from spiffekit.daemon import terminal
 from spiffekit.errors import SelectorError, SpiffeIdError, TemplateError
 from spiffekit.id import SpiffeId, TrustDomain
 from spiffekit.selector import Selector
 from spiffekit.template import Template
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 DEFAULT_SOCKET: Final = Path("/run/issuer/private/api.sock")
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -99,13 +97,4 @@ SELECTOR: Final = SelectorType()
 SECONDS: Final = SecondsType()
 
 
-def socket_option(function: F) -> F:
-    """Add ``--socketPath``."""
-    return click.option(
-        "--socketPath",
-        "socket",
-        type=click.Path(path_type=Path),
-        default=DEFAULT_SOCKET,
-        show_default=True,
-        help="The issuer's admin socket.",
-    )(function)
+socket_option: Final = terminal.socket_option(DEFAULT_SOCKET, "The issuer's admin socket.")

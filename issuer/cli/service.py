@@ -1,51 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
 """The daemon itself: run it, validate its configuration, ask whether it is well."""
 
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from issuer.cli.options import socket_option
-from spiffekit.daemon.terminal import fail
+from spiffekit.daemon.terminal import daemon_commands, fail
 
-DEFAULT_CONFIG = Path("/etc/issuer/issuer.toml")
-
-config_option = click.option(
-    "--config",
-    type=click.Path(path_type=Path),
-    default=DEFAULT_CONFIG,
-    show_default=True,
-    help="The configuration file, TOML.",
-)
-expand_env_option = click.option(
-    "--expandEnv", "expand_env", is_flag=True, help="Replace $VARIABLE in the configuration's strings."
-)
+if TYPE_CHECKING:
+    from issuer.config import Config
 
 
-@click.command()
-@config_option
-@expand_env_option
-def run(config: Path, expand_env: bool) -> None:
-    """Run the issuer until it gets SIGTERM or SIGINT."""
-    import asyncio
+def _kind() -> "type[Config]":
+    from issuer.config import Config
 
+    return Config
+
+
+def _start(config: "Config") -> Coroutine[Any, Any, None]:
     from issuer import assembly
-    from issuer.config import Config
-    from spiffekit.daemon.config import load
 
-    asyncio.run(assembly.run(load(config, Config, expand_env=expand_env)))
+    return assembly.run(config)
 
 
-@click.command()
-@config_option
-@expand_env_option
-def validate(config: Path, expand_env: bool) -> None:
-    """Check a configuration file; every error is reported at once."""
-    from issuer.config import Config
-    from spiffekit.daemon.config import load
-
-    load(config, Config, expand_env=expand_env)
-    click.echo(f"{config}: ok")
+run, validate = daemon_commands("issuer", _kind, _start)
 
 
 @click.command()

@@ -8,7 +8,7 @@ configuration is wrong. Nothing is coloured unless it goes to a terminal.
 import json
 import socket
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -16,6 +16,7 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 F = TypeVar("F", bound=Callable[..., Any])
+C = TypeVar("C")
 
 
 class Commands(click.Group):
@@ -28,7 +29,7 @@ class Commands(click.Group):
     def __init__(self, *args: Any, expected: tuple[type[Exception], ...] = (), **options: Any) -> None:
         super().__init__(*args, **options)
         self._expected = expected
-        self.add_command(completion)
+        self.add_command(_completion())
 
     def invoke(self, ctx: click.Context) -> object:
         """Run the command; see the module for the exit status."""
@@ -44,18 +45,23 @@ class Commands(click.Group):
             fail("\n".join(line for line, _ in explained), max(status for _, status in explained))
 
 
-@click.command()
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
-@click.pass_context
-def completion(ctx: click.Context, shell: str) -> None:
-    """Print the completion script of a SHELL, e.g. for `eval "$(issuer completion bash)"`."""
-    from click.shell_completion import get_completion_class
+def _completion() -> click.Command:
+    """Make the command for one program: click remembers in it how that program asks for help."""
 
-    root = ctx.find_root()
-    name = root.command.name or ""
-    kind = get_completion_class(shell)
-    assert kind is not None  # noqa: S101 - the choice above
-    click.echo(kind(root.command, {}, name, f"_{name}_COMPLETE".upper()).source())
+    @click.command()
+    @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+    @click.pass_context
+    def completion(ctx: click.Context, shell: str) -> None:
+        """Print the completion script of a SHELL, e.g. for `eval "$(issuer completion bash)"`."""
+        from click.shell_completion import get_completion_class
+
+        root = ctx.find_root()
+        name = root.command.name or ""
+        kind = get_completion_class(shell)
+        assert kind is not None  # noqa: S101 - the choice above
+        click.echo(kind(root.command, {}, name, f"_{name}_COMPLETE".upper()).source())
+
+    return completion
 
 
 def _leaves(error: Exception) -> list[Exception]:
@@ -124,6 +130,63 @@ def require_listener(path: Path, daemon: str, see: str = "--socketPath") -> None
             raise PermissionError(f"not permitted to connect to {path} (see {see})") from error
         except OSError as error:
             raise ConnectionRefusedError(f"no {daemon} listens at {path} (see {see})") from error
+
+
+def daemon_commands(
+    name: str, kind: Callable[[], type[C]], start: Callable[[C], Coroutine[Any, Any, None]]
+) -> tuple[click.Command, click.Command]:
+    """Return the commands ``run`` and ``validate`` of a daemon, whose file is ``/etc/NAME/NAME.toml``.
+
+    Args:
+        name: The daemon's, e.g. "issuer".
+        kind: Returns what the file is read as. It and `start` import what they need when they are called.
+        start: Runs the daemon until a signal comes.
+    """
+    config_option = click.option(
+        "--config",
+        type=click.Path(path_type=Path),
+        default=Path(f"/etc/{name}/{name}.toml"),
+        show_default=True,
+        help="The configuration file, TOML.",
+    )
+    expand_env_option = click.option(
+        "--expandEnv", "expand_env", is_flag=True, help="Replace $VARIABLE in the configuration's strings."
+    )
+
+    def read(config: Path, *, expand_env: bool) -> C:
+        from spiffekit.daemon.config import load
+
+        return load(config, kind(), expand_env=expand_env)
+
+    @click.command(help=f"Run the {name} until it gets SIGTERM or SIGINT.")
+    @config_option
+    @expand_env_option
+    def run(config: Path, expand_env: bool) -> None:
+        import asyncio
+
+        asyncio.run(start(read(config, expand_env=expand_env)))
+
+    @click.command()
+    @config_option
+    @expand_env_option
+    def validate(config: Path, expand_env: bool) -> None:
+        """Check a configuration file; every error is reported at once."""
+        read(config, expand_env=expand_env)
+        click.echo(f"{config}: ok")
+
+    return run, validate
+
+
+def socket_option(default: Path, what: str) -> Callable[[F], F]:
+    """Return an option ``--socketPath`` for `what`, a sentence."""
+    return click.option(
+        "--socketPath",
+        "socket",
+        type=click.Path(path_type=Path),
+        default=default,
+        show_default=True,
+        help=what,
+    )
 
 
 def output_option(function: F) -> F:

@@ -7,12 +7,14 @@ from datetime import UTC, datetime
 
 import click
 import grpc
+import msgspec
 import pytest
 from click.testing import CliRunner
 
 from spiffekit.daemon.config import ConfigError
 from spiffekit.daemon.terminal import (
     Commands,
+    daemon_commands,
     fail,
     instant,
     output_option,
@@ -21,6 +23,7 @@ from spiffekit.daemon.terminal import (
     print_table,
     remaining,
     require_listener,
+    socket_option,
 )
 from spiffekit.errors import BundleError
 from spiffekit.wire.pb.spire.api import types_pb2
@@ -228,3 +231,42 @@ def test_a_socket_that_is_not_ours_to_use_is_told_apart(monkeypatch, tmp_path):
     with pytest.raises(PermissionError) as caught:
         require_listener(tmp_path, "issuer")
     assert str(caught.value) == f"not permitted to connect to {tmp_path} (see --socketPath)"
+
+
+class Table(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
+
+
+class File(msgspec.Struct, forbid_unknown_fields=True):
+    baker: Table
+
+
+def test_a_daemon_is_run_with_its_configuration_or_its_configuration_is_checked(tmp_path, monkeypatch):
+    started, config = [], tmp_path / "baker.toml"
+
+    async def start(file):
+        started.append(file)
+
+    run, validate = daemon_commands("baker", lambda: File, start)
+    config.write_text('[baker]\nname = "$WHO"\n')
+    monkeypatch.setenv("WHO", "Ada")
+    invoke = CliRunner().invoke
+    assert invoke(validate, ["--config", str(config)]).output == f"{config}: ok\n"
+    assert started == []
+    assert invoke(run, ["--config", str(config), "--expandEnv"]).exit_code == 0
+    assert started == [File(Table("Ada"))]
+    assert "Run the baker until it gets SIGTERM or SIGINT" in invoke(run, ["--help"]).output
+    assert "/etc/baker/baker.toml" in invoke(validate, ["--help"]).output
+    config.write_text("[baker]\nnames = 1\n")
+    assert isinstance(invoke(validate, ["--config", str(config)]).exception, ConfigError)
+
+
+def test_a_socket_has_a_default_that_help_tells(tmp_path):
+    @click.command()
+    @socket_option(tmp_path / "s", "Where the baker listens.")
+    def ask(socket):
+        click.echo(socket)
+
+    assert CliRunner().invoke(ask).output == f"{tmp_path / 's'}\n"
+    assert CliRunner().invoke(ask, ["--socketPath", "/other"]).output == "/other\n"
+    assert "Where the baker listens." in CliRunner().invoke(ask, ["--help"]).output
