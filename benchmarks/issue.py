@@ -66,6 +66,7 @@ async def signer_alone(folder):
         Row("raw ECDSA P-256 verify + sign", statistics.median(theirs) * 1e6, "µs CPU"),
         Row("CSR bytes to certificate bytes", statistics.median(ours) * 1e6, "µs CPU"),
         Row("ratio to raw", statistics.median(ratios), "×", "≤ 1.5"),
+        Row("ratio of the fastest of each", min(ours) / min(theirs), "×", "≤ 1.5"),
         Row("JWT-SVID signed", jwt * 1e6, "µs CPU"),
     ]
 

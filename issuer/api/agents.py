@@ -3,8 +3,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 from issuer.api.convert_agents import (
     agent_field,
@@ -24,7 +23,7 @@ from issuer.errors import NotFoundError
 from issuer.governance.lifecycle import Lifecycle
 from issuer.governance.limits import check_narrower, effective
 from issuer.governance.revocation import follow
-from issuer.model import Agent, AgentClass, AgentState, AuditRecord, Outcome, new_entry_id
+from issuer.model import Agent, AgentClass, AgentState, AuditRecord, new_entry_id
 from issuer.registration import Registrations
 from issuer.store import Database, Transaction
 from spiffekit.id import TrustDomain
@@ -237,6 +236,5 @@ def _class(tx: Transaction, agent: Agent) -> AgentClass | None:
     return tx.agents.get_class(agent.agent_class) if agent.agent_class else None
 
 
-def _record(call: Call, agent: Agent, *, reason: str = "", **detail: str) -> AuditRecord:
-    record = call.record(str(agent.spiffe_id), Outcome.OK, reason=reason, state=agent.state, **detail)
-    return replace(record, agent=agent.facts)
+def _record(call: Call, agent: Agent, *, reason: str = "", **detail: Any) -> AuditRecord:
+    return call.record(str(agent.spiffe_id), reason=reason, agent=agent.facts, state=agent.state, **detail)

@@ -19,7 +19,7 @@ from issuer.api.authorization import authorize
 from issuer.api.caller import Caller, Callers, Connection, Kind
 from issuer.api.event_types import event_type
 from issuer.keys import KeyManagerError
-from issuer.model import AuditRecord, Outcome, PeerFacts
+from issuer.model import AgentFacts, AttestFacts, AuditRecord, CredentialFacts, Outcome, PeerFacts
 from issuer.store import Database
 from spiffekit.daemon import health_service
 from spiffekit.daemon.clock import Clock
@@ -83,7 +83,15 @@ class Call:
     id: str
 
     def record(
-        self, subject: str, outcome: Outcome = Outcome.OK, *, reason: str = "", **detail: object
+        self,
+        subject: str,
+        outcome: Outcome = Outcome.OK,
+        *,
+        reason: str = "",
+        agent: AgentFacts | None = None,
+        attest: AttestFacts | None = None,
+        credential: CredentialFacts | None = None,
+        **detail: object,
     ) -> AuditRecord:
         """Return the audit record of this call about `subject`."""
         here = self.connection.process is not None
@@ -95,6 +103,9 @@ class Call:
             outcome=outcome,
             type=event_type(self.method, outcome),
             reason=reason,
+            agent=agent,
+            attest=attest,
+            credential=credential,
             peer=None if here else PeerFacts(ip=self.connection.address),
             detail={"call": self.id, **detail},
         )

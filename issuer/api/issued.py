@@ -2,8 +2,8 @@
 """What the audit trail says of an SVID: one event for each, found again by its serial number or ID."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from issuer.api.dispatch import Call
@@ -24,8 +24,8 @@ def issued_record(call: Call, said: Mapping[str, Any]) -> AuditRecord:
     serial, jti, exp = detail.pop("serial", ""), detail.pop("jti", ""), detail.pop("exp")
     evidence: Mapping[str, Any] = detail.get("evidence", {})
     node = call.caller.node
-    return replace(
-        call.record(spiffe_id, **detail),
+    return call.record(
+        spiffe_id,
         credential=_credential("x509-svid" if serial else "jwt-svid", serial=serial, jti=jti, exp=exp),
         attest=None if node is None else _attest(node, evidence.get("selectors_sha256", "")),
         agent=None
@@ -36,21 +36,27 @@ def issued_record(call: Call, said: Mapping[str, Any]) -> AuditRecord:
             owner=agent["owner"],
             class_=agent.get("class", ""),
         ),
+        **detail,
     )
 
 
 def attested_record(call: Call, node: Node, issued: IssuedX509Svid, **detail: Any) -> AuditRecord:
     """Return the record of a node that proved itself, or renewed its SVID."""
-    return replace(
-        call.record(str(node.id), **detail),
+    return call.record(
+        str(node.id),
         credential=_credential("x509-svid", serial=str(issued.serial), exp=seconds(issued.expires_at)),
         attest=_attest(node),
+        **detail,
     )
 
 
 def _credential(kind: str, *, serial: str = "", jti: str = "", exp: int) -> CredentialFacts:
-    instant = datetime.fromtimestamp(exp, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    return CredentialFacts(kind=kind, serial=serial, jti=jti, exp=instant)
+    return CredentialFacts(kind=kind, serial=serial, jti=jti, exp=_instant(exp))
+
+
+@lru_cache(maxsize=64)  # what is issued together mostly ends together
+def _instant(seconds_since_1970: int) -> str:
+    return datetime.fromtimestamp(seconds_since_1970, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _attest(node: Node, selectors_sha256: str = "") -> AttestFacts:
