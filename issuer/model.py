@@ -2,11 +2,12 @@
 """The issuer's nouns: frozen values that the store keeps and the services hand around."""
 
 import secrets
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import IntEnum, StrEnum
+
+import msgspec
 
 from spiffekit.id import SpiffeId, TrustDomain
 from spiffekit.selector import Selector
@@ -25,7 +26,8 @@ def new_entry_id(now_ns: int) -> str:
     milliseconds, rest = divmod(now_ns, 1_000_000)
     fraction = (rest << 12) // 1_000_000  # RFC 9562 §6.2, method 3
     value = (milliseconds & (1 << 48) - 1) << 80 | 7 << 76 | fraction << 64 | 2 << 62 | secrets.randbits(62)
-    return str(uuid.UUID(int=value))
+    text = f"{value:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -306,8 +308,11 @@ class Severity(StrEnum):
     CRITICAL = "critical"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AgentFacts:
+class Facts(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A part of an event: what is not known is left out of it."""
+
+
+class AgentFacts(Facts, frozen=True, kw_only=True, rename={"class_": "class"}):
     """The agent that an event is about, as the registry knew it then."""
 
     spiffe_id: str
@@ -316,8 +321,7 @@ class AgentFacts:
     class_: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttestFacts:
+class AttestFacts(Facts, frozen=True, kw_only=True):
     """What an identity was earned by."""
 
     node: str = ""
@@ -325,8 +329,7 @@ class AttestFacts:
     selectors_sha256: str = ""  # of the workload's selectors, which may themselves hold secrets
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CredentialFacts:
+class CredentialFacts(Facts, frozen=True, kw_only=True):
     """What was handed out. A token is known by its hash, even if it has no ID."""
 
     kind: str  # "x509-svid", "jwt-svid", …
@@ -336,8 +339,7 @@ class CredentialFacts:
     exp: str = ""  # RFC 3339
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PeerFacts:
+class PeerFacts(Facts, frozen=True, kw_only=True):
     """Where a call over the network came from."""
 
     ip: str

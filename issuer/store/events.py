@@ -8,7 +8,7 @@ outcome actor action resource agent attest credential peer detail``.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Final
@@ -21,6 +21,7 @@ from issuer.model import (
     AttestFacts,
     AuditRecord,
     CredentialFacts,
+    Facts,
     Outcome,
     PeerFacts,
     Severity,
@@ -56,13 +57,12 @@ class Event:
         return b'%b,"seq":%d,%b' % (self._before, sequence, self._after)
 
 
-_FACTS: Final[dict[str, Any]] = {
+_FACTS: Final[dict[str, type[Facts]]] = {
     "agent": AgentFacts,
     "attest": AttestFacts,
     "credential": CredentialFacts,
     "peer": PeerFacts,
 }
-_MEMBERS: Final = {name: [(f.name, f.name.rstrip("_")) for f in fields(c)] for name, c in _FACTS.items()}
 
 
 def encode(record: AuditRecord) -> Event:
@@ -85,9 +85,9 @@ def encode(record: AuditRecord) -> Event:
         before["resource"] = record.subject
     if record.detail:
         before["detail"] = dict(record.detail)
-    for name, members in _MEMBERS.items():
+    for name in _FACTS:
         if (facts := getattr(record, name)) is not None:
-            before[name] = {said: value for n, said in members if (value := getattr(facts, n))}
+            before[name] = facts
     after = {
         "severity": record.severity or _SEVERITY[record.outcome],
         "time": _instant(record.at),
@@ -143,10 +143,8 @@ def decode(leaf: bytes) -> AuditRecord:
     """
     try:
         event = json.loads(leaf)
-        facts = {
-            name: kind(**{n: event[name].get(said, "") for n, said in _MEMBERS[name]})
-            for name, kind in _FACTS.items()
-            if name in event
+        facts: dict[str, Any] = {
+            name: msgspec.convert(event[name], kind) for name, kind in _FACTS.items() if name in event
         }
         return AuditRecord(
             at=datetime.fromisoformat(event["time"]),
@@ -160,5 +158,5 @@ def decode(leaf: bytes) -> AuditRecord:
             detail=event.get("detail", {}),
             **facts,
         )
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, msgspec.ValidationError) as error:
         raise ValueError(f"not an event of the audit trail: {error}") from error

@@ -5,6 +5,7 @@ import string
 from dataclasses import fields, replace
 from datetime import timedelta
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -228,7 +229,7 @@ words = texts.filter(lambda text: len(text) < 300)  # so that all of them fit in
 
 
 def facts(kind):
-    return st.none() | st.builds(kind, **{field.name: words for field in fields(kind)})
+    return st.none() | st.builds(kind, **{field.name: words for field in msgspec.structs.fields(kind)})
 
 
 json_values = st.recursive(
