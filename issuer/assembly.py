@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import grpc
 from prometheus_client import CollectorRegistry, Gauge
 
+from issuer.api import status_endpoint
 from issuer.api.agents import AgentsService
 from issuer.api.bundle import BundleService
 from issuer.api.caller import Callers, Connection, local_connection, tls_connection
@@ -205,6 +206,10 @@ class Issuer:
         if self.kubernetes:
             services["kubernetes"] = self.clusters.run
         services["api"] = self._serve
+        if self.config.status_endpoint is not None:
+            services["status"] = status_endpoint.serve(
+                self.config.status_endpoint, self.publisher, self._web_context
+            )
         if table.health_address is not None:
             services["health"] = health_server.serve(
                 table.health_address, table.health_port, self.health, self.registry
@@ -270,6 +275,12 @@ class Issuer:
             ready()
             await asyncio.Event().wait()
         raise AssertionError("waits for ever")
+
+    def _web_context(self) -> ssl.SSLContext:
+        """Return the context of one connection of the status endpoint, where nobody shows a certificate."""
+        context = tls.server_context(self.identity.x509_svid(), (), alpn=("http/1.1",))
+        context.verify_mode = ssl.CERT_NONE
+        return context
 
     def _tls_context(self) -> ssl.SSLContext:
         """Return the context of one connection: our SVID now, and the roots of nodes and administrators."""

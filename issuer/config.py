@@ -102,6 +102,18 @@ class KubernetesTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
         return in_cluster() if self.kubeconfig is None else kubeconfig(self.kubeconfig, self.context)
 
 
+class StatusEndpointTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``[status_endpoint]``: what was taken back, over HTTPS for whoever asks.
+
+    Attributes:
+        address: The address where it answers; its certificate is the issuer's own X.509-SVID.
+        port: The port there.
+    """
+
+    address: str
+    port: int = 8443
+
+
 class AgentsTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """``[agents]``: how agents lose their identity by themselves.
 
@@ -140,6 +152,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     node_attestor: dict[str, dict[str, Any]] = {}
     kubernetes: dict[str, KubernetesTable] = {}
     agents: AgentsTable = AgentsTable()
+    status_endpoint: StatusEndpointTable | None = None
     audit: AuditTable = AuditTable()
 
     def problems(self) -> list[str]:
@@ -155,6 +168,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
                 check_name(self.audit.origin)
             except LogFormatError as error:
                 found.append(f"audit.origin: {error}")
+        if self.status_endpoint is not None:
+            found += _bad_endpoint(self.status_endpoint)
         if _overlap(table):
             found.append("issuer.health_port: is already the port of bind_port")
         if len(bytes(table.admin_socket)) > 100:
@@ -189,6 +204,13 @@ def _bad_clusters(tables: Mapping[str, KubernetesTable]) -> Iterator[str]:
             table.access()
         except AccessError as error:
             yield f"kubernetes.{name}: {error}"
+
+
+def _bad_endpoint(table: StatusEndpointTable) -> Iterator[str]:
+    if not _is_address(table.address):
+        yield f"status_endpoint.address: {table.address!r} is not an IP address"
+    if not 0 <= table.port <= MAX_PORT:
+        yield "status_endpoint.port: not a port"
 
 
 def _overlap(table: IssuerTable) -> bool:

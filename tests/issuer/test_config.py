@@ -325,3 +325,22 @@ def test_a_log_has_a_name_that_checkpoints_can_have(path, origin):
         "audit.origin: key name"
     )
     assert read(path, f'{MINIMAL}\n[audit]\norigin = "example.org/audit/2"\n').audit.origin.endswith("/2")
+
+
+@pytest.mark.parametrize(
+    ("tables", "rule"),
+    [
+        ('[agents]\npeople = "people.json"', "agents.people_issuer: goes with agents.people"),
+        (
+            '[agents]\npeople_issuer = "https://idp.example.org"',
+            "agents.people_issuer: goes with agents.people",
+        ),
+        (
+            '[status_endpoint]\naddress = "localhost"',
+            "status_endpoint.address: 'localhost' is not an IP address",
+        ),
+        ('[status_endpoint]\naddress = "::1"\nport = 70000', "status_endpoint.port: not a port"),
+    ],
+)
+def test_tables_besides_that_make_no_sense_are_refused(path, tables, rule):
+    assert mistakes(path, f"{MINIMAL}\n{tables}") == [rule]

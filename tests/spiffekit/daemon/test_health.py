@@ -8,7 +8,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter
 
 from deploy.local import free_port
-from spiffekit.daemon import health
+from spiffekit.daemon import http_server
 from spiffekit.daemon.health import Health, serve
 
 
@@ -100,7 +100,7 @@ async def test_whoever_asks_badly_gets_nothing(port, request_):
 
 
 async def test_a_silent_client_does_not_keep_its_connection(port, monkeypatch):
-    monkeypatch.setattr(health, "REQUEST_WITHIN", 0.05)
+    monkeypatch.setattr(http_server, "REQUEST_WITHIN", 0.05)
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     assert await asyncio.wait_for(reader.read(), 5) == b""
     writer.close()

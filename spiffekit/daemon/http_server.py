@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A small HTTP/1.1 server of whole documents: GET only, one request a connection, plain or over TLS."""
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Final, NoReturn
+
+from spiffekit.daemon.lifecycle import Service
+
+REQUEST_WITHIN: Final = 3.0  # seconds, and as many for a handshake; a silent client must not hold a socket
+MAX_REQUEST: Final = 8192  # bytes of request line and headers
+MAX_CONNECTIONS: Final = 200  # at once; more are closed unanswered
+_TEXT: Final = "text/plain; charset=utf-8"
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A whole answer."""
+
+    body: bytes
+    content_type: str = _TEXT
+    status: HTTPStatus = HTTPStatus.OK
+
+    def encoded(self) -> bytes:
+        """Return the bytes to send."""
+        head = (
+            f"HTTP/1.1 {self.status.value} {self.status.phrase}\r\nContent-Type: {self.content_type}\r\n"
+            f"Content-Length: {len(self.body)}\r\nConnection: close\r\n\r\n"
+        )
+        return head.encode() + self.body
+
+
+NOT_FOUND: Final = Reply(b"not found\n", status=HTTPStatus.NOT_FOUND)
+_ONLY_GET: Final = Reply(b"only GET\n", status=HTTPStatus.METHOD_NOT_ALLOWED)
+Respond = Callable[[str], Reply]  # of a request's target, exactly as it was sent
+
+
+def serve(
+    address: str, port: int, respond: Respond, *, context: Callable[[], ssl.SSLContext] | None = None
+) -> Service:
+    """Return the service that answers on `address`:`port`.
+
+    Args:
+        address: The IP address to bind.
+        port: The port there.
+        respond: Makes the answer.
+        context: Returns the TLS context of the next connection, so that its certificate rotates.
+    """
+    open_now = 0
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal open_now
+        open_now += 1
+        try:
+            if open_now > MAX_CONNECTIONS:
+                return
+            async with asyncio.timeout(REQUEST_WITHIN):
+                head = await reader.readuntil(b"\r\n\r\n")
+                writer.write(_reply(head, respond).encoded())
+                await writer.drain()
+        except (TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, OSError):
+            pass  # whoever asks badly gets nothing
+        finally:
+            open_now -= 1
+            writer.close()
+
+    async def service(ready: Callable[[], None]) -> NoReturn:
+        secure = None if context is None else _rotating(context)
+        server = await asyncio.start_server(
+            answer,
+            address,
+            port,
+            limit=MAX_REQUEST,
+            ssl=secure,
+            ssl_handshake_timeout=None if secure is None else REQUEST_WITHIN,
+        )
+        async with server:
+            ready()
+            await asyncio.Event().wait()
+        raise AssertionError("waits for ever")
+
+    return service
+
+
+def _rotating(context: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
+    """Return a context that gives way to the one of the moment in every handshake."""
+
+    def take(connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
+        connection.context = context()
+
+    first = context()
+    first.sni_callback = take
+    return first
+
+
+def _reply(head: bytes, respond: Respond) -> Reply:
+    parts = head.split(b"\r\n", 1)[0].split(b" ")
+    if len(parts) != 3 or parts[0] != b"GET":
+        return _ONLY_GET
+    with contextlib.suppress(UnicodeDecodeError):
+        return respond(parts[1].decode("ascii"))
+    return NOT_FOUND
