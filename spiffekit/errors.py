@@ -12,6 +12,8 @@
     ├── AddressError (ValueError too)       an endpoint address breaks Workload_Endpoint §4
     ├── BundleError                         a bundle is malformed
     ├── StatusError                         a revocation list or status snapshot is malformed
+    ├── PolicyError                         a policy or policy bundle is malformed, or breaks the schema
+    ├── PolicyEngineError                   policies cannot be evaluated: there is no engine
     ├── LogFormatError                      a part of a transparency log is malformed
     ├── SvidError                           an SVID is malformed
     │   ├── X509SvidError
@@ -23,6 +25,7 @@
     │   ├── AudienceError                   meant for somebody else
     │   ├── RevokedError                    taken back, or its agent is suspended or retired
     │   ├── StatusUnknownError              nobody knows now whether it was taken back
+    │   ├── PolicyUnknownError              nobody knows now which policies hold
     │   ├── UnauthorizedPeerError           trusted, but not the peer that we talk to
     │   └── LogMismatchError                what a log shows does not follow from what it signed
     ├── WorkloadApiError                    the Workload API refused for good
@@ -70,6 +73,14 @@ class StatusError(SpiffeError):
     """A certificate revocation list or a status snapshot is malformed."""
 
 
+class PolicyError(SpiffeError):
+    """A policy, or a bundle of policies, is malformed or does not fit the schema."""
+
+
+class PolicyEngineError(SpiffeError):
+    """Policies cannot be evaluated here, because the engine is not installed."""
+
+
 class LogFormatError(SpiffeError):
     """A checkpoint, signature, tile, entry or proof of a transparency log is malformed."""
 
@@ -112,6 +123,10 @@ class RevokedError(VerificationError):
 
 class StatusUnknownError(VerificationError):
     """What is known of revocations is too old, or older than what was known before."""
+
+
+class PolicyUnknownError(VerificationError):
+    """What is known of policies is too old, or older than what was known before."""
 
 
 class UnauthorizedPeerError(VerificationError):

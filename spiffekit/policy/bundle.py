@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Policies on their way to whoever has to ask them: signed by the trust domain that they are of.
+
+A bundle is a JWS of `typ` ``policy-bundle+jwt``, signed by a JWT authority of the trust domain's own bundle.
+It has every policy, and every active agent with what policies may ask of it; it is numbered and short-lived.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Final, Self
+
+from spiffekit.bundle import BundleSource
+from spiffekit.errors import (
+    JwtSvidError,
+    PolicyError,
+    PolicyUnknownError,
+    SpiffeError,
+    SpiffeIdError,
+    UntrustedError,
+)
+from spiffekit.id import SpiffeId, TrustDomain
+from spiffekit.jws import Jws
+from spiffekit.policy.engine import Decision, Policies, Policy
+from spiffekit.policy.request import TOOL, Principal, Request, Resource
+
+TYP: Final = "policy-bundle+jwt"
+LIFETIME: Final = timedelta(hours=1)  # who is cut off for longer knows nothing, and denies
+MAX_SKEW: Final = timedelta(seconds=30)
+MAX_BYTES: Final = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyBundle:
+    """The policies and agents of one trust domain. You get a verified one by `verify`."""
+
+    trust_domain: TrustDomain
+    version: int  # counts the changes of its policies
+    issued_at: datetime  # whole seconds
+    expires_at: datetime
+    policies: tuple[Policy, ...] = ()
+    agents: Mapping[SpiffeId, Principal] = field(default_factory=dict, repr=False)  # the active ones
+
+    def claims(self) -> dict[str, Any]:
+        """Return the claims of the token that says this."""
+        return {
+            "iss": str(self.trust_domain.id),
+            "version": self.version,
+            "iat": int(self.issued_at.timestamp()),
+            "exp": int(self.expires_at.timestamp()),
+            "policies": [[policy.name, policy.version, policy.text] for policy in self.policies],
+            "agents": {
+                str(spiffe_id): [who.owner, who.agent_class, who.team, who.review_overdue]
+                for spiffe_id, who in self.agents.items()
+            },
+        }
+
+    @classmethod
+    def verify(cls, token: str, bundles: BundleSource, *, now: datetime) -> Self:
+        """Verify a bundle of policies.
+
+        1. it is a compact JWS of bounded size and of our `typ`, so that nothing else passes for one;
+        2. the issuer is a trust domain, and a JWT authority of that trust domain's bundle signed it;
+        3. its claims are complete and well-formed, and name only agents of that trust domain;
+        4. it is of now: not expired, issued no more than `MAX_SKEW` in the future, for no longer than
+           `LIFETIME`.
+
+        Whether its policies fit the schema is seen when they are compiled.
+
+        Args:
+            token: Compact serialization.
+            bundles: Where the trust bundle of the issuer comes from.
+            now: The instant to judge by.
+
+        Raises:
+            PolicyError: It is malformed.
+            UnknownTrustDomainError: There is no trust bundle for its trust domain.
+            UntrustedError: No key of that trust bundle vouches for it.
+            PolicyUnknownError: It is not of now.
+        """
+        try:
+            # (1)
+            jws = Jws.parse_unverified(token, typ=TYP, longest=MAX_BYTES)
+            # (2)
+            issuer = SpiffeId.parse(_of_type(str, jws.payload.get("iss"), "iss"))
+            if issuer.path:
+                raise PolicyError("policy bundle: iss is no trust domain")
+            authority = bundles.bundle_for(issuer.trust_domain).jwt_authority(jws.key_id())
+            if authority is None:
+                raise UntrustedError(f"no key of {issuer.trust_domain} signed the policy bundle")
+            jws.check_signature(authority.public_key)
+            # (3)
+            found = cls._of(jws, issuer.trust_domain)
+        except (JwtSvidError, SpiffeIdError) as error:
+            raise PolicyError(f"policy bundle: {error}") from error
+        # (4)
+        if found.expires_at - found.issued_at > LIFETIME:
+            raise PolicyError("policy bundle: is valid for too long")
+        found.check_fresh(now)
+        return found
+
+    @classmethod
+    def _of(cls, jws: Jws, trust_domain: TrustDomain) -> Self:
+        issued_at = jws.instant("iat")
+        if issued_at is None:
+            raise PolicyError("policy bundle: iat is missing")
+        policies = []
+        for said in _of_type(list, jws.payload.get("policies"), "policies"):
+            name, version, text = _members(said, (str, int, str), "policies")
+            policies.append(Policy(name=name, version=version, text=text))
+        agents = {}
+        for key, said in _of_type(dict, jws.payload.get("agents"), "agents").items():
+            owner, agent_class, team, overdue = _members(said, (str, str, str, bool), "agents")
+            spiffe_id = SpiffeId.parse(key)
+            if not spiffe_id.is_member_of(trust_domain):
+                raise PolicyError(f"policy bundle: agent {spiffe_id} is not of {trust_domain}")
+            agents[spiffe_id] = Principal(
+                spiffe_id=spiffe_id, owner=owner, agent_class=agent_class, team=team, review_overdue=overdue
+            )
+        return cls(
+            trust_domain=trust_domain,
+            version=_of_type(int, jws.payload.get("version"), "version"),
+            issued_at=issued_at,
+            expires_at=jws.expires_at(),
+            policies=tuple(policies),
+            agents=agents,
+        )
+
+    def check_fresh(self, now: datetime) -> None:
+        """Check that the bundle can be relied upon now.
+
+        Raises:
+            PolicyUnknownError: It has expired, or is of the future.
+        """
+        if now >= self.expires_at:
+            raise PolicyUnknownError(f"policies of {self.trust_domain} have expired")
+        if self.issued_at > now + MAX_SKEW:
+            raise PolicyUnknownError(f"policies of {self.trust_domain} are of the future: clocks disagree")
+
+
+class PolicyBook:
+    """The newest policies of one trust domain, ready to be asked. It never goes back to older ones."""
+
+    def __init__(self, trust_domain: TrustDomain) -> None:
+        self._trust_domain = trust_domain
+        self._newest: PolicyBundle | None = None
+        self._policies: Policies | None = None
+
+    def put(self, bundle: PolicyBundle) -> bool:
+        """Keep a verified bundle; tell whether it is newer than what was there.
+
+        One whose policies cannot be compiled is kept as well, and then everything is denied: those before
+        it hold no longer.
+
+        Raises:
+            UntrustedError: It is of another trust domain.
+            PolicyUnknownError: A newer one was here before: somebody plays back an old one.
+            PolicyError: One of its policies is malformed.
+            PolicyEngineError: There is no engine.
+        """
+        if bundle.trust_domain != self._trust_domain:
+            raise UntrustedError(f"policies of {bundle.trust_domain} are not those of {self._trust_domain}")
+        before = self._newest
+        order = (bundle.version, bundle.issued_at)
+        if before is not None and order < (before.version, before.issued_at):
+            raise PolicyUnknownError(f"policies {bundle.version} of {bundle.trust_domain} are older than known")
+        known = self._policies
+        self._newest, self._policies = bundle, None
+        if known is None or known.policies != bundle.policies:
+            known = Policies.compile(bundle.policies)
+        self._policies = known
+        return before is None or order != (before.version, before.issued_at)
+
+    def decide_tool(self, spiffe_id: SpiffeId, tool: str, now: datetime) -> Decision:
+        """Return whether an agent may call a tool. Whatever goes wrong is a denial.
+
+        Args:
+            spiffe_id: Of the caller, as its verified SVID or delegation says.
+            tool: The tool's name.
+            now: The instant to judge by.
+        """
+        if self._newest is None or self._policies is None:
+            return Decision(allowed=False, reason=f"policies of {self._trust_domain} are not known")
+        try:
+            self._newest.check_fresh(now)
+        except SpiffeError as error:
+            return Decision(allowed=False, reason=str(error))
+        principal = self._newest.agents.get(spiffe_id)
+        if principal is None:
+            reason = f"{spiffe_id} is no active agent of {self._trust_domain}"
+            return Decision(allowed=False, bundle=self._policies.hash, reason=reason)
+        resource = Resource(kind="Tool", id=tool)
+        return self._policies.decide(Request(action=TOOL, principal=principal, resource=resource, at=now))
+
+
+def _of_type(kind: type, value: object, name: str) -> Any:
+    if type(value) is not kind:  # bool is an int in Python
+        raise PolicyError(f"policy bundle: {name} is missing or malformed")
+    return value
+
+
+def _members(value: object, kinds: tuple[type, ...], name: str) -> list[Any]:
+    members = _of_type(list, value, name)
+    if len(members) != len(kinds):
+        raise PolicyError(f"policy bundle: {name} has a malformed member")
+    return [_of_type(kind, member, name) for kind, member in zip(kinds, members, strict=True)]

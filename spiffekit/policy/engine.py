@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Policies in Cedar: checked one by one, compiled once, and asked often.
+
+The engine is `cedarpy`, of the extra ``policy``, and loaded when it is first needed. Where it is missing,
+nothing can be compiled, and who cannot ask has to deny.
+"""
+
+import hashlib
+import importlib
+import importlib.resources
+import json
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from types import ModuleType
+from typing import Any, Final
+
+from spiffekit.errors import PolicyEngineError, PolicyError
+from spiffekit.policy.request import Request
+
+MAX_TEXT: Final = 32 * 1024  # bytes of one policy
+MAX_BRACKETS: Final = 200  # opening ones of one policy, wherever they stand: the parser is recursive, and
+# a thousand nested ones overflow its stack, which ends the whole process
+MAX_STATEMENTS: Final = 2_000  # of all policies together: each is looked at for each decision
+MAX_IDS: Final = 20  # determining statements that a decision names
+_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_LABEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_ANNOTATIONS: Final = frozenset(("id", "mode", "description"))
+_MODES: Final = ("enforce", "shadow")
+_SCHEMA: Final = importlib.resources.files("spiffekit.policy").joinpath("schema.json").read_text("utf-8")
+_SCHEMA_SHA256: Final = hashlib.sha256(_SCHEMA.encode()).hexdigest()
+
+Statements = Mapping[str, Any]  # in the engine's JSON form, by ID
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """One or more Cedar statements under a name."""
+
+    name: str  # 1 to 64 of a-z 0-9 . _ -
+    version: int  # of this name, from 1
+    text: str
+
+    def statements(self) -> Statements:
+        """Return the statements by ID: the name, "#", and the statement's `@id` or its position from 1.
+
+        Raises:
+            PolicyError: It breaks a rule of ours or of Cedar's, or does not fit the schema.
+            PolicyEngineError: There is no engine.
+        """
+        if not _NAME.fullmatch(self.name):
+            raise PolicyError(f"policy {self.name[:80]!r}: a name is 1 to 64 of a-z, 0-9, '.', '_' and '-'")
+        _check_text(self.name, self.text)
+        cedar, schema = _engine()
+        try:
+            parsed = json.loads(cedar.policies_to_json_str(self.text))
+            verdict = cedar.validate_policies(self.text, schema)
+        except ValueError as error:
+            raise PolicyError(f"policy {self.name!r}: {_short(error)}") from error
+        if parsed["templates"]:
+            raise PolicyError(f"policy {self.name!r}: templates (?principal, ?resource) are not supported")
+        found: dict[str, Any] = {}
+        numbers = {key: int(key.removeprefix("policy")) + 1 for key in parsed["staticPolicies"]}
+        for key in sorted(numbers, key=numbers.__getitem__):
+            statement = parsed["staticPolicies"][key]
+            statement_id = f"{self.name}#{_label(self.name, numbers[key], statement)}"
+            if statement_id in found:
+                raise PolicyError(f"policy {self.name!r}: two statements are called {statement_id!r}")
+            found[statement_id] = statement
+        if not found:
+            raise PolicyError(f"policy {self.name!r}: has no statement")
+        for wrong in verdict.errors:
+            number = numbers[wrong.policy_id]
+            message = wrong.error.removeprefix(f"for policy `{wrong.policy_id}`, ")
+            raise PolicyError(f"policy {self.name!r}, statement {number}: {_short(message)}")
+        _compiled(found)  # what is too deep for the engine fails here
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What came of a request."""
+
+    allowed: bool
+    bundle: str = ""  # hash of the policies and the schema that were asked
+    ids: tuple[str, ...] = ()  # the statements that decided, at most `MAX_IDS`; none: nothing permits it
+    reason: str = ""  # why it is denied
+    shadow: "Decision | None" = None  # what it would be if the policies in shadow mode counted
+
+
+class Policies:
+    """All policies that hold, ready to be asked. You get one by `compile`."""
+
+    def __init__(self, policies: tuple[Policy, ...], statements: Statements) -> None:
+        self.policies = policies
+        self.hash = _hash(policies)
+        self._enforced = {k: s for k, s in statements.items() if not _is_shadow(s)}
+        self._set = _compiled(self._enforced)
+        self._with_shadow = _compiled(statements) if len(self._enforced) < len(statements) else None
+
+    @classmethod
+    def compile(cls, policies: Iterable[Policy]) -> "Policies":
+        """Check and compile policies.
+
+        Raises:
+            PolicyError: One is malformed, there are two of a name, or too many statements.
+            PolicyEngineError: There is no engine.
+        """
+        ordered = tuple(sorted(policies, key=lambda policy: policy.name))
+        statements: dict[str, Any] = {}
+        for before, policy in zip((None, *ordered), ordered, strict=False):
+            if before is not None and before.name == policy.name:
+                raise PolicyError(f"policy {policy.name!r}: is there twice")
+            statements |= policy.statements()
+            if len(statements) > MAX_STATEMENTS:
+                raise PolicyError(f"policy {policy.name!r}: there are more than {MAX_STATEMENTS} statements")
+        return cls(ordered, statements)
+
+    def decide(self, request: Request) -> Decision:
+        """Return the decision; whatever goes wrong is a denial."""
+        decision = self._ask(self._set, request)
+        if self._with_shadow is None:
+            return decision
+        return replace(decision, shadow=self._ask(self._with_shadow, request))
+
+    def decide_without_selectors(self, request: Request) -> Decision | None:
+        """Return the decision on a request whose selectors nobody knows; None if it depends on them.
+
+        A statement that speaks of selectors holds for some of them and not for others. If even all such
+        permissions denied nothing, or all such prohibitions permitted nothing, they do not matter.
+        """
+        least = self._ask(_compiled(self._assumed("forbid")), request)
+        most = self._ask(_compiled(self._assumed("permit")), request)
+        return least if least.allowed == most.allowed else None
+
+    def _assumed(self, effect: str) -> Statements:
+        """Return the statements, of those that speak of selectors only the ones of an effect, as if they held."""
+        assumed: dict[str, Any] = {}
+        for key, statement in self._enforced.items():
+            if "selectors" not in json.dumps(statement["conditions"]):
+                assumed[key] = statement
+            elif statement["effect"] == effect:
+                assumed[key] = statement | {"conditions": []}
+        return assumed
+
+    def _ask(self, compiled: Any, request: Request) -> Decision:
+        cedar, schema = _engine()
+        try:
+            result = cedar.is_authorized(request.cedar(), compiled, request.entities(), schema)
+        except Exception:  # noqa: BLE001 - the boundary of the engine: what it cannot answer is denied
+            return Decision(allowed=False, bundle=self.hash, reason="the policy engine failed")
+        # Cedar leaves out a statement that fails, and a prohibition that fails would permit.
+        if result.diagnostics.errors:
+            return Decision(allowed=False, bundle=self.hash, reason="a policy could not be evaluated")
+        ids = tuple(sorted(result.diagnostics.reasons)[:MAX_IDS])
+        if result.allowed:
+            return Decision(allowed=True, bundle=self.hash, ids=ids)
+        reason = f"policy {ids[0]} forbids it" if ids else "no policy permits it"
+        return Decision(allowed=False, bundle=self.hash, ids=ids, reason=reason)
+
+
+def _check_text(name: str, text: str) -> None:
+    if len(text.encode("utf-8", "replace")) > MAX_TEXT:
+        raise PolicyError(f"policy {name!r}: is longer than {MAX_TEXT} bytes")
+    if sum(map(text.count, "([{")) > MAX_BRACKETS:
+        raise PolicyError(f"policy {name!r}: has more than {MAX_BRACKETS} opening brackets; split it")
+    for character in text:  # one that cannot be seen can make a text read as what it is not
+        if character not in "\n\r\t" and unicodedata.category(character) in ("Cc", "Cf", "Cs"):
+            raise PolicyError(f"policy {name!r}: has the invisible character U+{ord(character):04X}")
+
+
+def _label(name: str, number: int, statement: Mapping[str, Any]) -> str:
+    """Return what a statement is called after the name of its policy, having checked its annotations."""
+    annotations = statement.get("annotations", {})
+    where = f"policy {name!r}, statement {number}"
+    for key in annotations:
+        if key not in _ANNOTATIONS:
+            raise PolicyError(f"{where}: annotation @{key[:80]} is none of id, mode and description")
+    if "mode" in annotations and annotations["mode"] not in _MODES:
+        raise PolicyError(f"{where}: @mode is neither enforce nor shadow")
+    if "id" not in annotations:
+        return str(number)
+    label = annotations["id"]
+    # Digits alone are the positions of statements.
+    if not isinstance(label, str) or not _LABEL.fullmatch(label) or label.isdigit():
+        raise PolicyError(f"{where}: @id is 1 to 64 of A-Z, a-z, 0-9, '.', '_' and '-', not digits alone")
+    return label
+
+
+def _is_shadow(statement: Mapping[str, Any]) -> bool:
+    return bool(statement.get("annotations", {}).get("mode") == "shadow")
+
+
+def _hash(policies: Iterable[Policy]) -> str:
+    said = [_SCHEMA_SHA256, *([policy.name, policy.version, policy.text] for policy in policies)]
+    return hashlib.sha256(json.dumps(said, separators=(",", ":")).encode()).hexdigest()
+
+
+def _compiled(statements: Statements) -> Any:
+    cedar, _ = _engine()
+    policy_set = {"staticPolicies": statements, "templates": {}, "templateLinks": []}
+    try:
+        return cedar.PolicySet.from_json_str(json.dumps(policy_set))
+    except ValueError as error:
+        raise PolicyError(f"policy {next(iter(statements)).partition('#')[0]!r}: is nested too deep") from error
+
+
+def _engine() -> tuple[Any, Any]:
+    """Return the engine and our schema in its form.
+
+    Raises:
+        PolicyEngineError: It is not installed.
+    """
+    try:
+        cedar = importlib.import_module("cedarpy")
+    except ImportError as error:
+        raise PolicyEngineError("policies need cedarpy: install the extra 'policy'") from error
+    return cedar, _schema(cedar)
+
+
+@cache
+def _schema(cedar: ModuleType) -> Any:
+    return cedar.Schema.from_json_str(_SCHEMA)
+
+
+def _short(error: object) -> str:
+    return str(error)[:300]

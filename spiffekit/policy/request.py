@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What policy is asked: who wants to do what with which thing, and what is known of the circumstances."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from spiffekit.id import SpiffeId
+
+SVID: Final = "svid.issue"
+TOOL: Final = "tool.call"
+_ENCODER: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Principal:
+    """An active agent, by the word of its issuer. Nothing is optional: what is left out forbids nothing."""
+
+    spiffe_id: SpiffeId
+    owner: str  # "https://idp.example.org|alice", or "…|group:name"
+    agent_class: str  # "" for none
+    team: str  # "" for none
+    review_overdue: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resource:
+    """What the action is about."""
+
+    kind: str  # "Audience", "Tool" or "TrustDomain"
+    id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attest:
+    """What the agent's process earned its identity by."""
+
+    node: str  # the node's SPIFFE ID
+    level: int  # of the node's proof: 1 join token, 2 platform, 3 TPM; 0 unknown
+    selectors: frozenset[str] | None = None  # None: the node sent no evidence
+    image_digest: str = ""  # of the container's image, "sha256:…"; "" if it is not known
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One question. Two with the same `key` have the same answer."""
+
+    action: str  # `SVID` or `TOOL`
+    principal: Principal
+    resource: Resource
+    at: datetime  # policy sees the hour and the day of the week, in UTC
+    attest: Attest | None = None  # None: an operator mints an SVID by hand, or a tool is called
+
+    def key(self) -> bytes:
+        """Return a hash of everything that policy can see."""
+        return hashlib.sha256(_ENCODER.encode([self.cedar(), self.entities()]).encode()).digest()
+
+    def cedar(self) -> dict[str, Any]:
+        """Return the request in the engine's form; names are given as data and never as program text."""
+        return {
+            "principal": _uid("Agent", str(self.principal.spiffe_id)),
+            "action": _uid("Action", self.action),
+            "resource": _uid(self.resource.kind, self.resource.id),
+            "context": self._context(),
+        }
+
+    def _context(self) -> dict[str, Any]:
+        at = self.at.astimezone(UTC)
+        context: dict[str, Any] = {"time": {"hour": at.hour, "weekday": at.isoweekday()}}
+        if self.attest is not None:
+            context["attest"] = attest = {"node": self.attest.node, "level": self.attest.level}
+            if self.attest.selectors is not None:
+                attest["selectors"] = sorted(self.attest.selectors)
+            if self.attest.image_digest:
+                attest["image_digest"] = self.attest.image_digest
+        return context
+
+    def entities(self) -> list[dict[str, Any]]:
+        """Return what is known of the principal, in the engine's form."""
+        who = self.principal
+        parents = [_uid("TrustDomain", who.spiffe_id.trust_domain.name)]
+        parents += [_uid("AgentClass", who.agent_class)] if who.agent_class else []
+        parents += [_uid("Team", who.team)] if who.team else []
+        attributes = {"owner": {"__entity": _uid("User", who.owner)}, "review_overdue": who.review_overdue}
+        return [{"uid": _uid("Agent", str(who.spiffe_id)), "attrs": attributes, "parents": parents}]
+
+    def recorded(self) -> dict[str, Any]:
+        """Return what an audit trail keeps, to ask again later: all but the selectors, which may hold secrets."""
+        who, attest = self.principal, self.attest
+        found: dict[str, Any] = {
+            "action": self.action,
+            "resource": [self.resource.kind, self.resource.id],
+            "owner": who.owner,
+            "class": who.agent_class,
+            "team": who.team,
+            "review_overdue": who.review_overdue,
+        }
+        if attest is not None:
+            found |= {"node": attest.node, "level": attest.level, "image_digest": attest.image_digest}
+            found["selectors"] = attest.selectors is not None
+        return found
+
+    @classmethod
+    def replayed(cls, recorded: Mapping[str, Any], spiffe_id: SpiffeId, at: datetime) -> tuple["Request", bool]:
+        """Return the request that `recorded` told of, and whether it had selectors, which are not known.
+
+        Raises:
+            ValueError: It is none.
+        """
+        try:
+            kind, name = recorded["resource"]
+            attest = None
+            if "node" in recorded:
+                attest = Attest(
+                    node=recorded["node"], level=recorded["level"], image_digest=recorded["image_digest"]
+                )
+            principal = Principal(
+                spiffe_id=spiffe_id,
+                owner=recorded["owner"],
+                agent_class=recorded["class"],
+                team=recorded["team"],
+                review_overdue=recorded["review_overdue"],
+            )
+            request = cls(
+                action=recorded["action"],
+                principal=principal,
+                resource=Resource(kind=kind, id=name),
+                at=at,
+                attest=attest,
+            )
+            return request, bool(recorded.get("selectors"))
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not a recorded request: {error}") from error
+
+
+def _uid(kind: str, name: str) -> dict[str, str]:
+    return {"type": kind, "id": name}
