@@ -163,7 +163,9 @@ class PolicyBook:
         before = self._newest
         order = (bundle.version, bundle.issued_at)
         if before is not None and order < (before.version, before.issued_at):
-            raise PolicyUnknownError(f"policies {bundle.version} of {bundle.trust_domain} are older than known")
+            raise PolicyUnknownError(
+                f"policies {bundle.version} of {bundle.trust_domain} are older than known"
+            )
         known = self._policies
         self._newest, self._policies = bundle, None
         if known is None or known.policies != bundle.policies:

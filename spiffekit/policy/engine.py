@@ -71,7 +71,7 @@ class Policy:
             found[statement_id] = statement
         if not found:
             raise PolicyError(f"policy {self.name!r}: has no statement")
-        for wrong in verdict.errors:
+        for wrong in sorted(verdict.errors, key=str)[:1]:
             number = numbers[wrong.policy_id]
             message = wrong.error.removeprefix(f"for policy `{wrong.policy_id}`, ")
             raise PolicyError(f"policy {self.name!r}, statement {number}: {_short(message)}")
@@ -128,15 +128,15 @@ class Policies:
     def decide_without_selectors(self, request: Request) -> Decision | None:
         """Return the decision on a request whose selectors nobody knows; None if it depends on them.
 
-        A statement that speaks of selectors holds for some of them and not for others. If even all such
-        permissions denied nothing, or all such prohibitions permitted nothing, they do not matter.
+        The least that can be allowed is so when each prohibition that speaks of selectors holds and no such
+        permission does; the most, the other way round. Where both agree, selectors do not matter.
         """
         least = self._ask(_compiled(self._assumed("forbid")), request)
         most = self._ask(_compiled(self._assumed("permit")), request)
         return least if least.allowed == most.allowed else None
 
     def _assumed(self, effect: str) -> Statements:
-        """Return the statements, of those that speak of selectors only the ones of an effect, as if they held."""
+        """Return the statements; of those on selectors only the ones of an effect, unconditional."""
         assumed: dict[str, Any] = {}
         for key, statement in self._enforced.items():
             if "selectors" not in json.dumps(statement["conditions"]):
@@ -204,7 +204,9 @@ def _compiled(statements: Statements) -> Any:
     try:
         return cedar.PolicySet.from_json_str(json.dumps(policy_set))
     except ValueError as error:
-        raise PolicyError(f"policy {next(iter(statements)).partition('#')[0]!r}: is nested too deep") from error
+        raise PolicyError(
+            f"policy {next(iter(statements)).partition('#')[0]!r}: is nested too deep"
+        ) from error
 
 
 def _engine() -> tuple[Any, Any]:

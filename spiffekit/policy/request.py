@@ -88,7 +88,7 @@ class Request:
         return [{"uid": _uid("Agent", str(who.spiffe_id)), "attrs": attributes, "parents": parents}]
 
     def recorded(self) -> dict[str, Any]:
-        """Return what an audit trail keeps, to ask again later: all but the selectors, which may hold secrets."""
+        """Return what an audit trail keeps, to ask again: all but the selectors, which may hold secrets."""
         who, attest = self.principal, self.attest
         found: dict[str, Any] = {
             "action": self.action,
@@ -104,7 +104,9 @@ class Request:
         return found
 
     @classmethod
-    def replayed(cls, recorded: Mapping[str, Any], spiffe_id: SpiffeId, at: datetime) -> tuple["Request", bool]:
+    def replayed(
+        cls, recorded: Mapping[str, Any], spiffe_id: SpiffeId, at: datetime
+    ) -> tuple["Request", bool]:
         """Return the request that `recorded` told of, and whether it had selectors, which are not known.
 
         Raises:
@@ -132,7 +134,7 @@ class Request:
                 attest=attest,
             )
             return request, bool(recorded.get("selectors"))
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"not a recorded request: {error}") from error
 
 
