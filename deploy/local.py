@@ -112,9 +112,10 @@ class Local(AbstractContextManager["Local"]):
         self.folder = folder
         self.trust_domain = trust_domain
         self.port = free_port()
-        self.admin_socket = folder / "issuer" / "private" / "api.sock"
         self.issuer_config = folder / "issuer.toml"
         self._issuer_settings = dict(issuer or {})
+        own = self._issuer_settings.get("issuer", {})
+        self.admin_socket = Path(own.get("admin_socket", folder / "issuer" / "private" / "api.sock"))
         self.issuer = Daemon("issuer", folder, self.issuer_config)
         self.attestors: dict[str, Attestor] = {}
 

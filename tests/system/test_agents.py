@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The life of an agent: registered, approved by somebody else, run, suspended while it runs, and ended."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from deploy.local import executable, script_environment
+from spiffekit.bundle import Bundle
+from spiffekit.id import TrustDomain
+from spiffekit.jws import Jws
+from tests.issuer.governance.people import IDP, user, write
+from tests.system.conftest import UID
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="two people are two users, which takes root")
+
+PAYER = "spiffe://example.org/agent/payer"
+ID = ("--spiffeID", PAYER)
+OWNER = ("--ownerIssuer", IDP, "--owner", "alice")
+PURPOSE = ("--purpose", "pays the invoices that people approved")
+CARL = 4711  # another user of the admin socket: he registers what Alice, who is root, owns
+TOLD_WITHIN = 3.0  # seconds from the operator's command until the agent's stream has ended
+PROGRAM = """
+import asyncio, time
+from spiffekit.workload import WorkloadApi
+
+async def main():
+    async with WorkloadApi.connect() as api:
+        async for update in api.watch_x509():  # it has no SVIDs when the stream ended with PERMISSION_DENIED
+            print(time.monotonic(), *(svid.serial_number for svid in update.svids), flush=True)
+
+asyncio.run(main())
+"""
+# The command as a user who may not be able to read our files: what it needs is loaded before.
+AS_USER = """
+import os, sys
+import issuer.client
+from issuer.cli import main
+
+os.setgroups([])
+os.setuid(int(sys.argv[1]))
+main(sys.argv[2:])
+"""
+
+
+@pytest.fixture(scope="module")
+def settings(folder):
+    people = folder / "people.json"
+    write(people, user("alice", "local:uid=0"), user("carl", f"local:uid={CARL}"))
+    return {
+        # In a folder that the group of operators may enter.
+        "issuer": {"admin_socket": str(folder / "admin" / "api.sock")},
+        "agents": {"people": str(people), "people_issuer": IDP},
+    }
+
+
+@pytest.fixture
+def carl(local):
+    """Run `issuer` commands as Carl; return the ended process."""
+
+    def run(*arguments):
+        command = [
+            sys.executable,
+            "-c",
+            AS_USER,
+            str(CARL),
+            *arguments,
+            "--socketPath",
+            str(local.admin_socket),
+        ]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+    return run
+
+
+class Payer:
+    """The agent: a process from an executable of its own that follows its identity."""
+
+    def __init__(self, folder, attestor):
+        self.path = executable(folder / "bin", "payer")
+        self._attestor = attestor
+
+    def __enter__(self):
+        self._process = subprocess.Popen(
+            [str(self.path), "-c", PROGRAM],
+            env=script_environment(SPIFFE_ENDPOINT_SOCKET=self._attestor.endpoint),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        self.pid = self._process.pid
+        return self
+
+    def __exit__(self, *_):
+        self._process.kill()
+        self._process.wait()
+        self._process.stdout.close()
+
+    def until(self, *, granted):
+        """Return when the next such update came, and its serial numbers."""
+        while True:
+            at, *serials = self._process.stdout.readline().split()
+            if bool(serials) is granted:
+                return float(at), serials
+
+
+@pytest.fixture
+def payer(local, attestor):
+    return Payer(local.folder, attestor)
+
+
+def test_the_life_of_an_agent(local, attestor, payer, carl, tmp_path):
+    # 1. A class that asks for two people. Carl registers the agent, and may not approve it himself.
+    local.operator("class", "put", "--name", "payments", "--twoPeople", "--x509TTL", "10m")
+    registered = carl("agent", "register", *ID, *OWNER, *PURPOSE, "--class", "payments")
+    assert (registered.returncode, registered.stderr) == (0, "")
+    alone = carl("agent", "activate", *ID, "--reason", "it is mine")
+    assert (alone.returncode, "asks for two people" in alone.stderr) == (1, True)
+
+    # 2. Its entry says which process it is. Nobody gets the identity before it is approved.
+    selectors = [UID, f"unix:path:{payer.path}"]
+    local.register("/agent/payer", attestor.node_id, *selectors, options=["--perProcess"])
+    with payer:
+        payer.until(granted=False)
+
+        # 3. Alice, who owns it, approves: the process that waits has its SVID.
+        local.operator("agent", "activate", *ID, "--reason", "approved in CHG-4711")
+        _, (first,) = payer.until(granted=True)
+
+        # 4. Suspended while it runs: its stream ends, and its certificate is on the revocation list.
+        began = time.monotonic()
+        local.operator("agent", "suspend", *ID, "--reason", "pays twice")
+        at, _ = payer.until(granted=False)
+        assert at - began < TOLD_WITHIN
+        revoked = local.operator_json("revocation", "list")["revoked"]
+        assert [(one["key"], one["reason"]) for one in revoked] == [(first, "certificate_hold")]
+
+        # 5. Only who owns it gives it back; then the same process has another certificate.
+        assert carl("agent", "resume", *ID, "--reason", "mended").returncode == 1
+        local.operator("agent", "resume", *ID, "--reason", "mended")
+        _, (second,) = payer.until(granted=True)
+        assert second != first
+
+        # 6. Retired: the stream ends for good, and a signed certificate says what is still out there.
+        began = time.monotonic()
+        local.operator("agent", "retire", *ID, "--reason", "replaced", "--certificate", str(tmp_path / "end"))
+        at, _ = payer.until(granted=False)
+        assert at - began < TOLD_WITHIN
+    token = Jws.parse_unverified((tmp_path / "end").read_text().strip(), typ="agent-retirement+jwt")
+    document = local.operator("bundle", "show", "--format", "spiffe").stdout
+    bundle = Bundle.parse(TrustDomain("example.org"), document.encode())
+    token.check_signature(bundle.jwt_authority(token.key_id()).public_key)
+    said = token.payload
+    assert (said["sub"], said["owner"], said["reason"]) == (PAYER, f"{IDP}|alice", "replaced")
+    assert second in {one["id"] for one in said["outstanding"]}
+    assert max(one["exp"] for one in said["outstanding"]) <= said["fully_dead_at"]
+
+    # 7. Nobody gets that SPIFFE ID again.
+    again = local.operator("agent", "register", *ID, *OWNER, *PURPOSE, check=False)
+    assert (again.returncode, "exists, and is retired" in again.stderr) == (1, True)
+    with payer:
+        payer.until(granted=False)
+    assert json.loads(local.operator("agent", "show", *ID, "--output", "json").stdout)["state"] == "RETIRED"
