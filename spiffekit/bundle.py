@@ -6,8 +6,8 @@ domain only. Bundles of several trust domains are kept side by side in a `Bundle
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Final, Protocol, Self
@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 X509_USE: Final = "x509-svid"  # X509-SVID §6.1
 JWT_USE: Final = "jwt-svid"  # JWT-SVID §6.1
+WIT_USE: Final = "wit-svid"  # WIT-SVID §6.1
 MAX_SEQUENCE: Final = 2**64 - 1  # what others hold a sequence number in
 MAX_REFRESH_HINT: Final = 2**31 - 1  # seconds
 
@@ -58,7 +59,7 @@ class X509Authority:
 
 @dataclass(frozen=True)
 class JwtAuthority:
-    """A public key that JWT-SVIDs may rest on: SubjectPublicKeyInfo in DER, named by `key_id`."""
+    """A public key that JWT-SVIDs or WIT-SVIDs may rest on: SubjectPublicKeyInfo, DER, named by `key_id`."""
 
     key_id: str
     public_key_der: bytes = field(repr=False)
@@ -87,13 +88,17 @@ class Bundle:
     jwt_authorities: tuple[JwtAuthority, ...] = ()
     sequence: int | None = None
     refresh_hint: timedelta | None = None
+    wit_authorities: tuple[JwtAuthority, ...] = ()
 
     def __post_init__(self) -> None:
         """Hold it to what a bundle can be written as, so that each can be read again.
 
         Raises:
             BundleError: Sequence or refresh hint is out of range; a hint is in whole seconds, at least one.
+                Or a JWT authority and a WIT authority have one key ID (WIT-SVID §6.1).
         """
+        if shared := _key_ids(self.jwt_authorities) & _key_ids(self.wit_authorities):
+            raise BundleError(f"kid {min(shared)[:80]!r} is that of a JWT and of a WIT authority")
         if self.sequence is not None and not 0 <= self.sequence <= MAX_SEQUENCE:
             raise BundleError(f"sequence is not a whole number of 0 to {MAX_SEQUENCE}")
         hint = self.refresh_hint
@@ -113,13 +118,16 @@ class Bundle:
         top, elements = jwk.key_set(document)
         x509_authorities: dict[bytes, X509Authority] = {}
         jwt_authorities: dict[str, JwtAuthority] = {}
+        wit_authorities: dict[str, JwtAuthority] = {}
 
         def take(element: jwk.Element) -> None:
             if element.use == X509_USE:
                 certificate = element.certificate()
                 x509_authorities[certificate] = X509Authority(certificate)
             elif element.use == JWT_USE:
-                jwt_authorities[element.key_id()] = _jwt_authority(element)
+                _take_key(element, jwt_authorities, wit_authorities)
+            elif element.use == WIT_USE:
+                _take_key(element, wit_authorities, jwt_authorities)
             else:  # Trust_Domain_and_Bundle §4.2.2
                 raise BundleError(f"use {element.use!r} is not known")
 
@@ -131,6 +139,7 @@ class Bundle:
             tuple(jwt_authorities.values()),
             sequence=jwk.whole_number(top, "spiffe_sequence", MAX_SEQUENCE),
             refresh_hint=timedelta(seconds=hint) if hint else None,  # 0 says nothing, as in messages
+            wit_authorities=tuple(wit_authorities.values()),
         )
 
     @classmethod
@@ -140,16 +149,16 @@ class Bundle:
         Raises:
             BundleError: It is no JSON object with an array `keys`.
         """
-        _, elements = jwk.key_set(document)
-        found: dict[str, JwtAuthority] = {}
+        return cls(trust_domain, jwt_authorities=_of_use(JWT_USE, trust_domain, document))
 
-        def take(element: jwk.Element) -> None:
-            if element.use not in (None, JWT_USE):  # a key of another use must not judge JWT-SVIDs
-                raise BundleError(f"use {element.use!r} is not {JWT_USE!r}")
-            found[element.key_id()] = _jwt_authority(element)
+    @classmethod
+    def from_wit_jwks(cls, trust_domain: TrustDomain, document: bytes) -> Self:
+        """Parse a JWKS as the Workload API carries it: WIT authorities only, `use` optional.
 
-        _take_each(trust_domain, elements, take)
-        return cls(trust_domain, jwt_authorities=tuple(found.values()))
+        Raises:
+            BundleError: It is no JSON object with an array `keys`.
+        """
+        return cls(trust_domain, wit_authorities=_of_use(WIT_USE, trust_domain, document))
 
     @classmethod
     def from_x509_der(cls, trust_domain: TrustDomain, concatenated: bytes) -> Self:
@@ -196,21 +205,26 @@ class Bundle:
         """Return the JWT authority of that key ID, compared exactly."""
         return next((a for a in self.jwt_authorities if a.key_id == key_id), None)
 
+    def wit_authority(self, key_id: str) -> JwtAuthority | None:
+        """Return the WIT authority of that key ID, compared exactly (WIT-SVID §2.1)."""
+        return next((a for a in self.wit_authorities if a.key_id == key_id), None)
+
+    @property
+    def size(self) -> int:
+        """How many authorities there are of all kinds."""
+        return len(self.x509_authorities) + len(self.jwt_authorities) + len(self.wit_authorities)
+
     def same_content(self, other: "Bundle") -> bool:
         """Tell whether both trust the same authorities, whatever their sequence numbers."""
-        return (self.trust_domain, self.x509_authorities, self.jwt_authorities, self.refresh_hint) == (
-            other.trust_domain,
-            other.x509_authorities,
-            other.jwt_authorities,
-            other.refresh_hint,
-        )
+        return replace(self, sequence=None) == replace(other, sequence=None)
 
     def to_jwks(self) -> bytes:
         """Return the SPIFFE bundle document, JSON in UTF-8; the same bundle gives the same bytes."""
         keys = [
             jwk.from_certificate(authority.certificate_der, X509_USE) for authority in self.x509_authorities
         ]
-        keys += [jwk.from_public_key(a.public_key, JWT_USE, a.key_id) for a in self.jwt_authorities]
+        keys += _jwks(self.jwt_authorities, JWT_USE)
+        keys += _jwks(self.wit_authorities, WIT_USE)
         top: dict[str, object] = {"keys": keys}
         if self.sequence is not None:
             top["spiffe_sequence"] = self.sequence
@@ -220,8 +234,11 @@ class Bundle:
 
     def to_jwt_jwks(self) -> bytes:
         """Return the JWKS of the JWT authorities only, as the Workload API carries it."""
-        keys = [jwk.from_public_key(a.public_key, JWT_USE, a.key_id) for a in self.jwt_authorities]
-        return jwk.to_json({"keys": keys})
+        return jwk.to_json({"keys": _jwks(self.jwt_authorities, JWT_USE)})
+
+    def to_wit_jwks(self) -> bytes:
+        """Return the JWKS of the WIT authorities only, as the Workload API carries it."""
+        return jwk.to_json({"keys": _jwks(self.wit_authorities, WIT_USE)})
 
     def to_pem(self) -> bytes:
         """Return the X.509 authorities as PEM."""
@@ -234,6 +251,35 @@ class Bundle:
 
 def _jwt_authority(element: jwk.Element) -> JwtAuthority:
     return JwtAuthority(element.key_id(), public_key_to_der(element.public_key()))
+
+
+def _take_key(
+    element: jwk.Element, into: dict[str, JwtAuthority], beside: Mapping[str, JwtAuthority]
+) -> None:
+    if element.key_id() in beside:  # WIT-SVID §6.1: an ID names one key of the bundle
+        raise BundleError("kid is that of a key of another use")
+    into[element.key_id()] = _jwt_authority(element)
+
+
+def _key_ids(authorities: Iterable[JwtAuthority]) -> set[str]:
+    return {authority.key_id for authority in authorities}
+
+
+def _jwks(authorities: Iterable[JwtAuthority], use: str) -> list[dict[str, object]]:
+    return [jwk.from_public_key(a.public_key, use, a.key_id) for a in authorities]
+
+
+def _of_use(use: str, trust_domain: TrustDomain, document: bytes) -> tuple[JwtAuthority, ...]:
+    _, elements = jwk.key_set(document)
+    found: dict[str, JwtAuthority] = {}
+
+    def take(element: jwk.Element) -> None:
+        if element.use not in (None, use):  # a key of another use must not judge these tokens
+            raise BundleError(f"use {element.use!r} is not {use!r}")
+        found[element.key_id()] = _jwt_authority(element)
+
+    _take_each(trust_domain, elements, take)
+    return tuple(found.values())
 
 
 def _take_each(

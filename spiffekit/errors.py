@@ -17,12 +17,14 @@
     ├── LogFormatError                      a part of a transparency log is malformed
     ├── SvidError                           an SVID is malformed
     │   ├── X509SvidError
-    │   └── JwtSvidError
+    │   ├── JwtSvidError
+    │   └── WitSvidError                    or the proof that comes with it
     ├── VerificationError                   well-formed, but not to be trusted
     │   ├── UnknownTrustDomainError         no bundle for its trust domain
     │   ├── UntrustedError                  no authority of that bundle vouches for it
     │   ├── ExpiredError                    outside its validity
     │   ├── AudienceError                   meant for somebody else
+    │   ├── ReplayedError                   a proof that was here before
     │   ├── RevokedError                    taken back, or its agent is suspended or retired
     │   ├── StatusUnknownError              nobody knows now whether it was taken back
     │   ├── PolicyUnknownError              nobody knows now which policies hold
@@ -97,6 +99,10 @@ class JwtSvidError(SvidError):
     """A JWT-SVID breaks JWT-SVID §2 to §4."""
 
 
+class WitSvidError(SvidError):
+    """A WIT-SVID breaks WIT-SVID §2 to §4, or the proof beside it is malformed."""
+
+
 class VerificationError(SpiffeError):
     """It is well-formed, but not to be trusted."""
 
@@ -115,6 +121,10 @@ class ExpiredError(VerificationError):
 
 class AudienceError(VerificationError):
     """It is meant for somebody else."""
+
+
+class ReplayedError(VerificationError):
+    """The proof was here before, or nobody can tell any more whether it was."""
 
 
 class RevokedError(VerificationError):

@@ -128,6 +128,28 @@ class Element:
         except (ValueError, UnsupportedKeyError) as error:
             raise BundleError(f"key does not validate: {error}") from error
 
+    def private_key(self) -> ec.EllipticCurvePrivateKey:
+        """Return the private key, which has to be an elliptic one (RFC 7518 §6.2.2).
+
+        Raises:
+            BundleError: It is none, it does not validate, or the public half beside it is another.
+        """
+        public = self.public_key()
+        if not isinstance(public, ec.EllipticCurvePublicKey):
+            raise BundleError("key is not an elliptic one")
+        try:
+            scalar = decode_base64url(self.fields.get("d"))
+            if len(scalar) != _CURVES[_NAMES[public.curve.name]][1]:
+                raise BundleError("d does not have the width of the curve")
+            private = ec.derive_private_key(int.from_bytes(scalar), public.curve)
+        except ValueError:
+            raise BundleError(
+                "d does not validate"
+            ) from None  # it is secret, and so is what is wrong with it
+        if private.public_key() != public:
+            raise BundleError("private and public half do not fit")
+        return private
+
     def _elliptic(self) -> PublicKey:
         name = self.fields.get("crv")
         if not isinstance(name, str) or name not in _CURVES:
@@ -198,9 +220,9 @@ def whole_number(top: dict[str, Any], name: str, limit: int) -> int | None:
     return value
 
 
-def from_public_key(key: PublicKey, use: str, key_id: str | None = None) -> dict[str, object]:
+def from_public_key(key: PublicKey, use: str | None = None, key_id: str | None = None) -> dict[str, object]:
     """Return the JWK of a public key."""
-    element: dict[str, object] = {"use": use}
+    element: dict[str, object] = {} if use is None else {"use": use}
     if key_id is not None:
         element["kid"] = key_id
     match key:
@@ -224,3 +246,10 @@ def from_certificate(der: bytes, use: str) -> dict[str, object]:
     """Return the JWK of an X.509 authority: its key, and the certificate in `x5c` (X509-SVID §6.1)."""
     key = public_key_of(x509.load_der_x509_certificate(der))
     return {**from_public_key(key, use), "x5c": [base64.b64encode(der).decode("ascii")]}
+
+
+def from_private_key(key: ec.EllipticCurvePrivateKey) -> dict[str, object]:
+    """Return the JWK of a private key, with `d`: a secret (RFC 7518 §6.2.2)."""
+    width = _CURVES[_NAMES[key.curve.name]][1]
+    scalar = encode_base64url(key.private_numbers().private_value.to_bytes(width))
+    return {**from_public_key(key.public_key()), "d": scalar}

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Signed JSON Web Tokens in the compact form (RFC 7515 §3.1, RFC 7519), read strictly. Pure: no clock."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -9,10 +9,10 @@ from typing import Any, Final
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
-from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 
 from spiffekit.errors import ExpiredError, JwtSvidError, UntrustedError
-from spiffekit.jwk import MAX_KEY_ID, decode_base64url, parse_json_object
+from spiffekit.jwk import MAX_KEY_ID, decode_base64url, encode_base64url, parse_json_object, to_json
 from spiffekit.keys import PublicKey
 
 MAX_TOKEN_BYTES: Final = 64 * 1024  # characters; a longer token only costs the validator time
@@ -155,19 +155,57 @@ class Jws:
         algorithm: str = self.header["alg"]
         digest = _HASHES[algorithm[2:]]()
         try:
-            match key, algorithm[:2]:
-                case ec.EllipticCurvePublicKey(), "ES":
-                    curve, width = _CURVES[algorithm]
-                    if key.curve.name != curve or len(self.signature) != 2 * width:
-                        raise UntrustedError(f"key or signature is not of the kind that {algorithm} uses")
+            match key:
+                case ec.EllipticCurvePublicKey() if algorithm in algorithms_of(key):
+                    width = _CURVES[algorithm][1]
+                    if len(self.signature) != 2 * width:
+                        raise UntrustedError(f"signature is not of the kind that {algorithm} uses")
                     r, s = (int.from_bytes(half) for half in (self.signature[:width], self.signature[width:]))
                     key.verify(encode_dss_signature(r, s), self.signed, ec.ECDSA(digest))
-                case rsa.RSAPublicKey(), "RS":
-                    key.verify(self.signature, self.signed, padding.PKCS1v15(), digest)
-                case rsa.RSAPublicKey(), "PS":
+                case rsa.RSAPublicKey() if algorithm.startswith("PS"):
                     salted = padding.PSS(padding.MGF1(digest), digest.digest_size)
                     key.verify(self.signature, self.signed, salted, digest)
+                case rsa.RSAPublicKey() if algorithm.startswith("RS"):
+                    key.verify(self.signature, self.signed, padding.PKCS1v15(), digest)
                 case _:
                     raise UntrustedError(f"key is not of the kind that {algorithm} uses")
         except InvalidSignature as error:
             raise UntrustedError("signature is not good") from error
+
+
+def algorithms_of(key: PublicKey) -> frozenset[str]:
+    """Return the algorithms of `ALGORITHMS` that a key may be used with; none for other kinds of key."""
+    match key:
+        case ec.EllipticCurvePublicKey():
+            return frozenset(name for name, (curve, _) in _CURVES.items() if curve == key.curve.name)
+        case rsa.RSAPublicKey():
+            return ALGORITHMS - _CURVES.keys()
+        case _:
+            return frozenset()
+
+
+def signing_input(header: Mapping[str, object], claims: Mapping[str, object]) -> str:
+    """Return what is signed of a token (RFC 7515 §5.1)."""
+    return ".".join(encode_base64url(to_json(part)) for part in (header, claims))
+
+
+def with_signature(signed: str, der_signature: bytes, algorithm: str) -> str:
+    """Return a token in compact form.
+
+    Args:
+        signed: What `signing_input` returned.
+        der_signature: The signature over it as cryptographic libraries and key managers return it.
+        algorithm: What it was signed with; elliptic signatures are written by halves (RFC 7518 §3.4).
+    """
+    if algorithm in _CURVES:
+        width = _CURVES[algorithm][1]
+        der_signature = b"".join(half.to_bytes(width) for half in decode_dss_signature(der_signature))
+    return f"{signed}.{encode_base64url(der_signature)}"
+
+
+def sign(typ: str, claims: Mapping[str, object], key: ec.EllipticCurvePrivateKey) -> str:
+    """Return a token that an elliptic key of ours signs; it names no key."""
+    (algorithm,) = algorithms_of(key.public_key())
+    signed = signing_input({"alg": algorithm, "typ": typ}, claims)
+    signature = key.sign(signed.encode("ascii"), ec.ECDSA(_HASHES[algorithm[2:]]()))
+    return with_signature(signed, signature, algorithm)

@@ -7,18 +7,20 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from typing import Any, Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from spiffekit.bundle import Bundle, JwtAuthority, X509Authority
 from spiffekit.id import SpiffeId, TrustDomain
-from spiffekit.jwk import encode_base64url
+from spiffekit.jwk import encode_base64url, from_public_key
+from spiffekit.jws import with_signature
 from spiffekit.keys import private_key_to_der, public_key_to_der
 from spiffekit.status import LIFETIME, TYP, AgentStatus
 from spiffekit.x509svid import X509Svid
@@ -37,7 +39,7 @@ BOTH_PURPOSES: Final = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLI
 
 
 class TestCA:
-    """The authority of one trust domain, X.509 and JWT, with P-256 keys.
+    """The authority of one trust domain, X.509, JWT and WIT, with P-256 keys.
 
     With a `seed`, and `now` given, it makes the same keys, certificates and tokens again in every run.
     """
@@ -53,6 +55,7 @@ class TestCA:
         self.key = self.new_key()
         self.jwt_key = self.new_key()
         self.key_id = "test-key"
+        self.wit_key_id = "test-wit-key"
         self.certificate = self.certify(
             self.key.public_key(),
             uris=[f"spiffe://{trust_domain}"],
@@ -79,6 +82,20 @@ class TestCA:
         der = self.certificate.public_bytes(serialization.Encoding.DER)
         jwt_authority = JwtAuthority(self.key_id, public_key_to_der(self.jwt_key.public_key()))
         return Bundle(self.trust_domain, (X509Authority(der),), (jwt_authority,), sequence=1)
+
+    @cached_property
+    def wit_key(self) -> ec.EllipticCurvePrivateKey:
+        """The key that signs WIT-SVIDs."""
+        if not self._seed:
+            return ec.generate_private_key(ec.SECP256R1())
+        derived = int.from_bytes(hashlib.sha256(self._seed + b"wit").digest()[:16])
+        return ec.derive_private_key(derived | 1, ec.SECP256R1())
+
+    @property
+    def wit_bundle(self) -> Bundle:
+        """The bundle that trusts this authority for WIT-SVIDs, too."""
+        authority = JwtAuthority(self.wit_key_id, public_key_to_der(self.wit_key.public_key()))
+        return replace(self.bundle, wit_authorities=(authority,))
 
     def issue(
         self, spiffe_id: str, *, lifetime: timedelta = HOUR, hint: str = "", **changes: Any
@@ -174,18 +191,35 @@ class TestCA:
     ) -> str:
         """Return a JWT-SVID; a header or claim that is None is left out."""
         whole_header = {"alg": "ES256", "kid": self.key_id, "typ": "JWT", **(header or {})}
+        whole_claims = {"sub": subject, "aud": list(audience), **self._times(lifetime), **(claims or {})}
+        return self.sign(whole_header, whole_claims, self.jwt_key)
+
+    def wit(
+        self,
+        subject: str,
+        key: ec.EllipticCurvePrivateKey,
+        *,
+        lifetime: timedelta = HOUR,
+        header: Mapping[str, Any] | None = None,
+        claims: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Return a WIT-SVID for the holder of a P-256 key; a header or claim that is None is left out."""
+        whole_header = {"alg": "ES256", "kid": self.wit_key_id, "typ": "wit+jwt", **(header or {})}
+        cnf = {"jwk": {**from_public_key(key.public_key()), "alg": "ES256"}}
+        whole_claims = {"sub": subject, "cnf": cnf, **self._times(lifetime), **(claims or {})}
+        return self.sign(whole_header, whole_claims, self.wit_key)
+
+    def _times(self, lifetime: timedelta) -> dict[str, int]:
         now = int(self.now.timestamp())
-        whole_claims = {
-            "sub": subject,
-            "aud": list(audience),
-            "exp": now + int(lifetime.total_seconds()),
-            "iat": now,
-            **(claims or {}),
-        }
+        return {"exp": now + int(lifetime.total_seconds()), "iat": now}
+
+    def sign(
+        self, header: Mapping[str, Any], claims: Mapping[str, Any], key: ec.EllipticCurvePrivateKey
+    ) -> str:
+        """Return a token that a P-256 key signs; a header or claim that is None is left out."""
         signed = ".".join(
             encode_base64url(json.dumps({k: v for k, v in part.items() if v is not None}).encode())
-            for part in (whole_header, whole_claims)
+            for part in (header, claims)
         )
         algorithm = ec.ECDSA(hashes.SHA256(), deterministic_signing=bool(self._seed))
-        r, s = decode_dss_signature(self.jwt_key.sign(signed.encode(), algorithm))
-        return f"{signed}.{encode_base64url(r.to_bytes(32) + s.to_bytes(32))}"
+        return with_signature(signed, key.sign(signed.encode(), algorithm), "ES256")

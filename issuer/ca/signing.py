@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sign SVIDs: build from the profile, sign, and check the result before anybody gets it."""
 
-import json
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,7 +9,6 @@ from typing import Final, NamedTuple
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
 from issuer.ca import der
 from issuer.ca.crl import Revoked, crl_tbs
@@ -21,6 +19,7 @@ from issuer.model import AuthorityRecord
 from spiffekit.certificates import check_leaf, spiffe_id_of
 from spiffekit.id import SpiffeId, TrustDomain
 from spiffekit.jwk import encode_base64url
+from spiffekit.jws import signing_input, with_signature
 from spiffekit.keys import PublicKey, check_public_key, public_key_to_der
 
 MAX_AUDIENCE_BYTES: Final = 2048  # bytes of one audience
@@ -32,7 +31,7 @@ _ALGORITHMS: Final = {  # of the authority's key: AlgorithmIdentifier (RFC 5758 
     "secp384r1": der.sequence(der.oid("1.2.840.10045.4.3.3")),
     "rsa": der.sequence(der.oid("1.2.840.113549.1.1.11"), b"\x05\x00"),
 }
-_JWT: Final = {"secp256r1": ("ES256", 32), "secp384r1": ("ES384", 48), "rsa": ("RS256", 0)}
+_JWT: Final = {"secp256r1": "ES256", "secp384r1": "ES384", "rsa": "RS256"}
 
 
 class IssuedX509Svid(NamedTuple):
@@ -186,7 +185,7 @@ class JwtSigner:
         self._trust_domain = trust_domain
         self._key = key
         self._issuer = issuer
-        self._algorithm, self._width = _JWT[key_kind(key.public_key)]
+        self._algorithm = _JWT[key_kind(key.public_key)]
 
     async def sign(
         self,
@@ -232,14 +231,9 @@ class JwtSigner:
     async def token(self, typ: str, claims: Mapping[str, object]) -> str:
         """Return a signed token of any claims; `typ` keeps one kind from passing for another."""
         header = {"alg": self._algorithm, "kid": self._record.id, "typ": typ}  # JWT-SVID §2: nothing else
-        signed = ".".join(
-            encode_base64url(json.dumps(part, separators=(",", ":")).encode()) for part in (header, claims)
-        )
+        signed = signing_input(header, claims)
         signature = await self._key.sign(signed.encode("ascii"))
-        if self._width:
-            r, s = decode_dss_signature(signature)
-            signature = r.to_bytes(self._width) + s.to_bytes(self._width)  # RFC 7518 §3.4
-        return f"{signed}.{encode_base64url(signature)}"
+        return with_signature(signed, signature, self._algorithm)
 
 
 def _check_subject(spiffe_id: SpiffeId, trust_domain: TrustDomain) -> None:

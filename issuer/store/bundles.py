@@ -57,7 +57,7 @@ class BundleStore:
         Raises:
             FailedPreconditionError: It has more authorities than a bundle can be read with.
         """
-        if len(bundle.x509_authorities) + len(bundle.jwt_authorities) > MAX_AUTHORITIES:
+        if bundle.size > MAX_AUTHORITIES:
             raise FailedPreconditionError(
                 f"bundle of {bundle.trust_domain}: more than {MAX_AUTHORITIES} authorities"
             )

@@ -2,7 +2,7 @@
 """Between the messages of `spire.api.types` and our values. Parsing names the field and the rule."""
 
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 from spiffekit.bundle import MAX_REFRESH_HINT, Bundle, JwtAuthority, X509Authority
 from spiffekit.certificates import load_authority
@@ -70,18 +70,21 @@ def bundle_to_proto(bundle: Bundle) -> types_pb2.Bundle:
             types_pb2.X509Certificate(asn1=a.certificate_der, tainted=a.tainted)
             for a in bundle.x509_authorities
         ],
-        jwt_authorities=[
-            types_pb2.JWTKey(
-                public_key=a.public_key_der,
-                key_id=a.key_id,
-                expires_at=seconds(a.expires_at),
-                tainted=a.tainted,
-            )
-            for a in bundle.jwt_authorities
-        ],
+        jwt_authorities=[types_pb2.JWTKey(**_key(a)) for a in bundle.jwt_authorities],
+        wit_authorities=[types_pb2.WITKey(**_key(a)) for a in bundle.wit_authorities],
         refresh_hint=0 if bundle.refresh_hint is None else int(bundle.refresh_hint.total_seconds()),
         sequence_number=bundle.sequence or 0,
     )
+
+
+def _key(authority: JwtAuthority) -> dict[str, Any]:
+    """Return the fields that JWTKey and WITKey have alike."""
+    return {
+        "public_key": authority.public_key_der,
+        "key_id": authority.key_id,
+        "expires_at": seconds(authority.expires_at),
+        "tainted": authority.tainted,
+    }
 
 
 def bundle_from_proto(message: types_pb2.Bundle) -> Bundle:
@@ -92,7 +95,8 @@ def bundle_from_proto(message: types_pb2.Bundle) -> Bundle:
         BundleError: An authority is malformed, and the message says which one; or the hint is.
     """
     trust_domain = TrustDomain.parse(message.trust_domain)
-    if len(message.x509_authorities) + len(message.jwt_authorities) > MAX_AUTHORITIES:
+    keys = len(message.jwt_authorities) + len(message.wit_authorities)
+    if len(message.x509_authorities) + keys > MAX_AUTHORITIES:
         raise BundleError(f"bundle of {trust_domain} has more than {MAX_AUTHORITIES} authorities")
     if not 0 <= message.refresh_hint <= MAX_REFRESH_HINT:
         raise BundleError(f"refresh_hint is not a whole number of 0 to {MAX_REFRESH_HINT} seconds")
@@ -102,6 +106,7 @@ def bundle_from_proto(message: types_pb2.Bundle) -> Bundle:
         tuple(jwt_authority_from_proto(i, a) for i, a in enumerate(message.jwt_authorities)),
         sequence=message.sequence_number,
         refresh_hint=timedelta(seconds=message.refresh_hint) if message.refresh_hint else None,
+        wit_authorities=tuple(wit_authority_from_proto(i, a) for i, a in enumerate(message.wit_authorities)),
     )
 
 
@@ -124,11 +129,24 @@ def jwt_authority_from_proto(index: int, message: types_pb2.JWTKey) -> JwtAuthor
     Raises:
         BundleError: The key ID is missing, or the key is malformed.
     """
+    return _key_from_proto(f"jwt_authorities[{index}]", message)
+
+
+def wit_authority_from_proto(index: int, message: types_pb2.WITKey) -> JwtAuthority:
+    """Return a WIT authority.
+
+    Raises:
+        BundleError: The key ID is missing, or the key is malformed.
+    """
+    return _key_from_proto(f"wit_authorities[{index}]", message)
+
+
+def _key_from_proto(field: str, message: types_pb2.JWTKey | types_pb2.WITKey) -> JwtAuthority:
     if not message.key_id:
-        raise BundleError(f"jwt_authorities[{index}]: key_id is missing")
+        raise BundleError(f"{field}: key_id is missing")
     try:
         public_key_from_der(message.public_key)
         expires_at = instant(message.expires_at)
     except (UnsupportedKeyError, ValueError) as error:
-        raise BundleError(f"jwt_authorities[{index}]: {error}") from error
+        raise BundleError(f"{field}: {error}") from error
     return JwtAuthority(message.key_id, message.public_key, expires_at, message.tainted)

@@ -7,13 +7,15 @@ They take bytes, and so fit any fuzzer; `test_targets.py` drives them with hypot
 import asyncio
 import functools
 
+from cryptography.hazmat.primitives.asymmetric import ec
+
 from attestor.workload import cgroups
 from attestor.workload.engine import Engine
-from spiffekit import jwtsvid, x509svid
+from spiffekit import jwtsvid, witsvid, x509svid
 from spiffekit.bundle import Bundle
 from spiffekit.certificates import certificates_from_pem, load_certificate, split_der
 from spiffekit.id import SpiffeId, TrustDomain
-from spiffekit.jwk import encode_base64url
+from spiffekit.jwk import Element, encode_base64url, parse_json_object
 from spiffekit.keys import private_key_from_der, private_key_from_pem, public_key_from_der
 from spiffekit.selector import Selector
 from spiffekit.testing import TestCA
@@ -61,6 +63,47 @@ def jwt(data):
     jwtsvid.JwtSvid.parse_unverified(token)
     jwtsvid.verify(token, CA.bundle, audience=["test"], now=CA.now)
     raise AssertionError("an unsigned token was believed")
+
+
+AGENT_KEY = keys.elliptic_key(ec.SECP256R1(), "agent")
+WIT = CA.wit("spiffe://example.org/agent", AGENT_KEY)
+
+
+def wit(data):
+    """A WIT-SVID that is not signed, with a proof that is good for it."""
+    token = data.decode("utf-8", "surrogateescape")
+    svid = witsvid.WitSvid.parse_unverified(token)
+    proof = witsvid.make_proof(svid, AGENT_KEY, "test", now=CA.now)
+    _present(token, proof)
+
+
+def wit_payload(data):
+    head, _, signature = WIT.split(".")
+    wit(f"{head}.{encode_base64url(data)}.{signature}".encode())
+
+
+def wit_proof(data):
+    """A proof that is not signed, for a WIT-SVID that is."""
+    _present(WIT, data.decode("utf-8", "surrogateescape"))
+
+
+def wit_proof_payload(data):
+    head = encode_base64url(b'{"alg":"ES256","typ":"wpt+jwt"}')
+    wit_proof(f"{head}.{encode_base64url(data)}.{encode_base64url(bytes(64))}".encode())
+
+
+def _present(token, proof):
+    presented = witsvid.Presentation(token, proof)
+    witsvid.verify(presented, CA.wit_bundle, audience=["test"], now=CA.now, replays=None)
+    raise AssertionError("what is not signed was believed")
+
+
+def private_jwk(data):
+    try:
+        fields = parse_json_object(data)
+    except ValueError:
+        return
+    assert Element(0, fields).private_key().public_key() == Element(0, fields).public_key()
 
 
 def jwt_header(data):

@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 
 from attestor.errors import AttestorError
 from issuer.errors import IssuerError
+from spiffekit import witsvid
 from spiffekit.daemon.frames import FloodError
 from spiffekit.errors import SpiffeError
+from spiffekit.jwk import from_private_key
 from spiffekit.keys import public_key_to_der
 from spiffekit.transparency.notes import Checkpoint, Note
 from spiffekit.transparency.proofs import AddCheckpoint, Proof
@@ -51,6 +53,16 @@ HEAD = Checkpoint("example.org/log", 2, b"r" * 32).text
 LOG_NOTE = Note(HEAD, (LOG.sign(HEAD, now=targets.CA.now),)).encode()
 
 
+def wit_claims():
+    cnf = witsvid.confirmation(targets.AGENT_KEY.public_key(), "ES256")
+    return {"sub": "spiffe://example.org/agent", "exp": 2**32, "cnf": cnf, "jti": "x", "nbf": 0, "iat": 1.5}
+
+
+def wit_proof():
+    svid = witsvid.WitSvid.parse_unverified(targets.WIT)
+    return witsvid.make_proof(svid, targets.AGENT_KEY, "test", now=targets.CA.now)
+
+
 def seeds():
     """Good input of each target."""
     ca, svid = targets.CA, targets.SVID
@@ -67,6 +79,11 @@ def seeds():
         targets.jwt: token[:-2] + b"AA",
         targets.jwt_header: json.dumps(header | {"crit": []}).encode(),
         targets.jwt_payload: json.dumps(claims | {"exp": 1}).encode(),
+        targets.wit: targets.WIT.encode()[:-2] + b"AA",
+        targets.wit_payload: json.dumps(wit_claims()).encode(),
+        targets.wit_proof: wit_proof().encode()[:-2] + b"AA",
+        targets.wit_proof_payload: json.dumps({"aud": "test", "exp": 2**32, "jti": "x", "wth": "y"}).encode(),
+        targets.private_jwk: json.dumps(from_private_key(targets.AGENT_KEY)).encode(),
         targets.certificate: svid.chain_der[0],
         targets.svid: svid.chain_der[0] + root,
         targets.svid_key: svid.private_key_der,
@@ -122,6 +139,7 @@ def test_damaged_input_is_refused_in_our_own_words(target, data):
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=12)
 MEMBERS = """keys use kid kty crv x y n e x5c alg typ crit sub aud exp nbf iat spiffe_sequence
 spiffe_refresh_hint Id Name Image State Pid Config Labels Env RepoDigests certificates Certificate chain
+cnf jwk jti wth ath tth oth d
 bundle reattestable ek_public ak_public ek_certificate
 DevIDCert DevIDPub EKCert EKPub AKPub CertifiedDevID CertificationSignature"""
 WORDS = """x509-svid jwt-svid EC RSA OKP P-256 Ed25519 AQAB ES256 none JWT test-key test
@@ -136,6 +154,7 @@ documents = st.recursive(
 )
 JSON_TARGETS = [
     targets.bundle, targets.jwks, targets.jwt_header, targets.jwt_payload, targets.engine,
+    targets.wit_payload, targets.wit_proof_payload, targets.private_jwk,
     wire_targets.x509pop, wire_targets.sshpop, wire_targets.state, tpm_targets.tpm_ek, tpm_targets.tpm_devid,
 ]  # fmt: skip
 
@@ -173,6 +192,7 @@ GOOD = [
     targets.certificate, targets.svid, targets.svid_key, targets.pem, targets.der_sequence,
     targets.private_key, targets.private_key_pem, targets.public_key, targets.cgroup, targets.engine,
     *wire_targets.SEEDS, *tpm_targets.SEEDS,
+    targets.private_jwk,
     targets.note, targets.verifier_key, targets.log_proof, targets.add_checkpoint, targets.log_entries,
 ]  # fmt: skip
 

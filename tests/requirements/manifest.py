@@ -12,6 +12,7 @@ from tests.requirements import (
     bundle,
     jwt_svid,
     spiffe_id,
+    wit_svid,
     workload_api,
     workload_endpoint,
     x509_svid,
@@ -37,6 +38,6 @@ class Requirement:
 
 MANIFEST = {
     id_: Requirement(id_, level, f"{module.DOCUMENT} {section}", sentence, GAPS.get(id_))
-    for module in (spiffe_id, x509_svid, jwt_svid, bundle, workload_endpoint, workload_api)
+    for module in (spiffe_id, x509_svid, jwt_svid, wit_svid, bundle, workload_endpoint, workload_api)
     for id_, level, section, sentence in module.ROWS
 }

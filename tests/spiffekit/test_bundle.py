@@ -142,6 +142,10 @@ bundles = st.builds(
         unique_by=lambda authority: authority.key_id,
     ).map(tuple),
     sequence=st.none() | st.integers(0, 2**64 - 1),
+    wit_authorities=st.lists(
+        st.builds(JwtAuthority, st.text(min_size=6, max_size=9), st.sampled_from(keys)),
+        unique_by=lambda authority: authority.key_id,
+    ).map(tuple),
     refresh_hint=st.none() | st.integers(1, 2**31 - 1).map(lambda seconds: timedelta(seconds=seconds)),
 )
 
@@ -173,6 +177,7 @@ def test_a_bundle_survives_json_and_back(bundle):
 def test_a_bundle_survives_the_forms_of_the_workload_api(bundle):
     assert Bundle.from_x509_der(ORG, bundle.x509_der()).x509_authorities == bundle.x509_authorities
     assert Bundle.from_jwks(ORG, bundle.to_jwt_jwks()).jwt_authorities == bundle.jwt_authorities
+    assert Bundle.from_wit_jwks(ORG, bundle.to_wit_jwks()).wit_authorities == bundle.wit_authorities
 
 
 @pytest.mark.requirement("WLAPI-42", "JWT-24")
@@ -190,6 +195,34 @@ def test_a_key_of_another_use_never_judges_tokens(use):
     element = json.loads(CA.bundle.to_jwt_jwks())["keys"][0]
     document = json.dumps({"keys": [{**element, "use": use}, {**element, "kid": "good"}]}).encode()
     assert [a.key_id for a in Bundle.from_jwks(ORG, document).jwt_authorities] == ["good"]
+
+
+@pytest.mark.requirement("WIT-40", "WIT-42", "WLAPI-62")
+def test_keys_for_wit_svids_have_their_own_use_and_judge_nothing_else():
+    document = json.loads(CA.wit_bundle.to_jwks())
+    assert [element["use"] for element in document["keys"]] == ["x509-svid", "jwt-svid", "wit-svid"]
+    assert [element["use"] for element in json.loads(CA.wit_bundle.to_wit_jwks())["keys"]] == ["wit-svid"]
+    assert CA.wit_bundle.to_jwt_jwks() == CA.bundle.to_jwt_jwks()
+    assert Bundle.from_jwks(ORG, CA.wit_bundle.to_wit_jwks()) == Bundle(ORG)
+    assert Bundle.from_wit_jwks(ORG, CA.bundle.to_jwt_jwks()) == Bundle(ORG)
+    assert b"wit-svid" not in CA.bundle.to_jwks()
+    assert CA.wit_bundle.wit_authority("test-wit-key") == CA.wit_bundle.wit_authorities[0]
+    assert CA.wit_bundle.wit_authority(CA.key_id) is None
+    assert CA.wit_bundle.size == 3
+    assert not CA.wit_bundle.same_content(CA.bundle)
+
+
+@pytest.mark.requirement("WIT-41")
+@pytest.mark.parametrize("first", ["jwt-svid", "wit-svid"])
+def test_one_key_id_names_one_key_of_the_bundle(first, caplog):
+    keys_of = json.loads(CA.wit_bundle.to_jwks())["keys"][1:]
+    both = sorted(({**element, "kid": "k"} for element in keys_of), key=lambda e: e["use"] != first)
+    bundle = Bundle.parse(ORG, json.dumps({"keys": both}).encode())
+    assert (len(bundle.jwt_authorities), len(bundle.wit_authorities)) in ((1, 0), (0, 1))
+    assert "kid is that of a key of another use" in caplog.records[0].reason
+    (authority,) = CA.bundle.jwt_authorities
+    with pytest.raises(BundleError, match="kid 'test-key' is that of a JWT and of a WIT authority"):
+        Bundle(ORG, jwt_authorities=(authority,), wit_authorities=(authority,))
 
 
 def test_a_jwks_for_tokens_need_not_name_the_use():

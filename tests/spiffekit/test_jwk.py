@@ -150,3 +150,32 @@ def test_a_set_of_too_many_keys_is_refused():
 def test_a_document_that_is_too_large_is_not_even_parsed():
     with pytest.raises(BundleError, match="bundle is not a JSON object: larger than 1048576 bytes"):
         jwk.key_set(b'{"keys":[]}' + b" " * jwk.MAX_DOCUMENT_BYTES)
+
+
+@pytest.mark.parametrize("name", ["P-256", "P-384", "P-521"])
+def test_a_private_key_survives_both_ways_and_another_library_reads_it(name):
+    reader, key = KEYS[name]
+    fields = jwk.from_private_key(key)
+    assert jwk.Element(0, fields).private_key().private_numbers() == key.private_numbers()
+    assert reader.import_key(fields).as_dict(private=True)["d"] == fields["d"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"d": None}, "d does not validate"),
+        ({"d": "AA=="}, "d does not validate"),
+        ({"d": jwk.encode_base64url(bytes(32))}, "d does not validate"),
+        ({"d": "AQAB"}, "d does not have the width of the curve"),
+        ({"d": jwk.encode_base64url(bytes(31) + b"\1")}, "private and public half do not fit"),
+        ({"x": "AA"}, "coordinates do not have the width of the curve"),
+        (jwk.from_public_key(KEYS["RSA"][1].public_key()), "key is not an elliptic one"),
+    ],
+    ids=str,
+)
+def test_a_private_key_that_does_not_validate_is_refused_and_not_shown(changes, message):
+    element = jwk.Element(0, {**jwk.from_private_key(KEYS["P-256"][1]), **changes})
+    with pytest.raises(BundleError) as refusal:
+        element.private_key()
+    assert message in str(refusal.value)
+    assert refusal.value.__cause__ is None or "x" in changes

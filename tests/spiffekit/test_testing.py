@@ -75,3 +75,12 @@ def test_an_authority_may_be_given_another_key():
     ca = TestCA(now=NOW, seed=b"a")
     ca.key = rsa.generate_private_key(65537, 2048)
     assert ca.issue(WEB).leaf.signature_algorithm_oid.dotted_string == "1.2.840.113549.1.1.11"
+
+
+def test_wit_svids_of_a_seeded_authority_are_the_same_in_every_run():
+    key = TestCA(now=NOW).new_key()
+    first, second = (TestCA(now=NOW, seed=b"x") for _ in range(2))
+    assert first.wit(WEB, key) == second.wit(WEB, key)
+    assert first.wit_bundle == second.wit_bundle
+    assert first.wit_bundle.jwt_authorities == first.bundle.jwt_authorities
+    assert TestCA(now=NOW).wit_key != TestCA(now=NOW).wit_key

@@ -4,9 +4,15 @@
 import json
 from pathlib import Path
 
-from tests.vectors import bundles, jwt_svids, spiffe_ids, x509_svids
+from tests.vectors import bundles, jwt_svids, spiffe_ids, wit_svids, x509_svids
 
-TABLES = {"bundles": bundles, "jwt_svids": jwt_svids, "spiffe_ids": spiffe_ids, "x509_svids": x509_svids}
+TABLES = {
+    "bundles": bundles,
+    "jwt_svids": jwt_svids,
+    "spiffe_ids": spiffe_ids,
+    "wit_svids": wit_svids,
+    "x509_svids": x509_svids,
+}
 FOLDER = Path(__file__).parent
 
 

@@ -135,7 +135,7 @@ def untrusted():
     """Yield (rule, token, error, message) of what is well-formed and refused."""
     head, body, signature = token().split(".")
     raw = base64.urlsafe_b64decode(signature + "==")
-    bad, kind = "signature is not good", "key or signature is not of the kind that ES256 uses"
+    bad, kind = "signature is not good", "signature is not of the kind that ES256 uses"
     role = token(role="admin").split(".")[1]
     yield "tampered", f"{head}.{role}.{signature}", "UntrustedError", bad
     other_head = encoded(json.dumps({**HEADER, "typ": "JOSE"}).encode())

@@ -92,6 +92,9 @@ def whole_bundle():
         ),
         sequence=2**64 - 1,
         refresh_hint=timedelta(seconds=MAX_REFRESH_HINT),
+        wit_authorities=(
+            JwtAuthority("k3", public_key_to_der(CA.wit_key.public_key()), EXPIRY, tainted=True),
+        ),
     )
 
 
@@ -152,6 +155,11 @@ NO_CA = "signing certificate has cA false"
         ({"refresh_hint": 2**31}, "refresh_hint is not a whole number of 0 to 2147483647 seconds"),
         ({"refresh_hint": 2**63 - 1}, "refresh_hint is not a whole number of 0 to 2147483647 seconds"),
         ({"x509_authorities": [X509()] * 1001}, "bundle of example.org has more than 1000 authorities"),
+        ({"wit_authorities": [types_pb2.WITKey()]}, "wit_authorities[0]: key_id is missing"),
+        (
+            {"jwt_authorities": [KEY()] * 500, "wit_authorities": [types_pb2.WITKey()] * 501},
+            "bundle of example.org has more than 1000 authorities",
+        ),
         ({"jwt_authorities": [KEY()] * 1001}, "bundle of example.org has more than 1000 authorities"),
     ],
 )  # fmt: skip
