@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry, Gauge
 
 from issuer.api import status_endpoint
 from issuer.api.agents import AgentsService
+from issuer.api.audit import AuditService
 from issuer.api.bundle import BundleService
 from issuer.api.caller import Callers, Connection, local_connection, tls_connection
 from issuer.api.debug import DebugService
@@ -55,7 +56,7 @@ from spiffekit.daemon.limits import RateLimit
 from spiffekit.daemon.listener import Front, TlsFront, UnixFront, inner_socket, server_options
 from spiffekit.id import SpiffeId, TrustDomain
 from spiffekit.wire import tls
-from spiffekit.wire.pb.issuer.v1 import agents_pb2, explain_pb2, revocation_pb2, updates_pb2
+from spiffekit.wire.pb.issuer.v1 import agents_pb2, audit_pb2, explain_pb2, revocation_pb2, updates_pb2
 from spiffekit.wire.pb.spire.api.server.agent.v1 import agent_pb2
 from spiffekit.wire.pb.spire.api.server.bundle.v1 import bundle_pb2
 from spiffekit.wire.pb.spire.api.server.debug.v1 import debug_pb2
@@ -125,13 +126,10 @@ class Issuer:
             jwt_issuer=table.jwt_issuer,
         )
         origin = config.audit.origin or f"{table.trust_domain}/audit"
-        self.audit_log = AuditLog(
-            database,
-            LogFiles(table.data_dir / "audit"),
-            load_signer(origin, table.data_dir / "audit-key", config.audit.passphrase_file),
-            self.clock,
-            required=config.audit.required,
-        )
+        signer = load_signer(origin, table.data_dir / "audit-key", config.audit.passphrase_file)
+        files = LogFiles(table.data_dir / "audit")
+        self.audit_log = AuditLog(database, files, signer, self.clock, required=config.audit.required)
+        self.audit = AuditService(database=database, files=files, key=signer.key)
         self.authorities = Authorities(
             self.trust_domain, policy, keys=keys, database=database, clock=self.clock
         )
@@ -356,6 +354,7 @@ class Issuer:
             (explain_pb2.DESCRIPTOR.services_by_name["Explain"], explain),
             (agents_pb2.DESCRIPTOR.services_by_name["Agents"], agents),
             (revocation_pb2.DESCRIPTOR.services_by_name["Revocation"], revocation),
+            (audit_pb2.DESCRIPTOR.services_by_name["Audit"], self.audit),
         ]
 
 

@@ -10,7 +10,7 @@ import grpc
 from grpc_health.v1 import health_pb2
 
 from spiffekit.daemon.terminal import require_listener
-from spiffekit.wire.pb.issuer.v1 import agents_pb2_grpc, explain_pb2_grpc, revocation_pb2_grpc
+from spiffekit.wire.pb.issuer.v1 import agents_pb2_grpc, audit_pb2_grpc, explain_pb2_grpc, revocation_pb2_grpc
 from spiffekit.wire.pb.spire.api.server.agent.v1 import agent_pb2_grpc
 from spiffekit.wire.pb.spire.api.server.bundle.v1 import bundle_pb2_grpc
 from spiffekit.wire.pb.spire.api.server.debug.v1 import debug_pb2_grpc
@@ -36,6 +36,7 @@ class IssuerApi:
 
     def __init__(self, channel: grpc.Channel) -> None:
         self.nodes = agent_pb2_grpc.AgentStub(channel)
+        self.audit = audit_pb2_grpc.AuditStub(channel)
         self.agents = agents_pb2_grpc.AgentsStub(channel)
         self.bundles = bundle_pb2_grpc.BundleStub(channel)
         self.debug = debug_pb2_grpc.DebugStub(channel)

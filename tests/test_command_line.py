@@ -23,6 +23,7 @@ ENTRY = (
 OWNER = "ownerIssuer owner ownerGroup"
 LIMITS = "tools audience noAudience maxDepth x509TTL jwtTTL witTTL delegationTTL"
 DESCRIPTION = f"purpose sponsor team class reviewBy {LIMITS}"
+EVENTS = "type actor resource credential since until"
 NODE_FILTERS = "attestationType banned canReattest expiresBefore selector matchSelectorsOn"
 PROMISED = {
     "issuer run": "config expandEnv",
@@ -47,6 +48,13 @@ PROMISED = {
     "issuer revocation list": ASK,
     "issuer agent review": f"spiffeID reason reviewBy {ASK}",
     "issuer agent transfer": f"spiffeID reason {OWNER} {ASK}",
+    "issuer audit tail": f"lines follow {EVENTS} {ASK}",
+    "issuer audit search": f"{EVENTS} id limit {ASK}",
+    "issuer audit verify": f"dir key witness from to {ASK}",
+    "issuer audit prove": f"dir key file {ASK}",
+    "issuer audit check-proof": "key witness output",
+    "issuer audit checkpoint": f"file {ASK}",
+    "issuer audit key": f"file {ASK}",
     "issuer class put": f"name twoPeople reviewEvery {LIMITS} {ASK}",
     "issuer class list": ASK,
     "issuer class show": f"name {ASK}",

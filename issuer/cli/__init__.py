@@ -6,7 +6,7 @@ One file a noun, one function a verb. Flags keep the names that SPIRE's users kn
 
 import click
 
-from issuer.cli import agent, agent_class, bundle, entry, jwt, node, revocation, service, token, x509
+from issuer.cli import agent, agent_class, audit, bundle, entry, jwt, node, revocation, service, token, x509
 from issuer.errors import IssuerError
 from spiffekit.daemon.terminal import Commands
 
@@ -33,6 +33,7 @@ for command in (
     x509.group,
     jwt.group,
     agent.group,
+    audit.group,
     agent_class.group,
     revocation.group,
 ):

@@ -2,16 +2,20 @@
 """Options and argument types that several verbs share."""
 
 import re
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from spiffekit.daemon import terminal
-from spiffekit.errors import SelectorError, SpiffeIdError, TemplateError
+from spiffekit.errors import LogFormatError, SelectorError, SpiffeIdError, TemplateError
 from spiffekit.id import SpiffeId, TrustDomain
 from spiffekit.selector import Selector
 from spiffekit.template import Template
+
+if TYPE_CHECKING:
+    from spiffekit.transparency.notes import VerifierKey
 
 DEFAULT_SOCKET: Final = Path("/run/issuer/private/api.sock")
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -90,11 +94,46 @@ class SecondsType(click.ParamType[int]):
         return sum(int(n) * _UNITS[unit] for n, unit in re.findall(r"(\d+)([smhd])", value))
 
 
+class InstantType(click.ParamType[datetime]):
+    """An instant: a date or a time, of UTC unless it says otherwise, or a span back from now ("2h")."""
+
+    name = "instant"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        """Parse it, or fail with the forms that are possible."""
+        if isinstance(value, datetime):
+            return value
+        if _DURATION.fullmatch(value):
+            return datetime.now(UTC) - timedelta(seconds=SECONDS.convert(value, param, ctx))
+        try:
+            given = datetime.fromisoformat(value)
+        except ValueError:
+            self.fail(f"{value!r} is neither a date, an instant nor a span like 2h", param, ctx)
+        return given if given.tzinfo else given.replace(tzinfo=UTC)
+
+
+class VerifierKeyType(click.ParamType["VerifierKey"]):
+    """The public key of a log or witness, as `issuer audit key` prints it."""
+
+    name = "key"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> "VerifierKey":
+        """Parse it, or fail with the rule that it breaks."""
+        from spiffekit.transparency.notes import VerifierKey
+
+        try:
+            return value if isinstance(value, VerifierKey) else VerifierKey.parse(value)
+        except LogFormatError as error:
+            self.fail(str(error), param, ctx)
+
+
 SPIFFE_ID: Final = SpiffeIdType()
 IDENTITY: Final = IdentityType()
 TRUST_DOMAIN: Final = TrustDomainType()
 SELECTOR: Final = SelectorType()
 SECONDS: Final = SecondsType()
+INSTANT: Final = InstantType()
+VERIFIER_KEY: Final = VerifierKeyType()
 
 
 socket_option: Final = terminal.socket_option(DEFAULT_SOCKET, "The issuer's admin socket.")

@@ -3,6 +3,7 @@
 
 import shutil
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -10,7 +11,15 @@ from spiffekit.daemon.key_files import FOLDER_MODE, sync_folder, write_private
 from spiffekit.errors import LogFormatError
 from spiffekit.transparency.merkle import HASH
 from spiffekit.transparency.notes import MAX_NOTE
-from spiffekit.transparency.tiles import CHECKPOINT, ENTRIES, MAX_BUNDLE, WIDTH, Tile
+from spiffekit.transparency.tiles import (
+    CHECKPOINT,
+    ENTRIES,
+    MAX_BUNDLE,
+    WIDTH,
+    Tile,
+    decode_entries,
+    encode_entries,
+)
 
 
 class LogFiles:
@@ -22,10 +31,18 @@ class LogFiles:
     def read(self, tile: Tile) -> bytes:
         """Return the content of a tile or bundle of entries; see `tiles.ReadFile`.
 
+        An unfinished one that is gone, because it is full by now, is cut from the full one.
+
         Raises:
             LogFormatError: It is not there, or longer than it can be.
         """
-        return self._read(tile.path, MAX_BUNDLE if tile.level == ENTRIES else WIDTH * HASH)
+        limit, full = MAX_BUNDLE if tile.level == ENTRIES else WIDTH * HASH, replace(tile, width=WIDTH)
+        if (self.folder / tile.path).exists() or not (self.folder / full.path).exists():
+            return self._read(tile.path, limit)
+        content = self._read(full.path, limit)
+        if tile.level == ENTRIES:
+            return encode_entries(decode_entries(content, WIDTH)[: tile.width])
+        return content[: tile.width * HASH]
 
     def checkpoint(self) -> bytes | None:
         """Return the signed checkpoint; None if nothing was published yet.

@@ -82,13 +82,24 @@ class AuditStore:
         """Return the newest sequence number; 0 if there is none."""
         return int(self._connection.execute(_LAST).scalar() or 0)
 
-    def leaves(self, after: int, limit: int, wanted: AuditFilter | None = None) -> list[tuple[int, bytes]]:
-        """Return up to `limit` events after a sequence number, with their numbers, as they are in the log."""
-        query = sa.select(audit.c.sequence, audit.c.event).where(audit.c.sequence > after)
+    def leaves(
+        self, after: int, limit: int, wanted: AuditFilter | None = None, *, newest_first: bool = False
+    ) -> list[tuple[int, bytes]]:
+        """Return up to `limit` events after a sequence number, with their numbers, as they are in the log.
+
+        Args:
+            newest_first: From the newest one back; `after` is then the one to go on before, or 0.
+        """
+        number = audit.c.sequence
+        query = sa.select(number, audit.c.event)
+        if newest_first:
+            query = query.where(number < after) if after else query
+            query = query.order_by(number.desc())
+        else:
+            query = query.where(number > after).order_by(number)
         if wanted is not None:
             query = query.where(*wanted.clauses())
-        rows = self._connection.execute(query.order_by(audit.c.sequence).limit(limit))
-        return [(row.sequence, row.event) for row in rows]
+        return [(row.sequence, row.event) for row in self._connection.execute(query.limit(limit))]
 
     def credentials(self, subject: str, since: datetime) -> list[AuditRecord]:
         """Return the records of what was handed out for a subject from an instant on."""

@@ -111,6 +111,7 @@ class Database:
         self._engine = engine
         self._clock = clock
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="store")
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="store-reader")
         self.epoch = epoch
         self._recording: tuple[list[Event], asyncio.Future[None]] | None = None
         self._flushing: set[asyncio.Task[None]] = set()
@@ -223,13 +224,18 @@ class Database:
         except sa.exc.SQLAlchemyError as error:
             raise StoreError(f"database failed, nothing was changed: {_reason(error)}") from error
 
-    async def read(self, act: Callable[[Transaction], T]) -> T:
+    async def read(self, act: Callable[[Transaction], T], *, aside: bool = False) -> T:
         """Run `act` for what it returns; what it writes is undone.
+
+        Args:
+            aside: It may take long: writers do not wait for it, and it may not see what is being committed.
 
         Raises:
             StoreError: The database failed.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._writer, self._read, act)
+        return await asyncio.get_running_loop().run_in_executor(
+            self._reader if aside else self._writer, self._read, act
+        )
 
     def _read(self, act: Callable[[Transaction], T]) -> T:
         try:
@@ -241,6 +247,7 @@ class Database:
     def close(self) -> None:
         """Finish what is being written and close the file."""
         self._writer.shutdown(wait=True)
+        self._reader.shutdown(wait=True)
         self._engine.dispose()
 
 

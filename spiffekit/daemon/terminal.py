@@ -222,7 +222,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*("" if cell is None else _shown(cell) for cell in row))
+        table.add_row(*("" if cell is None else printable(cell) for cell in row))
     Console(markup=False, highlight=False, emoji=False).print(table)
 
 
@@ -232,11 +232,11 @@ def print_record(fields: Mapping[str, object]) -> None:
     for name, value in fields.items():
         for item in value if isinstance(value, list | tuple) else [value]:
             if item not in ("", None):
-                click.echo(f"{name:<{width}} : {_shown(item)}")
+                click.echo(f"{name:<{width}} : {printable(item)}")
     click.echo()
 
 
-def _shown(value: object) -> str:
+def printable(value: object) -> str:
     """Return a value as text in which nothing moves the cursor or forges a line."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(value))
 

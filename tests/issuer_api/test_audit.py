@@ -33,6 +33,7 @@ READS = {
     "/issuer.v1.Updates": "Watch",
     "/issuer.v1.Explain": "Why",
     "/issuer.v1.Revocation": "ListRevoked GetStatus",
+    "/issuer.v1.Audit": "ListEvents ProveEvent GetCheckpoint",
     "/issuer.v1.Agents": "GetAgent ListAgents ListAgentClasses",
 }
 ACTS = {}

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from prometheus_client import CollectorRegistry
 
 from issuer.api.agents import AgentsService
+from issuer.api.audit import AuditService
 from issuer.api.bundle import BundleService
 from issuer.api.caller import Callers, local_connection, tls_connection
 from issuer.api.debug import DebugService
@@ -28,8 +29,10 @@ from issuer.ca.authorities import Authorities, AuthorityPolicy
 from issuer.ca.rotation import ServerIdentity
 from issuer.changes import ChangeLog
 from issuer.evidence import EvidenceJudge
+from issuer.governance.audit_log import AuditLog, load_signer
 from issuer.governance.issuance import Governor
 from issuer.governance.lifecycle import Lifecycle
+from issuer.governance.log_files import LogFiles
 from issuer.governance.people import People
 from issuer.governance.revocation import Publisher, Revocations
 from issuer.keys.memory import MemoryKeyManager
@@ -48,7 +51,7 @@ from spiffekit.id import SpiffeId, TrustDomain
 from spiffekit.keys import private_key_to_der, public_key_to_der
 from spiffekit.selector import Selector
 from spiffekit.wire import tls
-from spiffekit.wire.pb.issuer.v1 import agents_pb2, explain_pb2, revocation_pb2, updates_pb2
+from spiffekit.wire.pb.issuer.v1 import agents_pb2, audit_pb2, explain_pb2, revocation_pb2, updates_pb2
 from spiffekit.wire.pb.spire.api import types_pb2
 from spiffekit.wire.pb.spire.api.server.agent.v1 import agent_pb2
 from spiffekit.wire.pb.spire.api.server.bundle.v1 import bundle_pb2
@@ -65,6 +68,7 @@ SERVICES = {
     "svid": svid_pb2.DESCRIPTOR.services_by_name["SVID"],
     "debug": debug_pb2.DESCRIPTOR.services_by_name["Debug"],
     "health": health_service.SERVICE,
+    "audit": audit_pb2.DESCRIPTOR.services_by_name["Audit"],
     "agents": agents_pb2.DESCRIPTOR.services_by_name["Agents"],
     "revocation": revocation_pb2.DESCRIPTOR.services_by_name["Revocation"],
     "explain": explain_pb2.DESCRIPTOR.services_by_name["Explain"],
@@ -141,6 +145,8 @@ class World:
 
     async def _serve(self, folder):
         self.socket = folder / "api.sock"
+        self.audit_files = LogFiles(folder / "audit")
+        self.audit_signer = load_signer("example.org/audit", folder / "audit-key")
         self.remote = TlsFront(
             "127.0.0.1",
             0,
@@ -215,6 +221,7 @@ class World:
             "agents": AgentsService(
                 TRUST_DOMAIN, **common, lifecycle=Lifecycle(self.options.get("people", People(None)))
             ),
+            "audit": AuditService(database=self.database, files=self.audit_files, key=self.audit_signer.key),
             "debug": DebugService(registrations=self.registrations, identity=self.identity, clock=self.clock),
             "health": HealthService(self.health),
             "explain": ExplainService(TRUST_DOMAIN, registrations=self.registrations),
@@ -330,6 +337,11 @@ class World:
         """The values of all join tokens."""
         query = sa.select(join_tokens.c.value)
         return await self.database.read(lambda tx: list(tx._connection.execute(query).scalars()))
+
+    async def seal(self):
+        """Seal what was recorded in the audit log."""
+        log = AuditLog(self.database, self.audit_files, self.audit_signer, self.clock, required=True)
+        await log.seal()
 
     async def lose_the_trail(self):
         """Break the database in such a way that nothing can be recorded any longer."""
