@@ -60,7 +60,7 @@ class EntryService:
 
         outcomes = await self._database.write_each([create(message) for message in request.entries])
         kind = entry_pb2.BatchCreateEntryResponse.Result
-        return entry_pb2.BatchCreateEntryResponse(results=[_result(kind, one, mask) for one in outcomes])
+        return entry_pb2.BatchCreateEntryResponse(results=[self._result(kind, one, mask) for one in outcomes])
 
     async def BatchUpdateEntry(  # noqa: N802 - the method's name on the wire
         self, request: entry_pb2.BatchUpdateEntryRequest, call: Call
@@ -82,7 +82,7 @@ class EntryService:
 
         outcomes = await self._database.write_each([update(message) for message in request.entries])
         kind = entry_pb2.BatchUpdateEntryResponse.Result
-        return entry_pb2.BatchUpdateEntryResponse(results=[_result(kind, one, mask) for one in outcomes])
+        return entry_pb2.BatchUpdateEntryResponse(results=[self._result(kind, one, mask) for one in outcomes])
 
     async def BatchDeleteEntry(  # noqa: N802 - the method's name on the wire
         self, request: entry_pb2.BatchDeleteEntryRequest, call: Call
@@ -114,7 +114,22 @@ class EntryService:
         if entry is None:
             raise NotFoundError(f"entry {request.id[:255]!r} does not exist")
         mask = request.output_mask if request.HasField("output_mask") else None
+        return self._shown(entry, mask)
+
+    def _result(self, kind: Any, outcome: RegistrationEntry | IssuerError, mask: Any) -> Any:
+        """Return what came of one entry: as it is now, or the one that exists already, or neither."""
+        entry = outcome.existing if isinstance(outcome, AlreadyExistsError) else outcome
+        result = kind(status=_status(outcome))
+        if isinstance(entry, RegistrationEntry):
+            result.entry.CopyFrom(self._shown(entry, mask))
+        return result
+
+    def _shown(self, entry: RegistrationEntry, mask: types_pb2.EntryMask | None) -> types_pb2.Entry:
+        """Return the message of an entry as operators see it: with who answers for the identity."""
         message: types_pb2.Entry = masked(entry_to_proto(entry), mask)
+        agent = self._registrations.agent(entry.spiffe_id) if entry.template is None else None
+        if agent is not None:
+            message.owner, message.agent_state = str(agent.owner), agent.state
         return message
 
     async def ListEntries(  # noqa: N802 - the method's name on the wire
@@ -125,7 +140,7 @@ class EntryService:
         wanted = self._predicate(request.filter)
         mask = request.output_mask if request.HasField("output_mask") else None
         entries = filter(wanted, self._registrations.entries_after(request.page_token))
-        messages = (masked(entry_to_proto(entry), mask) for entry in entries)
+        messages = (self._shown(entry, mask) for entry in entries)
         found, more = next(pages_of(messages, page_size(request.page_size, MAX_PAGE)))
         return entry_pb2.ListEntriesResponse(entries=found, next_page_token=found[-1].id if more else "")
 
@@ -220,15 +235,6 @@ def _revision(entry: RegistrationEntry) -> entry_pb2.EntryRevision:
 
 def _status(outcome: RegistrationEntry | IssuerError) -> types_pb2.Status:
     return item_status(outcome) if isinstance(outcome, IssuerError) else types_pb2.Status(message="OK")
-
-
-def _result(kind: Any, outcome: RegistrationEntry | IssuerError, mask: Any) -> Any:
-    """Return what came of one entry: as it is now, or the one that exists already, or neither."""
-    entry = outcome.existing if isinstance(outcome, AlreadyExistsError) else outcome
-    result = kind(status=_status(outcome))
-    if isinstance(entry, RegistrationEntry):
-        result.entry.CopyFrom(masked(entry_to_proto(entry), mask))
-    return result
 
 
 def _merged(

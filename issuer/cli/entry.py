@@ -37,6 +37,7 @@ def _show(entry: "types_pb2.Entry") -> None:
         {
             "Entry ID": entry.id,
             "SPIFFE ID": _name(entry),
+            "Owner": f"{entry.owner} (agent is {entry.agent_state})" if entry.owner else "nobody",
             "Parent ID": _id(entry.parent_id),
             "Revision": entry.revision_number,
             "Downstream": entry.downstream or None,

@@ -10,9 +10,11 @@ import pytest
 from issuer.model import AgentFacts, Outcome
 from spiffekit.jwtsvid import JwtSvid
 from spiffekit.wire.pb.issuer.v1 import agents_pb2, agents_pb2_grpc
+from spiffekit.wire.pb.spire.api.server.entry.v1 import entry_pb2, entry_pb2_grpc
 from spiffekit.wire.pb.spire.api.server.svid.v1 import svid_pb2, svid_pb2_grpc
 from tests.issuer.governance.people import IDP, listed, user, write
 from tests.issuer_api.calls import refused
+from tests.issuer_api.entries import create_one
 from tests.issuer_api.world import World, csr
 
 Code = grpc.StatusCode
@@ -253,3 +255,31 @@ async def test_svids_of_an_agent_are_short_named_and_recorded(world, agents, cha
     assert x509_record.credential.exp == f"{clock.now() + timedelta(seconds=900):%Y-%m-%dT%H:%M:%SZ}"
     with refused(Code.PERMISSION_DENIED, f"audience: 'web' is not among those of agent {PAYER}"):
         await node.NewJWTSVID(svid_pb2.NewJWTSVIDRequest(entry_id="agent-payer", audience=["web"]))
+
+
+async def test_entries_say_who_answers_for_them(world, local, agents):
+    entries = entry_pb2_grpc.EntryStub(local)
+    await register(agents)
+    made = await create_one(entries, path="/agent/payer")
+    assert (made.owner, made.agent_state) == (f"{IDP}|alice", "registered")
+    await agents.ActivateAgent(change())
+    await create_one(entries, path="/plain")
+    listed = (await entries.ListEntries(entry_pb2.ListEntriesRequest())).entries
+    assert {e.spiffe_id.path: (e.owner, e.agent_state) for e in listed} == {
+        "/agent/payer": (f"{IDP}|alice", "active"),
+        "/plain": ("", ""),
+    }
+    shown = await entries.GetEntry(entry_pb2.GetEntryRequest(id=made.id))
+    assert shown.owner == f"{IDP}|alice"
+    shown.owner = "https://mallory.example.org|mallory"
+    changed = await entries.BatchUpdateEntry(entry_pb2.BatchUpdateEntryRequest(entries=[shown]))
+    assert changed.results[0].entry.owner == f"{IDP}|alice"
+
+
+async def test_nodes_are_not_told_who_answers_for_entries(world, agents, channel):
+    await register(agents)
+    await agents.ActivateAgent(change())
+    await world.entry("/agent/payer")
+    node = entry_pb2_grpc.EntryStub(channel)
+    answer = await node.GetAuthorizedEntries(entry_pb2.GetAuthorizedEntriesRequest())
+    assert [e.owner for e in answer.entries] == [""]

@@ -271,7 +271,7 @@ class JoinToken(_message.Message):
     def __init__(self, value: _Optional[str] = ..., expires_at: _Optional[int] = ...) -> None: ...
 
 class Entry(_message.Message):
-    __slots__ = ("id", "spiffe_id", "parent_id", "selectors", "x509_svid_ttl", "federates_with", "admin", "downstream", "expires_at", "dns_names", "revision_number", "store_svid", "jwt_svid_ttl", "hint", "created_at", "additional_attributes", "evidence_required", "svid_per_process", "spiffe_id_template")
+    __slots__ = ("id", "spiffe_id", "parent_id", "selectors", "x509_svid_ttl", "federates_with", "admin", "downstream", "expires_at", "dns_names", "revision_number", "store_svid", "jwt_svid_ttl", "hint", "created_at", "additional_attributes", "evidence_required", "svid_per_process", "spiffe_id_template", "owner", "agent_state")
     class AdditionalAttributes(_message.Message):
         __slots__ = ("disable_x509_svid_prefetch", "jwt_svid_include_jti")
         DISABLE_X509_SVID_PREFETCH_FIELD_NUMBER: _ClassVar[int]
@@ -298,6 +298,8 @@ class Entry(_message.Message):
     EVIDENCE_REQUIRED_FIELD_NUMBER: _ClassVar[int]
     SVID_PER_PROCESS_FIELD_NUMBER: _ClassVar[int]
     SPIFFE_ID_TEMPLATE_FIELD_NUMBER: _ClassVar[int]
+    OWNER_FIELD_NUMBER: _ClassVar[int]
+    AGENT_STATE_FIELD_NUMBER: _ClassVar[int]
     id: str
     spiffe_id: SPIFFEID
     parent_id: SPIFFEID
@@ -317,7 +319,9 @@ class Entry(_message.Message):
     evidence_required: bool
     svid_per_process: bool
     spiffe_id_template: str
-    def __init__(self, id: _Optional[str] = ..., spiffe_id: _Optional[_Union[SPIFFEID, _Mapping]] = ..., parent_id: _Optional[_Union[SPIFFEID, _Mapping]] = ..., selectors: _Optional[_Iterable[_Union[Selector, _Mapping]]] = ..., x509_svid_ttl: _Optional[int] = ..., federates_with: _Optional[_Iterable[str]] = ..., admin: _Optional[bool] = ..., downstream: _Optional[bool] = ..., expires_at: _Optional[int] = ..., dns_names: _Optional[_Iterable[str]] = ..., revision_number: _Optional[int] = ..., store_svid: _Optional[bool] = ..., jwt_svid_ttl: _Optional[int] = ..., hint: _Optional[str] = ..., created_at: _Optional[int] = ..., additional_attributes: _Optional[_Union[Entry.AdditionalAttributes, _Mapping]] = ..., evidence_required: _Optional[bool] = ..., svid_per_process: _Optional[bool] = ..., spiffe_id_template: _Optional[str] = ...) -> None: ...
+    owner: str
+    agent_state: str
+    def __init__(self, id: _Optional[str] = ..., spiffe_id: _Optional[_Union[SPIFFEID, _Mapping]] = ..., parent_id: _Optional[_Union[SPIFFEID, _Mapping]] = ..., selectors: _Optional[_Iterable[_Union[Selector, _Mapping]]] = ..., x509_svid_ttl: _Optional[int] = ..., federates_with: _Optional[_Iterable[str]] = ..., admin: _Optional[bool] = ..., downstream: _Optional[bool] = ..., expires_at: _Optional[int] = ..., dns_names: _Optional[_Iterable[str]] = ..., revision_number: _Optional[int] = ..., store_svid: _Optional[bool] = ..., jwt_svid_ttl: _Optional[int] = ..., hint: _Optional[str] = ..., created_at: _Optional[int] = ..., additional_attributes: _Optional[_Union[Entry.AdditionalAttributes, _Mapping]] = ..., evidence_required: _Optional[bool] = ..., svid_per_process: _Optional[bool] = ..., spiffe_id_template: _Optional[str] = ..., owner: _Optional[str] = ..., agent_state: _Optional[str] = ...) -> None: ...
 
 class EntryMask(_message.Message):
     __slots__ = ("spiffe_id", "parent_id", "selectors", "x509_svid_ttl", "federates_with", "admin", "downstream", "expires_at", "dns_names", "revision_number", "store_svid", "jwt_svid_ttl", "hint", "created_at", "additional_attributes", "evidence_required", "svid_per_process", "spiffe_id_template")
