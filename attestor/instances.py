@@ -20,7 +20,7 @@ from typing import Final
 from attestor.cache import Cache, Entry
 from attestor.errors import AttestorError, IssuerUnavailableError
 from attestor.issuer_client import IssuerClient, make_csr, new_key
-from attestor.peer import Executable, Process
+from attestor.peer import Executable, Process, ancestors
 from attestor.session import agrees, authority_of, in_force, renewal_in
 from attestor.workload.examination import Examination
 from spiffekit.daemon.clock import Clock
@@ -243,6 +243,7 @@ def evidence_of(uid: str, process: Process, examination: Examination) -> Evidenc
         inode=executable[1],
         sha256=hashes[0].removeprefix("sha256:") if hashes else "",
     )
+    above = ancestors(process.proc)
     process.require_alive()
     return Evidence(
         id=secrets.token_bytes(16),
@@ -250,6 +251,7 @@ def evidence_of(uid: str, process: Process, examination: Examination) -> Evidenc
         collected_at=examination.collected_at,
         selectors=examination.selectors,
         process=facts,
+        ancestors=above,
         container=examination.container,
         pod=examination.pod,
     )

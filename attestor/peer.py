@@ -13,10 +13,14 @@ from typing import Final, Self
 
 from attestor.errors import PeerGoneError
 from spiffekit.daemon.peer import PeerProcess
+from spiffekit.evidence import MAX_ANCESTORS, AncestorFacts
 
 MAX_STAT: Final = 4096  # bytes of /proc/PID/stat
+MAX_STATUS: Final = 64 * 1024  # bytes of /proc/PID/status
+MAX_PATH: Final = 256  # characters of an ancestor's executable; a longer one is left out of the record
 AT_FDCWD: Final = -100
 AT_STATX_DONT_SYNC: Final = 0x4000  # statx(2): what the kernel knows, without asking a server that may hang
+DELETED: Final = " (deleted)"  # what the kernel puts after the path of a file that is gone
 STATX_BASIC_STATS: Final = 0x7FF
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 Executable = tuple[int, int, int, int, int]
@@ -116,3 +120,55 @@ def birth(proc: Path) -> tuple[int, int]:
     except OSError as error:
         raise PeerGoneError("process cannot be examined") from error
     return int(fields[1]), int(fields[19])
+
+
+def status(proc: Path) -> dict[str, str]:
+    """Return the fields of a process's status.
+
+    Args:
+        proc: Its folder below /proc.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is longer than `MAX_STATUS`: what stands last may be cut.
+    """
+    with (proc / "status").open("rb") as file:
+        text = file.read(MAX_STATUS + 1).decode("ascii", "replace")
+    if len(text) > MAX_STATUS:
+        raise ValueError(f"status is longer than {MAX_STATUS} bytes")
+    # At line feeds alone: the name that a process gives itself may hold any other line break.
+    return dict(line.split(":\t", 1) for line in text.split("\n") if ":\t" in line)
+
+
+def ancestors(proc: Path) -> tuple[AncestorFacts, ...]:
+    """Return who is above a process, its parent first: `MAX_ANCESTORS`, or up to one that cannot be examined.
+
+    Each is read between two looks at its child, whose parent is another from the moment that its own
+    exits: a number that was given anew is not taken for it.
+
+    Args:
+        proc: Its folder below /proc.
+    """
+    found: list[AncestorFacts] = []
+    try:
+        parent = birth(proc)[0]
+        while parent and len(found) < MAX_ANCESTORS:
+            above = proc.with_name(str(parent))
+            next_parent, start_ticks = birth(above)
+            uid = int(status(above)["Uid"].split()[1])  # effective
+            facts = AncestorFacts(pid=parent, start_ticks=start_ticks, uid=uid, executable=_path(above))
+            if birth(proc)[0] != parent:
+                break
+            found.append(facts)
+            proc, parent = above, next_parent
+    except (OSError, PeerGoneError, ValueError, LookupError):
+        pass  # what is known already stands
+    return tuple(found)
+
+
+def _path(proc: Path) -> str:
+    """Return an executable's path for a record; "" for a deleted one, or one that cannot be recorded."""
+    path = str((proc / "exe").readlink())
+    if path.endswith(DELETED) or len(path) > MAX_PATH or not path.isprintable():
+        return ""
+    return path

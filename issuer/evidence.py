@@ -141,11 +141,17 @@ def recorded(evidence: Evidence) -> dict[str, Any]:
         ).hexdigest(),
         "process": {
             "pid": process.pid,
+            "start_ticks": process.start_ticks,
             "uid": process.uid,
             "path": process.executable,
             "sha256": process.sha256,
         },
     }
+    if evidence.ancestors:
+        found["ancestors"] = [
+            {"pid": one.pid, "start_ticks": one.start_ticks, "uid": one.uid, "path": one.executable}
+            for one in evidence.ancestors
+        ]
     if container is not None:
         found["container"] = {
             "engine": container.engine,

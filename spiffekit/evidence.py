@@ -7,6 +7,7 @@ comes from the workload itself, but for selectors whose value starts with ``decl
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from spiffekit.selector import Selector
 
@@ -25,6 +26,19 @@ class ProcessFacts:
     device: int = 0  # of the executable's file
     inode: int = 0
     sha256: str = ""  # of the executable, lower-case hex; empty if it was not hashed
+
+
+MAX_ANCESTORS: Final = 8  # recorded of one process: whoever starts processes in each other fills no record
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AncestorFacts:
+    """A process above another, in the attestor's PID namespace: for the record, not for a judgement."""
+
+    pid: int
+    start_ticks: int  # as in `ProcessFacts`
+    uid: int  # effective
+    executable: str = ""  # path as the kernel names it; empty for a deleted file, or an unwieldy name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,5 +75,6 @@ class Evidence:
     collected_at: datetime
     selectors: frozenset[Selector]
     process: ProcessFacts
+    ancestors: tuple[AncestorFacts, ...] = ()  # the parent first; ends at one that cannot be examined
     container: ContainerFacts | None = None
     pod: PodFacts | None = None

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Final
 
 from attestor.errors import WorkloadAttestationError
-from attestor.peer import Executable, Process
+from attestor.peer import DELETED, Executable, Process
 from attestor.workload import file_systems
 from attestor.workload.aside import Aside
 
 MAX_HASHES: Final = 1024  # executables whose hash is remembered
 SETTLED: Final = 1_000_000_000  # ns since the last change of a file; two changes of one tick have one time
-_DELETED: Final = " (deleted)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +60,7 @@ class Executables:
         if process.executable() != executable:
             raise WorkloadAttestationError("executable changed while it was read")
         self._remember(executable, digest)
-        return Description("" if path.endswith(_DELETED) else path, _inode(executable), digest)
+        return Description("" if path.endswith(DELETED) else path, _inode(executable), digest)
 
     def _hash(self, exe: Path, size: int, known: str) -> str:
         # Through /proc/PID/exe: a path may mean another file in another mount namespace.

@@ -13,7 +13,7 @@ from typing import Final, Literal, NoReturn
 import msgspec
 
 from attestor.errors import WorkloadAttestationError
-from attestor.peer import Process
+from attestor.peer import Process, status
 from attestor.workload import Facts, cgroups, image_signatures
 from attestor.workload.containers import selectors
 from attestor.workload.image_signatures import ImageSignatures
@@ -26,7 +26,6 @@ from spiffekit.daemon.kubernetes.client import KubernetesClient, KubernetesError
 from spiffekit.errors import SelectorError
 
 MAX_ANCESTORS: Final = 256  # processes; deeper is taken for entered
-MAX_STATUS: Final = 64 * 1024  # bytes of /proc/PID/status
 MAX_PORT: Final = 65535
 _LOOPBACK: Final = {"127.0.0.1", "::1", "localhost"}
 
@@ -88,17 +87,17 @@ class K8sAttestor:
             return Facts()
         try:
             pod = await self._pods.find(place)
-            status = pod.container(place.container_id)
-            if status is None:
+            one = pod.container(place.container_id)
+            if one is None:
                 raise WorkloadAttestationError("pod does not have the container of the process")
-            found = facts.selectors(pod, status)
+            found = facts.selectors(pod, one)
             if self._signatures is not None:
-                stated = await self._signatures.stated(facts.digests(status)[1:])
+                stated = await self._signatures.stated(facts.digests(one)[1:])
                 found |= selectors(self.type, stated)
             return Facts(
                 found,
-                replace(facts.container_facts(pod, status), entered=self._entered(process, place)),
-                facts.pod_facts(pod, status),
+                replace(facts.container_facts(pod, one), entered=self._entered(process, place)),
+                facts.pod_facts(pod, one),
             )
         except (KubernetesError, SelectorError) as error:
             raise WorkloadAttestationError(f"pod cannot be examined: {error}") from error
@@ -121,16 +120,14 @@ class K8sAttestor:
                 if parent in ("0", "1") or cgroups.pod(cgroups.read(above), self._root) != place:
                     return len(numbers) == 1 or numbers[-1] != "1"
                 proc = above
-        except (OSError, KeyError, WorkloadAttestationError):
+        except (OSError, ValueError, KeyError, WorkloadAttestationError):
             return True  # an ancestor exited meanwhile
         return True
 
 
 def _kin(proc: Path) -> tuple[str, list[str]]:
     """Return a process's parent, and its number in each PID namespace from ours down to its own."""
-    with (proc / "status").open("rb") as file:
-        text = file.read(MAX_STATUS).decode("ascii", "replace")
-    fields = dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
+    fields = status(proc)
     return fields["PPid"], fields["NSpid"].split()
 
 

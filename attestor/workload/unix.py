@@ -13,7 +13,7 @@ from typing import Final, Self
 import msgspec
 
 from attestor.errors import PeerGoneError, WorkloadAttestationError
-from attestor.peer import Process
+from attestor.peer import Process, status
 from attestor.workload import Facts
 from attestor.workload.aside import Aside
 from attestor.workload.executable import Executables
@@ -21,7 +21,6 @@ from spiffekit.daemon.peer import PeerProcess, PeerUnknownError
 from spiffekit.selector import Selector
 
 TYPE: Final = "unix"
-MAX_STATUS: Final = 64 * 1024  # bytes of /proc/PID/status
 MAX_CMDLINE: Final = 4096  # bytes; a longer one is not stated, for a part of it could mislead
 INIT: Final = 1  # in its PID namespace
 
@@ -62,8 +61,7 @@ class UnixAttestor:
         """
         try:
             # Names may come from a directory over the network, and hang as it does.
-            status = _Status.of(process)
-            found = _selectors(await self._aside.run(process.peer.uid, _identity, status))
+            found = _selectors(await self._aside.run(process.peer.uid, _identity, _Status.of(process)))
             if self._config.discover_workload_path:
                 exe = await self._executables.describe(process)
                 found |= _selectors({"path": {exe.path}, "inode": {exe.inode}, "sha256": {exe.sha256}})
@@ -85,11 +83,11 @@ class UnixAttestor:
             pid, _ = process.birth()
             with closing(PeerProcess.from_pid(pid)) as peer:
                 parent = Process.of(peer)
-                status = _Status.of(parent)
-                if status.own_pid == INIT:  # adopts all whose parent exited, so it says nothing
+                seen = _Status.of(parent)
+                if seen.own_pid == INIT:  # adopts all whose parent exited, so it says nothing
                     return frozenset()
                 exe = await self._executables.describe(parent)
-                uid, path, sha256 = {str(status.uid)}, {exe.path}, {exe.sha256}
+                uid, path, sha256 = {str(seen.uid)}, {exe.path}, {exe.sha256}
                 found = _selectors({"parent:uid": uid, "parent:path": path, "parent:sha256": sha256})
                 if process.birth()[0] != pid or not peer.alive():
                     return frozenset()
@@ -107,12 +105,7 @@ class _Status:
 
     @classmethod
     def of(cls, process: Process) -> Self:
-        with (process.proc / "status").open("rb") as file:
-            text = file.read(MAX_STATUS + 1).decode("ascii", "replace")
-        if len(text) > MAX_STATUS:  # the number of its last group may be cut
-            raise ValueError(f"status is longer than {MAX_STATUS} bytes")
-        # At line feeds alone: the name that a process gives itself may hold any other line break.
-        fields = dict(line.split(":\t", 1) for line in text.split("\n") if ":\t" in line)
+        fields = status(process.proc)
         try:
             uid, gid = (int(fields[name].split()[1]) for name in ("Uid", "Gid"))
             groups = tuple(map(int, fields["Groups"].split()))
@@ -121,14 +114,14 @@ class _Status:
             raise ValueError("status lacks a field") from error
 
 
-def _identity(status: _Status) -> Mapping[str, AbstractSet[str]]:
+def _identity(seen: _Status) -> Mapping[str, AbstractSet[str]]:
     return {
-        "uid": {str(status.uid)},
-        "gid": {str(status.gid)},
-        "user": {_user(status.uid)},
-        "group": {_group(status.gid)},
-        "supplementary_gid": set(map(str, status.groups)),
-        "supplementary_group": set(map(_group, status.groups)),
+        "uid": {str(seen.uid)},
+        "gid": {str(seen.gid)},
+        "user": {_user(seen.uid)},
+        "group": {_group(seen.gid)},
+        "supplementary_gid": set(map(str, seen.groups)),
+        "supplementary_group": set(map(_group, seen.groups)),
     }
 
 

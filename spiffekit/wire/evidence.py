@@ -9,11 +9,11 @@ from typing import Any, Final, TypeVar
 from google.protobuf.message import Message
 
 from spiffekit.errors import EvidenceError, SelectorError
-from spiffekit.evidence import ContainerFacts, Evidence, PodFacts, ProcessFacts
+from spiffekit.evidence import MAX_ANCESTORS, AncestorFacts, ContainerFacts, Evidence, PodFacts, ProcessFacts
 from spiffekit.wire.convert import selector_from_proto, selector_to_proto
 from spiffekit.wire.pb.issuer.v1 import evidence_pb2
 
-F = TypeVar("F", ProcessFacts, ContainerFacts, PodFacts)
+F = TypeVar("F", ProcessFacts, AncestorFacts, ContainerFacts, PodFacts)
 
 ID_BYTES: Final = 16
 MAX_SELECTORS: Final = 2000  # of one workload: labels and environment of a large pod
@@ -34,6 +34,8 @@ def evidence_to_proto(evidence: Evidence) -> evidence_pb2.Evidence:
         facts = getattr(evidence, name)
         if facts is not None:
             _fill(getattr(message, name), facts)
+    for ancestor in evidence.ancestors:
+        _fill(message.ancestors.add(), ancestor)
     return message
 
 
@@ -57,6 +59,8 @@ def evidence_from_proto(message: evidence_pb2.Evidence) -> Evidence:
         raise EvidenceError("evidence.process: is missing")
     if len(message.selectors) > MAX_SELECTORS:
         raise EvidenceError(f"evidence.selectors: more than {MAX_SELECTORS}")
+    if len(message.ancestors) > MAX_ANCESTORS:
+        raise EvidenceError(f"evidence.ancestors: more than {MAX_ANCESTORS}")
     try:
         selectors = frozenset(map(selector_from_proto, message.selectors))
         collected_at = _EPOCH + timedelta(microseconds=message.collected_at)
@@ -70,6 +74,7 @@ def evidence_from_proto(message: evidence_pb2.Evidence) -> Evidence:
         collected_at=collected_at,
         selectors=selectors,
         process=_facts(ProcessFacts, message.process),
+        ancestors=tuple(_facts(AncestorFacts, ancestor) for ancestor in message.ancestors),
         container=_facts(ContainerFacts, message.container) if message.HasField("container") else None,
         pod=_facts(PodFacts, message.pod) if message.HasField("pod") else None,
     )

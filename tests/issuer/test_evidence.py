@@ -9,7 +9,7 @@ import pytest
 
 from issuer.errors import EvidenceRejectedError
 from issuer.evidence import MAX_AGE, EvidenceJudge, recorded
-from spiffekit.evidence import ContainerFacts, Evidence, PodFacts, ProcessFacts
+from spiffekit.evidence import AncestorFacts, ContainerFacts, Evidence, PodFacts, ProcessFacts
 from spiffekit.selector import IMAGE_SIGNATURES
 from spiffekit.template import Template
 from tests.issuer.strategies import NOW, a_node, an_entry, an_id, selectors
@@ -223,9 +223,12 @@ def test_without_a_watched_cluster_no_pod_earns_anything():
 
 def test_the_record_says_what_it_was_and_no_selector():
     found = recorded(in_pod("docker:env:PASSWORD=hunter2"))
-    assert found["process"] == {"pid": 1, "uid": 0, "path": "/bin/a", "sha256": "ff"}
+    assert found["process"] == {"pid": 1, "start_ticks": 2, "uid": 0, "path": "/bin/a", "sha256": "ff"}
     assert found["container"]["image"] == "sha256:d"
     assert found["pod"] == {"namespace": "shop", "name": "web-1", "uid": "u1", "node": "n1"}
     assert "hunter2" not in str(found)
     assert found["selectors_sha256"] != recorded(in_pod())["selectors_sha256"]
+    above = (AncestorFacts(pid=9, start_ticks=1, uid=3, executable="/bin/b"),)
+    found = recorded(replace(in_pod(), ancestors=above))
+    assert found["ancestors"] == [{"pid": 9, "start_ticks": 1, "uid": 3, "path": "/bin/b"}]
     assert recorded(evidence()).keys() == {"instance", "collected_at", "selectors_sha256", "process"}

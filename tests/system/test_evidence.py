@@ -86,6 +86,7 @@ def test_the_record_says_which_process_it_was(local, own, start):
     evidence = event["detail"]["evidence"]
     assert evidence["process"]["pid"] == process.pid
     assert evidence["process"]["uid"] == os.getuid()
+    assert evidence["ancestors"][0]["pid"] == os.getpid()
     assert len(evidence["instance"]) == 26
 
 

@@ -18,9 +18,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from attestor.errors import WorkloadAttestationError
+from attestor.peer import MAX_STATUS
 from attestor.workload import Configured, Facts
 from attestor.workload.examination import Examiner
-from attestor.workload.unix import MAX_STATUS, Config, UnixAttestor, create
+from attestor.workload.unix import Config, UnixAttestor, create
 from spiffekit.daemon.clock import SystemClock
 from tests.attestor.workload.processes import held, process, running, values
 

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from spiffekit.wire.pb.spire.api import types_pb2 as spiffekit_dot_wire_dot_pb_dot_spire_dot_api_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*spiffekit/wire/pb/issuer/v1/evidence.proto\x12\tissuer.v1\x1a\'spiffekit/wire/pb/spire/api/types.proto\"\xea\x01\n\x08\x45vidence\x12\n\n\x02id\x18\x01 \x01(\x0c\x12\x14\n\x0cinstance_uid\x18\x02 \x01(\t\x12\x14\n\x0c\x63ollected_at\x18\x03 \x01(\x03\x12,\n\tselectors\x18\x04 \x03(\x0b\x32\x19.spire.api.types.Selector\x12(\n\x07process\x18\x05 \x01(\x0b\x32\x17.issuer.v1.ProcessFacts\x12,\n\tcontainer\x18\x06 \x01(\x0b\x32\x19.issuer.v1.ContainerFacts\x12 \n\x03pod\x18\x07 \x01(\x0b\x32\x13.issuer.v1.PodFacts\"\x8d\x01\n\x0cProcessFacts\x12\x0b\n\x03pid\x18\x01 \x01(\x05\x12\x13\n\x0bstart_ticks\x18\x02 \x01(\x04\x12\x0b\n\x03uid\x18\x03 \x01(\r\x12\x0b\n\x03gid\x18\x04 \x01(\r\x12\x12\n\nexecutable\x18\x05 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x06 \x01(\x04\x12\r\n\x05inode\x18\x07 \x01(\x04\x12\x0e\n\x06sha256\x18\x08 \x01(\t\"\x82\x01\n\x0e\x43ontainerFacts\x12\x0e\n\x06\x65ngine\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\r\n\x05image\x18\x04 \x01(\t\x12\x10\n\x08image_id\x18\x05 \x01(\t\x12\x14\n\x0cimage_digest\x18\x06 \x01(\t\x12\x0f\n\x07\x65ntered\x18\x07 \x01(\x08\"w\n\x08PodFacts\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x17\n\x0fservice_account\x18\x04 \x01(\t\x12\x11\n\tnode_name\x18\x05 \x01(\t\x12\x11\n\tcontainer\x18\x06 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*spiffekit/wire/pb/issuer/v1/evidence.proto\x12\tissuer.v1\x1a\'spiffekit/wire/pb/spire/api/types.proto\"\x97\x02\n\x08\x45vidence\x12\n\n\x02id\x18\x01 \x01(\x0c\x12\x14\n\x0cinstance_uid\x18\x02 \x01(\t\x12\x14\n\x0c\x63ollected_at\x18\x03 \x01(\x03\x12,\n\tselectors\x18\x04 \x03(\x0b\x32\x19.spire.api.types.Selector\x12(\n\x07process\x18\x05 \x01(\x0b\x32\x17.issuer.v1.ProcessFacts\x12,\n\tcontainer\x18\x06 \x01(\x0b\x32\x19.issuer.v1.ContainerFacts\x12 \n\x03pod\x18\x07 \x01(\x0b\x32\x13.issuer.v1.PodFacts\x12+\n\tancestors\x18\x08 \x03(\x0b\x32\x18.issuer.v1.AncestorFacts\"R\n\rAncestorFacts\x12\x0b\n\x03pid\x18\x01 \x01(\x05\x12\x13\n\x0bstart_ticks\x18\x02 \x01(\x04\x12\x0b\n\x03uid\x18\x03 \x01(\r\x12\x12\n\nexecutable\x18\x04 \x01(\t\"\x8d\x01\n\x0cProcessFacts\x12\x0b\n\x03pid\x18\x01 \x01(\x05\x12\x13\n\x0bstart_ticks\x18\x02 \x01(\x04\x12\x0b\n\x03uid\x18\x03 \x01(\r\x12\x0b\n\x03gid\x18\x04 \x01(\r\x12\x12\n\nexecutable\x18\x05 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x06 \x01(\x04\x12\r\n\x05inode\x18\x07 \x01(\x04\x12\x0e\n\x06sha256\x18\x08 \x01(\t\"\x82\x01\n\x0e\x43ontainerFacts\x12\x0e\n\x06\x65ngine\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\r\n\x05image\x18\x04 \x01(\t\x12\x10\n\x08image_id\x18\x05 \x01(\t\x12\x14\n\x0cimage_digest\x18\x06 \x01(\t\x12\x0f\n\x07\x65ntered\x18\x07 \x01(\x08\"w\n\x08PodFacts\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x17\n\x0fservice_account\x18\x04 \x01(\t\x12\x11\n\tnode_name\x18\x05 \x01(\t\x12\x11\n\tcontainer\x18\x06 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,11 +33,13 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'spiffekit.wire.pb.issuer.v1
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_EVIDENCE']._serialized_start=99
-  _globals['_EVIDENCE']._serialized_end=333
-  _globals['_PROCESSFACTS']._serialized_start=336
-  _globals['_PROCESSFACTS']._serialized_end=477
-  _globals['_CONTAINERFACTS']._serialized_start=480
-  _globals['_CONTAINERFACTS']._serialized_end=610
-  _globals['_PODFACTS']._serialized_start=612
-  _globals['_PODFACTS']._serialized_end=731
+  _globals['_EVIDENCE']._serialized_end=378
+  _globals['_ANCESTORFACTS']._serialized_start=380
+  _globals['_ANCESTORFACTS']._serialized_end=462
+  _globals['_PROCESSFACTS']._serialized_start=465
+  _globals['_PROCESSFACTS']._serialized_end=606
+  _globals['_CONTAINERFACTS']._serialized_start=609
+  _globals['_CONTAINERFACTS']._serialized_end=739
+  _globals['_PODFACTS']._serialized_start=741
+  _globals['_PODFACTS']._serialized_end=860
 # @@protoc_insertion_point(module_scope)

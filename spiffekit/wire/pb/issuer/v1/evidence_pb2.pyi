@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Evidence(_message.Message):
-    __slots__ = ("id", "instance_uid", "collected_at", "selectors", "process", "container", "pod")
+    __slots__ = ("id", "instance_uid", "collected_at", "selectors", "process", "container", "pod", "ancestors")
     ID_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_UID_FIELD_NUMBER: _ClassVar[int]
     COLLECTED_AT_FIELD_NUMBER: _ClassVar[int]
@@ -16,6 +16,7 @@ class Evidence(_message.Message):
     PROCESS_FIELD_NUMBER: _ClassVar[int]
     CONTAINER_FIELD_NUMBER: _ClassVar[int]
     POD_FIELD_NUMBER: _ClassVar[int]
+    ANCESTORS_FIELD_NUMBER: _ClassVar[int]
     id: bytes
     instance_uid: str
     collected_at: int
@@ -23,7 +24,20 @@ class Evidence(_message.Message):
     process: ProcessFacts
     container: ContainerFacts
     pod: PodFacts
-    def __init__(self, id: _Optional[bytes] = ..., instance_uid: _Optional[str] = ..., collected_at: _Optional[int] = ..., selectors: _Optional[_Iterable[_Union[_types_pb2.Selector, _Mapping]]] = ..., process: _Optional[_Union[ProcessFacts, _Mapping]] = ..., container: _Optional[_Union[ContainerFacts, _Mapping]] = ..., pod: _Optional[_Union[PodFacts, _Mapping]] = ...) -> None: ...
+    ancestors: _containers.RepeatedCompositeFieldContainer[AncestorFacts]
+    def __init__(self, id: _Optional[bytes] = ..., instance_uid: _Optional[str] = ..., collected_at: _Optional[int] = ..., selectors: _Optional[_Iterable[_Union[_types_pb2.Selector, _Mapping]]] = ..., process: _Optional[_Union[ProcessFacts, _Mapping]] = ..., container: _Optional[_Union[ContainerFacts, _Mapping]] = ..., pod: _Optional[_Union[PodFacts, _Mapping]] = ..., ancestors: _Optional[_Iterable[_Union[AncestorFacts, _Mapping]]] = ...) -> None: ...
+
+class AncestorFacts(_message.Message):
+    __slots__ = ("pid", "start_ticks", "uid", "executable")
+    PID_FIELD_NUMBER: _ClassVar[int]
+    START_TICKS_FIELD_NUMBER: _ClassVar[int]
+    UID_FIELD_NUMBER: _ClassVar[int]
+    EXECUTABLE_FIELD_NUMBER: _ClassVar[int]
+    pid: int
+    start_ticks: int
+    uid: int
+    executable: str
+    def __init__(self, pid: _Optional[int] = ..., start_ticks: _Optional[int] = ..., uid: _Optional[int] = ..., executable: _Optional[str] = ...) -> None: ...
 
 class ProcessFacts(_message.Message):
     __slots__ = ("pid", "start_ticks", "uid", "gid", "executable", "device", "inode", "sha256")
