@@ -50,6 +50,7 @@ PROMISED = {
     "issuer agent transfer": f"spiffeID reason {OWNER} {ASK}",
     "issuer audit tail": f"lines follow {EVENTS} {ASK}",
     "issuer audit search": f"{EVENTS} id limit {ASK}",
+    "issuer audit export": f"{EVENTS} after follow {ASK}",
     "issuer audit verify": f"dir key witness from to {ASK}",
     "issuer audit prove": f"dir key file {ASK}",
     "issuer audit check-proof": "key witness output",

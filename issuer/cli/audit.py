@@ -2,6 +2,7 @@
 """The audit trail: read it, check it as a whole, and prove to others what is in it."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -257,6 +258,33 @@ def check_proof(file: Path, key: "VerifierKey", witnesses: "tuple[VerifierKey, .
 
 def _text(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+@group.command()
+@event_filters
+@click.option("--after", default=0, type=click.IntRange(0), help="Only those after this sequence number.")
+@click.option("--follow", is_flag=True, help="Go on with what comes.")
+@click.option(
+    "--output",
+    type=click.Choice(["jsonl", "ocsf", "otlp"]),
+    default="jsonl",
+    show_default=True,
+    help="The events themselves, OCSF 1.8.0, or OpenTelemetry logs.",
+)
+@socket_option
+def export(after: int, follow: bool, output: str, socket: Path, **given: Any) -> None:
+    """Print events for other programs, one JSON document a line, the oldest first."""
+    from issuer.client import connect
+    from issuer.governance.audit_export import to_ocsf, to_otlp
+
+    forms: dict[str, Callable[[bytes], str]] = {
+        "jsonl": bytes.decode,
+        "ocsf": lambda leaf: json.dumps(to_ocsf(leaf), ensure_ascii=False),
+        "otlp": lambda leaf: json.dumps(to_otlp([leaf]), ensure_ascii=False),
+    }
+    with connect(socket) as api:
+        for event in events(api, event_request(given, after=after), follow=follow):
+            click.echo(forms[output](event.json))
 
 
 @group.command()

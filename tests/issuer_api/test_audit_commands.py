@@ -37,7 +37,9 @@ def issuer(world):
 async def sealed(world):
     """A world of 300 sealed events."""
     await world.database.record(
-        a_record(credential=CredentialFacts(kind="x509-svid", serial=str(SERIAL))),
+        a_record(
+            credential=CredentialFacts(kind="x509-svid", serial=str(SERIAL), exp="2026-01-02T04:04:05Z")
+        ),
         a_record(type="svid.refused", outcome=Outcome.DENIED, reason="no\nmore", actor="alice"),
         *[a_record(type="entry.created", detail={"n": n}) for n in range(298)],
     )
@@ -299,3 +301,15 @@ async def test_the_key_is_printed(issuer, sealed, key):
 def test_a_text_of_an_event_stays_itself():
     assert commands._text("a") == "a"
     assert commands._text({"é": 1}) == '{"é": 1}'
+
+
+async def test_events_are_exported_a_line_each(issuer, sealed):
+    kept = await sealed.database.read(lambda tx: tx.audit.leaves(0, 1000))
+    code, output, _ = await issuer("export")
+    assert (code, output.encode().splitlines()) == (0, [leaf for _, leaf in kept])
+    assert len((await issuer("export", "--after", "290"))[1].splitlines()) == 10
+    (ocsf,) = (await issuer("export", "--type", "svid.issued", "--output", "ocsf"))[1].splitlines()
+    assert json.loads(ocsf)["session"]["uid"] == str(SERIAL)
+    (otlp,) = (await issuer("export", "--type", "svid.issued", "--output", "otlp"))[1].splitlines()
+    (record,) = json.loads(otlp)["resourceLogs"][0]["scopeLogs"][0]["logRecords"]
+    assert record["body"]["stringValue"].encode() == kept[0][1]
