@@ -138,6 +138,7 @@ class Tunnel:
                 yield f"unix:{path}"
             finally:
                 server.close()
+                await asyncio.sleep(0)  # what was accepted already begins
                 for task in self._tasks:
                     task.cancel()
                 await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -145,7 +146,13 @@ class Tunnel:
     def _begin(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+
+        def end(done: asyncio.Task[None]) -> None:
+            self._tasks.discard(done)
+            if not writer.is_closing():  # also when it was cancelled before it began
+                writer.transport.abort()
+
+        task.add_done_callback(end)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         far_writer: asyncio.StreamWriter | None = None
@@ -167,8 +174,6 @@ class Tunnel:
         except Exception as error:  # noqa: BLE001 - whatever `connect` raises is the verdict on this connection
             self.last_error = error
         finally:
-            if not writer.is_closing():
-                writer.transport.abort()
             if far_writer is not None:
                 far_writer.transport.abort()
 

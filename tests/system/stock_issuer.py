@@ -15,9 +15,8 @@ from spiffekit.daemon.lifecycle import run_until_signalled
 class StockIssuer(Issuer):
     """Without the services of ours: whoever calls them is told UNIMPLEMENTED."""
 
-    def _implementations(self, callers):
-        offered = super()._implementations(callers)
-        return [(service, made) for service, made in offered if not service.full_name.startswith("issuer.")]
+    def _ours(self, callers):
+        return []
 
 
 async def run(config):

@@ -63,6 +63,7 @@ def line(process):
 @pytest.fixture
 def own(local, attestor):
     entry_id = local.register("/own", attestor.node_id, UID, options=["--perProcess"])
+    eventually(lambda: ids_of(attestor), ["spiffe://example.org/own"])  # a restart may have gone before
     yield entry_id
     local.operator("entry", "delete", "--entryID", entry_id)
 

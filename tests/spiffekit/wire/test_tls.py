@@ -327,3 +327,24 @@ async def test_a_tunnel_that_is_left_takes_its_connections_with_it(tmp_path):
             async with asyncio.timeout(5):
                 assert await reader.read() == b""
         writer.close()
+
+
+async def test_a_connection_that_is_dropped_before_it_begins_is_closed_all_the_same(tmp_path):
+    """A task that is cancelled before its first step runs no `finally` of its own."""
+    async with Far(tmp_path, SERVER) as far, tls_tunnel(far) as (tunnel, _):
+        ends = []
+
+        def begin_and_drop(reader, writer):
+            tunnel._begin(reader, writer)
+            tunnel.drop()
+            ends.append(writer)
+
+        server = await asyncio.start_unix_server(begin_and_drop, tmp_path / "near.sock")
+        reader, writer = await asyncio.open_unix_connection(tmp_path / "near.sock")
+        with contextlib.suppress(ConnectionError):
+            async with asyncio.timeout(5):
+                assert await reader.read() == b""
+        assert ends[0].is_closing()
+        assert far.connections == 0
+        writer.close()
+        server.close()
