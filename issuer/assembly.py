@@ -26,6 +26,7 @@ from issuer.api.node import NodeService
 from issuer.api.revocation import RevocationService
 from issuer.api.svid import SvidService
 from issuer.api.updates import UpdatesService
+from issuer.api.wit import WitSvidService
 from issuer.ca.authorities import Authorities, AuthorityPolicy
 from issuer.ca.rotation import Rotation, ServerIdentity
 from issuer.changes import ChangeLog
@@ -124,6 +125,7 @@ class Issuer:
             ca_key_type=table.ca_key_type,
             jwt_key_type=table.jwt_key_type or table.ca_key_type,
             jwt_issuer=table.jwt_issuer,
+            wit=table.wit,
         )
         origin = config.audit.origin or f"{table.trust_domain}/audit"
         signer = load_signer(origin, table.data_dir / "audit-key", config.audit.passphrase_file)
@@ -308,15 +310,19 @@ class Issuer:
             attest_limit=attest,
             clusters=self.kubernetes,
         )
-        svid = SvidService(
-            self.trust_domain,
+        signing: dict[str, Any] = {
             **common,
-            authorities=self.authorities,
-            x509_svid_ttl=table.default_x509_svid_ttl,
-            jwt_svid_ttl=table.default_jwt_svid_ttl,
-            sign_limit=sign,
-            judge=EvidenceJudge(self.clusters if self.kubernetes else None),
-            governor=Governor(self.registrations),
+            "authorities": self.authorities,
+            "x509_svid_ttl": table.default_x509_svid_ttl,
+            "jwt_svid_ttl": table.default_jwt_svid_ttl,
+            "sign_limit": sign,
+            "judge": EvidenceJudge(self.clusters if self.kubernetes else None),
+            "governor": Governor(self.registrations),
+        }
+        svid = (
+            WitSvidService(self.trust_domain, wit_svid_ttl=table.default_wit_svid_ttl, **signing)
+            if table.wit
+            else SvidService(self.trust_domain, **signing)
         )
         debug = DebugService(registrations=self.registrations, identity=self.identity, clock=self.clock)
         return [

@@ -22,6 +22,7 @@ from spiffekit.transparency.notes import check_name
 
 MIN_TTL: Final = timedelta(seconds=1)
 MAX_TTL: Final = timedelta(days=36525)  # beyond, instants leave the calendar
+MAX_WIT_TTL: Final = timedelta(days=1)  # WIT-SVID §3.4: minutes to hours
 MAX_PORT: Final = 65535
 MIN_STALE: Final = timedelta(seconds=10)  # a watch lasts for half of it
 _CLUSTER: Final = re.compile(r"[A-Za-z0-9._-]{1,63}", re.ASCII)
@@ -45,6 +46,9 @@ class IssuerTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         ca_key_type: ec-p256, ec-p384, rsa-2048 or rsa-4096.
         jwt_key_type: Likewise; as `ca_key_type` if left out.
         jwt_issuer: The `iss` of JWT-SVIDs; none if left out.
+        wit: Sign WIT-SVIDs, and publish their authorities in the bundle. The standard is incubating, and
+            there are readers of bundles that refuse a whole bundle for such a key.
+        default_wit_svid_ttl: Lifetime of WIT-SVIDs.
         admin_ids: SPIFFE IDs that may administrate over mTLS.
         prune_nodes_expired_for: Forget nodes whose SVID ended so long ago; never if left out.
         prune_tofu_nodes: Forget as well those that cannot prove themselves again, whose proof then counts
@@ -69,6 +73,8 @@ class IssuerTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     ca_key_type: KeyType = KeyType.EC_P256
     jwt_key_type: KeyType | None = None
     jwt_issuer: str = ""
+    wit: bool = False
+    default_wit_svid_ttl: Span = Span(hours=1)
     admin_ids: tuple[str, ...] = ()
     prune_nodes_expired_for: Span | None = None
     prune_tofu_nodes: bool = False
@@ -221,12 +227,15 @@ def _overlap(table: IssuerTable) -> bool:
 
 
 def _bad_spans(table: IssuerTable) -> Iterator[str]:
-    for name in ("ca_ttl", "default_x509_svid_ttl", "default_jwt_svid_ttl", "node_svid_ttl"):
+    defaults = (f"default_{kind}_svid_ttl" for kind in ("x509", "jwt", "wit"))
+    for name in ("ca_ttl", *defaults, "node_svid_ttl"):
         ttl = getattr(table, name)
         if ttl is not None and ttl < MIN_TTL:
             yield f"issuer.{name}: shorter than a second"
         if ttl is not None and ttl > MAX_TTL:
             yield f"issuer.{name}: longer than 100 years"
+    if table.default_wit_svid_ttl > MAX_WIT_TTL:
+        yield "issuer.default_wit_svid_ttl: longer than a day"
     if table.prune_nodes_expired_for is not None and table.prune_nodes_expired_for > MAX_TTL:
         yield "issuer.prune_nodes_expired_for: longer than 100 years"
 

@@ -240,6 +240,7 @@ class AuthorityKind(StrEnum):
 
     X509 = "x509"
     JWT = "jwt"
+    WIT = "wit"
 
 
 class AuthorityState(StrEnum):
@@ -254,7 +255,7 @@ class AuthorityState(StrEnum):
 class AuthorityRecord:
     """One line of the authority journal: enough to sign again after a restart, if the key is there."""
 
-    id: str  # X.509: subject key identifier, lower-case hex; JWT: key ID
+    id: str  # X.509: subject key identifier, lower-case hex; JWT and WIT: key ID
     kind: AuthorityKind
     state: AuthorityState
     key_id: str  # under which the key manager keeps the private key

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """spire.api.server.bundle.v1: our own bundle, and those of federated trust domains."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, Final
 
@@ -80,7 +80,7 @@ class BundleService:
                     jwt_authorities=before.jwt_authorities + jwt_authorities,
                 )
             )
-            if len(after.x509_authorities) + len(after.jwt_authorities) > MAX_OWN:
+            if after.size > MAX_OWN:
                 raise InvalidRequestError(f"the bundle would have more than {MAX_OWN} authorities")
             tx.audit.append(
                 call.record(self._trust_domain.name, authorities=len(x509_authorities + jwt_authorities))
@@ -130,6 +130,7 @@ class BundleService:
                     bundle,
                     x509_authorities=(bundle if mask.x509_authorities else before).x509_authorities,
                     jwt_authorities=(bundle if mask.jwt_authorities else before).jwt_authorities,
+                    wit_authorities=(bundle if mask.wit_authorities else before).wit_authorities,
                     refresh_hint=(bundle if mask.refresh_hint else before).refresh_hint,
                 )
             return tx.bundles.put(bundle)
@@ -223,13 +224,20 @@ def _once(bundle: Bundle) -> Bundle:
     certificates: dict[bytes, X509Authority] = {}
     for authority in bundle.x509_authorities:
         certificates.setdefault(authority.certificate_der, authority)
-    keys: dict[str, JwtAuthority] = {}
-    for key in bundle.jwt_authorities:
-        if keys.setdefault(key.key_id, key).public_key_der != key.public_key_der:
-            raise InvalidRequestError(f"jwt_authorities: two keys have the ID {key.key_id[:80]!r}")
     return replace(
-        bundle, x509_authorities=tuple(certificates.values()), jwt_authorities=tuple(keys.values())
+        bundle,
+        x509_authorities=tuple(certificates.values()),
+        jwt_authorities=_keys_once("jwt_authorities", bundle.jwt_authorities),
+        wit_authorities=_keys_once("wit_authorities", bundle.wit_authorities),
     )
+
+
+def _keys_once(field: str, authorities: Iterable[JwtAuthority]) -> tuple[JwtAuthority, ...]:
+    keys: dict[str, JwtAuthority] = {}
+    for key in authorities:
+        if keys.setdefault(key.key_id, key).public_key_der != key.public_key_der:
+            raise InvalidRequestError(f"{field}: two keys have the ID {key.key_id[:80]!r}")
+    return tuple(keys.values())
 
 
 def _masked(bundle: Bundle, request: Any) -> types_pb2.Bundle:

@@ -28,6 +28,8 @@ EVENT_TYPES: Final = {
     f"{_ENTRIES}/BatchDeleteEntry": "entry.deleted",
     f"{_SVIDS}/MintX509SVID": "svid.minted",
     f"{_SVIDS}/MintJWTSVID": "svid.minted",
+    f"{_SVIDS}/MintWITSVID": "svid.minted",
+    f"{_SVIDS}/BatchNewWITSVID": "svid.issued",
     f"{_SVIDS}/BatchNewX509SVID": "svid.issued",
     f"{_SVIDS}/NewJWTSVID": "svid.issued",
     f"{_AGENTS}/RegisterAgent": "agent.registered",

@@ -16,17 +16,19 @@ def issued_record(call: Call, said: Mapping[str, Any]) -> AuditRecord:
     """Return the record of an SVID that was signed in a call.
 
     Args:
-        said: ``id``, with ``serial`` of an X.509-SVID or ``audience`` and ``jti`` of a JWT-SVID; ``exp`` in
-            seconds since 1970; and where they are known ``entry``, ``evidence`` and ``agent``.
+        said: ``id``, with ``serial`` of an X.509-SVID, ``audience`` and ``jti`` of a JWT-SVID, or ``kind``
+            and ``jti`` of a WIT-SVID; ``exp`` in seconds since 1970; and where they are known ``entry``,
+            ``evidence`` and ``agent``.
     """
     detail: dict[str, Any] = dict(said)
     spiffe_id, agent = detail.pop("id"), detail.pop("agent", None)
     serial, jti, exp = detail.pop("serial", ""), detail.pop("jti", ""), detail.pop("exp")
+    kind = detail.pop("kind", "x509-svid" if serial else "jwt-svid")
     evidence: Mapping[str, Any] = detail.get("evidence", {})
     node = call.caller.node
     return call.record(
         spiffe_id,
-        credential=_credential("x509-svid" if serial else "jwt-svid", serial=serial, jti=jti, exp=exp),
+        credential=_credential(kind, serial=serial, jti=jti, exp=exp),
         attest=None if node is None else _attest(node, evidence.get("selectors_sha256", "")),
         agent=None
         if agent is None

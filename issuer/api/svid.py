@@ -3,16 +3,16 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from issuer.api.convert import id_field
 from issuer.api.dispatch import Call, item_status
 from issuer.api.issued import issued_record
 from issuer.ca.authorities import Authorities
 from issuer.ca.requests import check_dns_names, parse_csr
-from issuer.ca.signing import IssuedJwtSvid, IssuedX509Svid
+from issuer.ca.signing import IssuedToken, IssuedX509Svid
 from issuer.errors import (
     EvidenceRejectedError,
     InvalidRequestError,
@@ -28,6 +28,7 @@ from issuer.store import Database
 from issuer.store.nodes import SERVER_PATH
 from spiffekit.daemon.limits import RateLimit
 from spiffekit.errors import EvidenceError, SpiffeIdError
+from spiffekit.evidence import Evidence
 from spiffekit.id import SpiffeId, TrustDomain
 from spiffekit.wire.convert import seconds, spiffe_id_to_proto
 from spiffekit.wire.evidence import evidence_from_proto
@@ -38,6 +39,18 @@ logger = logging.getLogger(__name__)
 
 MAX_BATCH: Final = 500
 CHUNK: Final = 32  # SVIDs signed before other calls get a turn: a few milliseconds
+
+
+class Judged(NamedTuple):
+    """What an entry gives to a workload, and what the node saw of it."""
+
+    spiffe_id: SpiffeId
+    evidence: Evidence | None
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """What the record says of the evidence."""
+        return {} if self.evidence is None else {"evidence": recorded(self.evidence)}
 
 
 class SvidService:
@@ -70,22 +83,37 @@ class SvidService:
         self, request: svid_pb2.BatchNewX509SVIDRequest, call: Call
     ) -> svid_pb2.BatchNewX509SVIDResponse:
         """Sign an SVID for each entry that the calling node is authorised for."""
-        if not request.params:
-            raise InvalidRequestError("params: are missing")
-        if len(request.params) > MAX_BATCH:
-            raise InvalidRequestError(f"params: more than {MAX_BATCH}")
-        self._limit.spend(call.caller.source, len(request.params))
-        entries = self._registrations.authorized(call.caller.node_id, call.now).by_id
         response = svid_pb2.BatchNewX509SVIDResponse()
+
+        async def one(
+            params: svid_pb2.NewX509SVIDParams, result: Any, entry: RegistrationEntry, given: Judged
+        ) -> dict[str, Any]:
+            svid, signed = await self._sign(entry, given.spiffe_id, params.csr, call)
+            _fill(result.svid, svid, entry.hint)
+            return signed
+
+        await self._batch(request.params, response.results, call, one)
+        return response
+
+    async def _batch(
+        self, asked: Sequence[Any], results: Any, call: Call, one: Callable[..., Awaitable[dict[str, Any]]]
+    ) -> None:
+        """Add a result for each SVID that is asked for, and record those that `one` has signed."""
+        if not asked:
+            raise InvalidRequestError("params: are missing")
+        if len(asked) > MAX_BATCH:
+            raise InvalidRequestError(f"params: more than {MAX_BATCH}")
+        self._limit.spend(call.caller.source, len(asked))
+        entries = self._registrations.authorized(call.caller.node_id, call.now).by_id
         issued = []
-        for index, params in enumerate(request.params):
+        for index, params in enumerate(asked):
             if index % CHUNK == CHUNK - 1:
                 await asyncio.sleep(0)
-            result = response.results.add()
+            result = results.add()
             try:
                 entry = _authorized(entries, params.entry_id)
-                spiffe_id, saw = self._judged(entry, params, call)
-                svid, signed = await self._sign(entry, spiffe_id, params.csr, call)
+                given = self._judged(entry, params, call)
+                signed = await one(params, result, entry, given)
             except (IssuerError, EvidenceError) as error:
                 if isinstance(error, EvidenceRejectedError):  # a node that claims too much is an attack
                     extra = {"node": str(call.caller.node_id), "entry": params.entry_id, "reason": str(error)}
@@ -93,25 +121,23 @@ class SvidService:
                 result.status.CopyFrom(item_status(error))
                 continue
             result.status.message = "OK"
-            _fill(result.svid, svid, entry.hint)
-            issued.append({"entry": entry.id, **signed, **saw})
+            issued.append({"entry": entry.id, **signed, **given.recorded})
         await self._record(call, issued)
-        return response
 
     def _judged(
         self,
         entry: RegistrationEntry,
-        asked: svid_pb2.NewX509SVIDParams | svid_pb2.NewJWTSVIDRequest,
+        asked: svid_pb2.NewX509SVIDParams | svid_pb2.NewJWTSVIDRequest | svid_pb2.NewWITSVIDParams,
         call: Call,
-    ) -> tuple[SpiffeId, dict[str, Any]]:
-        """Return the ID that the entry gives, and what the record says of the evidence for it."""
+    ) -> Judged:
+        """Return the ID that the entry gives, for what the node saw of the workload."""
         if not entry.needs_evidence and not asked.HasField("evidence"):
-            return entry.spiffe_id, {}
+            return Judged(entry.spiffe_id, None)
         if call.caller.node is None:
             raise NotAuthorizedError("only a node has evidence")
         evidence = evidence_from_proto(asked.evidence) if asked.HasField("evidence") else None
         spiffe_id = self._judge.judge(entry, evidence, call.caller.node, call.now)
-        return spiffe_id, {} if evidence is None else {"evidence": recorded(evidence)}
+        return Judged(spiffe_id, evidence)
 
     async def _sign(
         self, entry: RegistrationEntry, spiffe_id: SpiffeId, csr: bytes, call: Call
@@ -134,20 +160,20 @@ class SvidService:
         self._limit.spend(call.caller.source)
         entries = self._registrations.authorized(call.caller.node_id, call.now).by_id
         entry = _authorized(entries, request.entry_id)
-        spiffe_id, saw = self._judged(entry, request, call)
+        given = self._judged(entry, request, call)
         svid, signed = await self._sign_jwt(
-            spiffe_id,
+            given.spiffe_id,
             tuple(request.audience),
             entry.jwt_svid_ttl or self._jwt_ttl,
             call,
             jti=entry.jwt_svid_include_jti,
         )
-        await self._record(call, [{"entry": entry.id, **signed, **saw}])
+        await self._record(call, [{"entry": entry.id, **signed, **given.recorded}])
         return svid_pb2.NewJWTSVIDResponse(svid=_jwt(svid, entry.hint))
 
     async def _sign_jwt(
         self, spiffe_id: SpiffeId, audience: tuple[str, ...], ttl: timedelta, call: Call, *, jti: bool = False
-    ) -> tuple[IssuedJwtSvid, dict[str, Any]]:
+    ) -> tuple[IssuedToken, dict[str, Any]]:
         allowed = self._governor.allow_jwt(spiffe_id, ttl, audience)
         svid = await self._authorities.jwt.sign(
             spiffe_id,
@@ -179,7 +205,7 @@ class SvidService:
             raise InvalidRequestError(f"csr: {error}") from error
         self._mintable(spiffe_id)
         check_dns_names(dns_names)
-        allowed = self._governor.allow_x509(spiffe_id, _ttl(request.ttl, self._x509_ttl))
+        allowed = self._governor.allow_x509(spiffe_id, asked_ttl(request.ttl, self._x509_ttl))
         svid = await self._authorities.x509.sign(
             spiffe_id,
             parsed.public_key_der,
@@ -196,7 +222,7 @@ class SvidService:
         """Sign the JWT-SVID that an operator asks for."""
         spiffe_id = id_field("id", request.id, self._trust_domain)
         self._mintable(spiffe_id)
-        ttl = _ttl(request.ttl, self._jwt_ttl)
+        ttl = asked_ttl(request.ttl, self._jwt_ttl)
         svid, signed = await self._sign_jwt(spiffe_id, tuple(request.audience), ttl, call)
         await self._record(call, [signed])
         return svid_pb2.MintJWTSVIDResponse(svid=_jwt(svid))
@@ -227,7 +253,8 @@ def _recorded_x509(svid: IssuedX509Svid) -> dict[str, Any]:
     return {"id": str(svid.spiffe_id), "serial": str(svid.serial), "exp": seconds(svid.expires_at)}
 
 
-def _ttl(asked: int, default: timedelta) -> timedelta:
+def asked_ttl(asked: int, default: timedelta) -> timedelta:
+    """Return the lifetime that an operator asks for, in seconds, or the default for 0."""
     if asked < 0:
         raise InvalidRequestError("ttl: is negative")
     return timedelta(seconds=asked) if asked else default
@@ -247,7 +274,7 @@ def _fill(message: types_pb2.X509SVID, svid: IssuedX509Svid, hint: str = "") -> 
     message.hint = hint
 
 
-def _jwt(svid: IssuedJwtSvid, hint: str = "") -> types_pb2.JWTSVID:
+def _jwt(svid: IssuedToken, hint: str = "") -> types_pb2.JWTSVID:
     return types_pb2.JWTSVID(
         token=svid.token,
         id=spiffe_id_to_proto(svid.spiffe_id),

@@ -20,7 +20,7 @@ from cryptography.x509.oid import NameOID
 from issuer.ca import der
 from issuer.ca.crl import Revoked
 from issuer.ca.profile import BACKDATE, new_serial
-from issuer.ca.signing import JwtSigner, X509Signer, signature_algorithm
+from issuer.ca.signing import JwtSigner, WitSigner, X509Signer, signature_algorithm
 from issuer.ca.slots import Slots, is_premature
 from issuer.errors import AuthorityNotReadyError, IssuerError
 from issuer.keys import Key, KeyManager, KeyManagerError, KeyNotFoundError
@@ -46,11 +46,12 @@ class AuthorityPolicy:
     ca_key_type: KeyType = KeyType.EC_P256
     jwt_key_type: KeyType = KeyType.EC_P256
     jwt_issuer: str = ""
+    wit: bool = False  # WIT-SVIDs, which the standard is still working at
     refresh_hint: timedelta | None = None
 
 
 class Authorities:
-    """Both kinds of authorities of one trust domain. Call `load` first."""
+    """The authorities of one trust domain, of all kinds. Call `load` first."""
 
     def __init__(
         self,
@@ -66,10 +67,12 @@ class Authorities:
         self._keys = keys
         self._database = database
         self._clock = clock
+        self.kinds = tuple(kind for kind in AuthorityKind if policy.wit or kind is not AuthorityKind.WIT)
         self._slots = {kind: Slots() for kind in AuthorityKind}
         self._changing = asyncio.Lock()
         self._x509: X509Signer | None = None
         self._jwt: JwtSigner | None = None
+        self._wit: WitSigner | None = None
 
     def slots(self, kind: AuthorityKind) -> Slots:
         """Return the authorities of a kind."""
@@ -89,6 +92,13 @@ class Authorities:
             raise AuthorityNotReadyError("no JWT authority is active yet")
         return self._jwt
 
+    @property
+    def wit(self) -> WitSigner:
+        """What signs WIT-SVIDs now."""
+        if self._wit is None:
+            raise AuthorityNotReadyError("no WIT authority is active yet")
+        return self._wit
+
     async def revocation_lists(
         self, revoked: Sequence[Revoked], *, number: int, lifetime: timedelta
     ) -> tuple[bytes, ...]:
@@ -107,6 +117,8 @@ class Authorities:
     async def load(self) -> None:
         """Take up the journal; an active authority that has ended or whose key is gone is replaced.
 
+        Authorities of a kind that is switched off are withdrawn: nobody would rotate them.
+
         Raises:
             KeyManagerError: A key is there and cannot be read: an operator has to look at it.
         """
@@ -114,7 +126,10 @@ class Authorities:
             records = await self._database.read(lambda tx, kind=kind: tx.authorities.all(kind))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
             self._slots[kind] = Slots.of(records)
         for kind in AuthorityKind:
-            await self._take_up(kind, self._slots[kind])
+            if kind in self.kinds:
+                await self._take_up(kind, self._slots[kind])
+            else:
+                await self._change(kind, lambda _: Slots())
 
     async def _take_up(self, kind: AuthorityKind, slots: Slots) -> None:
         active, prepared = slots.active, slots.prepared
@@ -188,7 +203,7 @@ class Authorities:
     async def prune(self) -> None:
         """Withdraw authorities that ended long ago, and forget their keys."""
         now, grace = self._clock.now(), min(EXPIRED_GRACE, self._policy.ca_ttl)
-        for kind in AuthorityKind:
+        for kind in self.kinds:
             await self._change(kind, lambda slots: slots.without_expired(now, grace))
 
     async def _forget(self, key_id: str) -> None:
@@ -231,14 +246,13 @@ class Authorities:
         x509_authorities = [
             X509Authority(r.certificate_der, r.tainted) for r in known if r.kind is AuthorityKind.X509
         ]
-        jwt_authorities = [
-            JwtAuthority(r.id, r.public_key_der, r.not_after, r.tainted)
-            for r in known
-            if r.kind is AuthorityKind.JWT
-        ]
+        jwt_authorities, wit_authorities = (
+            [JwtAuthority(r.id, r.public_key_der, r.not_after, r.tainted) for r in known if r.kind is kind]
+            for kind in (AuthorityKind.JWT, AuthorityKind.WIT)
+        )
         if published is not None:
             mine = ours | {authority.certificate_der for authority in x509_authorities}
-            kids = our_kids | {authority.key_id for authority in jwt_authorities}
+            kids = our_kids | {authority.key_id for authority in (*jwt_authorities, *wit_authorities)}
             x509_authorities += [a for a in published.x509_authorities if a.certificate_der not in mine]
             jwt_authorities += [a for a in published.jwt_authorities if a.key_id not in kids]
         hint = self._policy.refresh_hint or self._policy.ca_ttl / 10
@@ -247,14 +261,18 @@ class Authorities:
             tuple(x509_authorities),
             tuple(jwt_authorities),
             refresh_hint=timedelta(seconds=max(int(hint.total_seconds()), 1)),  # bundles carry whole seconds
+            wit_authorities=tuple(wit_authorities),  # nobody adds to these: `AppendBundle` refuses them
         )
 
     def _use(self, kind: AuthorityKind, record: AuthorityRecord, key: Key) -> None:
-        if kind is AuthorityKind.X509:
-            self._x509 = X509Signer(record, key)
-        else:
-            issuer = self._policy.jwt_issuer
-            self._jwt = JwtSigner(record, key, trust_domain=self._trust_domain, issuer=issuer)
+        match kind:
+            case AuthorityKind.X509:
+                self._x509 = X509Signer(record, key)
+            case AuthorityKind.JWT:
+                issuer = self._policy.jwt_issuer
+                self._jwt = JwtSigner(record, key, trust_domain=self._trust_domain, issuer=issuer)
+            case AuthorityKind.WIT:  # pragma: no branch - the last kind there is, mypy checks
+                self._wit = WitSigner(record, key, trust_domain=self._trust_domain)
 
     async def _record(self, kind: AuthorityKind, key: Key, now: datetime) -> AuthorityRecord:
         if kind is AuthorityKind.X509:

@@ -83,7 +83,7 @@ class Rotation:
 
     async def check(self) -> None:
         """Do what is due now."""
-        for kind in AuthorityKind:
+        for kind in self._authorities.kinds:
             await self._rotate(kind)
         await self._authorities.prune()
         await self._identity.refresh()

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sign SVIDs: build from the profile, sign, and check the result before anybody gets it."""
 
+import secrets
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -17,10 +18,12 @@ from issuer.errors import AuthorityNotReadyError, InvalidRequestError
 from issuer.keys import Key
 from issuer.model import AuthorityRecord
 from spiffekit.certificates import check_leaf, spiffe_id_of
+from spiffekit.errors import UnsupportedKeyError
 from spiffekit.id import SpiffeId, TrustDomain
 from spiffekit.jwk import encode_base64url
-from spiffekit.jws import signing_input, with_signature
-from spiffekit.keys import PublicKey, check_public_key, public_key_to_der
+from spiffekit.jws import algorithms_of, signing_input, with_signature
+from spiffekit.keys import PublicKey, check_public_key, public_key_from_der, public_key_to_der
+from spiffekit.witsvid import TOKEN_TYPE, confirmation
 
 MAX_AUDIENCE_BYTES: Final = 2048  # bytes of one audience
 MAX_AUDIENCES: Final = 50
@@ -45,8 +48,8 @@ class IssuedX509Svid(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class IssuedJwtSvid:
-    """A signed JWT-SVID in compact serialization."""
+class IssuedToken:
+    """A signed JWT-SVID or WIT-SVID in compact serialization."""
 
     token: str
     spiffe_id: SpiffeId
@@ -54,6 +57,29 @@ class IssuedJwtSvid:
     expires_at: datetime
     authority_id: str
     jti: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who holds a key: `public_key_der` is its SubjectPublicKeyInfo, `instance` the UID of the process."""
+
+    public_key_der: bytes
+    algorithm: str  # with which the holder will sign, e.g. "ES256"
+    instance: str = ""
+
+    def confirmed(self) -> dict[str, object]:
+        """Return the claim `cnf`.
+
+        Raises:
+            InvalidRequestError: The key is none that we accept, or the algorithm does not fit it.
+        """
+        try:
+            key = public_key_from_der(self.public_key_der)
+        except UnsupportedKeyError as error:
+            raise InvalidRequestError(f"public_key: {error}") from error
+        if self.algorithm not in algorithms_of(key):
+            raise InvalidRequestError(f"signing_algorithm: {self.algorithm[:20]!r} is none of the key's")
+        return confirmation(key, self.algorithm)
 
 
 def key_kind(key: PublicKey) -> str:
@@ -175,17 +201,45 @@ class X509Signer:
             raise AssertionError("signed certificate differs from its profile")
 
 
-class JwtSigner:
+class TokenSigner:
+    """Signs tokens with one JWT or WIT authority."""
+
+    def __init__(self, record: AuthorityRecord, key: Key, *, trust_domain: TrustDomain) -> None:
+        self._record = record
+        self._trust_domain = trust_domain
+        self._key = key
+        self._algorithm = _JWT[key_kind(key.public_key)]
+
+    def _lifetime(self, spiffe_id: SpiffeId, ttl: timedelta, now: datetime) -> tuple[datetime, datetime]:
+        """Return when a token begins and ends, in whole seconds: with the authority at the latest.
+
+        Raises:
+            AuthorityNotReadyError: The authority has ended.
+            InvalidRequestError: The ID has no path or is of another trust domain.
+        """
+        _check_subject(spiffe_id, self._trust_domain)
+        now = now.replace(microsecond=0)
+        expires_at = min(now + ttl, self._record.not_after.replace(microsecond=0))
+        if expires_at <= now:
+            raise AuthorityNotReadyError(f"the {self._record.kind.upper()} authority has expired")
+        return now, expires_at
+
+    async def token(self, typ: str, claims: Mapping[str, object]) -> str:
+        """Return a signed token of any claims; `typ` keeps one kind from passing for another."""
+        header = {"alg": self._algorithm, "kid": self._record.id, "typ": typ}  # JWT-SVID §2: nothing else
+        signed = signing_input(header, claims)
+        signature = await self._key.sign(signed.encode("ascii"))
+        return with_signature(signed, signature, self._algorithm)
+
+
+class JwtSigner(TokenSigner):
     """Signs with one JWT authority."""
 
     def __init__(
         self, record: AuthorityRecord, key: Key, *, trust_domain: TrustDomain, issuer: str = ""
     ) -> None:
-        self._record = record
-        self._trust_domain = trust_domain
-        self._key = key
+        super().__init__(record, key, trust_domain=trust_domain)
         self._issuer = issuer
-        self._algorithm = _JWT[key_kind(key.public_key)]
 
     async def sign(
         self,
@@ -196,7 +250,7 @@ class JwtSigner:
         now: datetime,
         jti: bool = False,
         owner: str = "",
-    ) -> IssuedJwtSvid:
+    ) -> IssuedToken:
         """Return a JWT-SVID; it ends with the authority at the latest.
 
         Args:
@@ -207,12 +261,8 @@ class JwtSigner:
             InvalidRequestError: The ID has no path or is of another trust domain, or the audience is
                 empty or too long.
         """
-        _check_subject(spiffe_id, self._trust_domain)
         audience = check_audience(audience)
-        now = now.replace(microsecond=0)
-        expires_at = min(now + ttl, self._record.not_after.replace(microsecond=0))
-        if expires_at <= now:
-            raise AuthorityNotReadyError("the JWT authority has expired")
+        now, expires_at = self._lifetime(spiffe_id, ttl, now)
         claims: dict[str, object] = {
             "sub": str(spiffe_id),
             "aud": list(audience),
@@ -226,14 +276,52 @@ class JwtSigner:
         if owner:
             claims["owner"] = owner
         token = await self.token("JWT", claims)
-        return IssuedJwtSvid(token, spiffe_id, now, expires_at, self._record.id, str(claims.get("jti", "")))
+        return IssuedToken(token, spiffe_id, now, expires_at, self._record.id, str(claims.get("jti", "")))
 
-    async def token(self, typ: str, claims: Mapping[str, object]) -> str:
-        """Return a signed token of any claims; `typ` keeps one kind from passing for another."""
-        header = {"alg": self._algorithm, "kid": self._record.id, "typ": typ}  # JWT-SVID §2: nothing else
-        signed = signing_input(header, claims)
-        signature = await self._key.sign(signed.encode("ascii"))
-        return with_signature(signed, signature, self._algorithm)
+
+class WitSigner(TokenSigner):
+    """Signs with one WIT authority."""
+
+    async def sign(
+        self,
+        spiffe_id: SpiffeId,
+        holder: Holder,
+        *,
+        ttl: timedelta,
+        now: datetime,
+        owner: str = "",
+    ) -> IssuedToken:
+        """Return a WIT-SVID; it ends with the authority at the latest.
+
+        It has neither `aud` nor `iss`: nothing that takes bearer tokens may mistake it for one
+        (WIT-SVID §3.7).
+
+        Args:
+            holder: The workload, which has to prove each time that it has the key.
+            owner: Who is accountable for the subject; a claim of that name says so.
+
+        Raises:
+            AuthorityNotReadyError: The authority has ended.
+            InvalidRequestError: The ID has no path or is of another trust domain, or key and algorithm do
+                not fit.
+        """
+        confirmed = holder.confirmed()
+        now, expires_at = self._lifetime(spiffe_id, ttl, now)
+        jti = secrets.token_urlsafe(16)
+        claims: dict[str, object] = {
+            "sub": str(spiffe_id),
+            "cnf": confirmed,
+            "exp": int(expires_at.timestamp()),
+            "nbf": int((now - BACKDATE).timestamp()),
+            "iat": int(now.timestamp()),
+            "jti": jti,
+        }
+        if holder.instance:
+            claims["agent_instance_id"] = holder.instance
+        if owner:
+            claims["owner"] = owner
+        token = await self.token(TOKEN_TYPE, claims)
+        return IssuedToken(token, spiffe_id, now, expires_at, self._record.id, jti)
 
 
 def _check_subject(spiffe_id: SpiffeId, trust_domain: TrustDomain) -> None:

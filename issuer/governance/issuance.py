@@ -56,6 +56,14 @@ class Governor:
         if agent is not None and agent.state is not AgentState.ACTIVE:
             raise NotAuthorizedError(f"agent {spiffe_id} is {agent.state}")
 
+    def allow_wit(self, spiffe_id: SpiffeId, ttl: timedelta) -> Allowance:
+        """Return what a WIT-SVID may be.
+
+        Raises:
+            NotAuthorizedError: The agent is not active.
+        """
+        return self._allow(spiffe_id, ttl, "wit_ttl")
+
     def _allow(
         self, spiffe_id: SpiffeId, ttl: timedelta, lifetime: str, audience: Sequence[str] = ()
     ) -> Allowance:

@@ -130,6 +130,8 @@ def test_everything_can_be_said(path, tmp_path):
         ("ca_ttl = 86400", "issuer.ca_ttl: expected a string, got int"),
         ('default_x509_svid_ttl = "0s"', "issuer.default_x509_svid_ttl: shorter than a second"),
         ('default_jwt_svid_ttl = "0s"', "issuer.default_jwt_svid_ttl: shorter than a second"),
+        ('default_wit_svid_ttl = "0s"', "issuer.default_wit_svid_ttl: shorter than a second"),
+        ('default_wit_svid_ttl = "25h"', "issuer.default_wit_svid_ttl: longer than a day"),
         ('node_svid_ttl = "0s"', "issuer.node_svid_ttl: shorter than a second"),
         ('prune_nodes_expired_for = "40000d"', "issuer.prune_nodes_expired_for: longer than 100 years"),
         ("attestations_per_second = 0", "issuer.attestations_per_second: has to be a positive number"),

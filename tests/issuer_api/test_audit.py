@@ -21,7 +21,8 @@ from spiffekit.wire.pb.spire.api.server.svid.v1 import svid_pb2, svid_pb2_grpc
 from tests.issuer.strategies import an_agent
 from tests.issuer_api.entries import message
 from tests.issuer_api.test_svid import request, uri
-from tests.issuer_api.world import csr, id_message
+from tests.issuer_api.test_wit import holder, saw
+from tests.issuer_api.world import World, csr, id_message
 
 SERVER = "/spire.api.server."
 READS = {
@@ -175,6 +176,17 @@ async def NewJWTSVID(stub):
     await stub.NewJWTSVID(svid_pb2.NewJWTSVIDRequest(entry_id="web", audience=["db"]))
 
 
+@act(**svids)
+async def MintWITSVID(stub):
+    await stub.MintWITSVID(svid_pb2.MintWITSVIDRequest(id=id_message("/minted"), **holder()))
+
+
+@act(**svids, caller="node")
+async def BatchNewWITSVID(stub):
+    wanted = svid_pb2.NewWITSVIDParams(entry_id="web", evidence=saw("unix:uid:1000"), **holder())
+    return await stub.BatchNewWITSVID(svid_pb2.BatchNewWITSVIDRequest(params=[wanted]))
+
+
 def spec(path):
     owner = agents_pb2.Owner(issuer="https://idp.example.org", subject="alice")
     purpose = "pays the invoices that people approved"
@@ -234,6 +246,12 @@ async def PutAgentClass(stub):
 @act(**owned)
 async def DeleteAgentClass(stub):
     await stub.DeleteAgentClass(agents_pb2.DeleteAgentClassRequest(name="empty"))
+
+
+@pytest.fixture
+async def world(place, clock):
+    async with World.open(place, clock, wit=True) as made:
+        yield made
 
 
 @pytest.fixture

@@ -28,6 +28,7 @@ NODES = ANYBODY | {
     "Entry/SyncAuthorizedEntries",
     "SVID/BatchNewX509SVID",
     "SVID/NewJWTSVID",
+    "SVID/BatchNewWITSVID",
     "Updates/Watch",
 }
 ADMINS = ANYBODY | {
@@ -53,6 +54,7 @@ ADMINS = ANYBODY | {
     "Entry/BatchDeleteEntry",
     "SVID/MintX509SVID",
     "SVID/MintJWTSVID",
+    "SVID/MintWITSVID",
     "Explain/Why",
     "Audit/ListEvents",
     "Audit/ProveEvent",
@@ -78,8 +80,6 @@ LOCAL = ADMINS | {"Debug/GetInfo", "Health/Check", "Health/List", "Health/Watch"
 UNIMPLEMENTED = {
     "Bundle/PublishJWTAuthority",
     "Bundle/PublishWITAuthority",
-    "SVID/MintWITSVID",
-    "SVID/BatchNewWITSVID",
     "SVID/NewDownstreamX509CA",
 }
 
@@ -160,7 +160,7 @@ CALLERS = [
 @pytest.fixture
 async def world(place, clock):
     ids = ("spiffe://example.org/configured", "spiffe://partner.org/admin")
-    async with World.open(place, clock, admin_ids=frozenset(map(SpiffeId.parse, ids))) as made:
+    async with World.open(place, clock, wit=True, admin_ids=frozenset(map(SpiffeId.parse, ids))) as made:
         yield made
 
 

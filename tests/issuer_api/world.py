@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 
 import grpc
 import sqlalchemy as sa
@@ -25,6 +26,7 @@ from issuer.api.node import NodeService
 from issuer.api.revocation import RevocationService
 from issuer.api.svid import SvidService
 from issuer.api.updates import UpdatesService
+from issuer.api.wit import WitSvidService
 from issuer.ca.authorities import Authorities, AuthorityPolicy
 from issuer.ca.rotation import ServerIdentity
 from issuer.changes import ChangeLog
@@ -76,6 +78,7 @@ SERVICES = {
 }
 MAX_REQUEST = 4 * 1024 * 1024
 MANY = 1e9
+HOUR = timedelta(hours=1)
 
 
 def spiffe_id(path):
@@ -105,7 +108,7 @@ class World:
         self.registry = CollectorRegistry()
         self.authorities = Authorities(
             TRUST_DOMAIN,
-            AuthorityPolicy(ca_ttl=options.get("ca_ttl", timedelta(hours=24))),
+            AuthorityPolicy(ca_ttl=options.get("ca_ttl", timedelta(hours=24)), wit=options.get("wit", False)),
             keys=MemoryKeyManager(),
             database=database,
             clock=clock,
@@ -201,7 +204,7 @@ class World:
             ),
             "bundle": BundleService(TRUST_DOMAIN, **common),
             "entry": EntryService(TRUST_DOMAIN, **common),
-            "svid": SvidService(
+            "svid": (partial(WitSvidService, wit_svid_ttl=HOUR) if self.options.get("wit") else SvidService)(
                 TRUST_DOMAIN,
                 **common,
                 authorities=self.authorities,

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from issuer.errors import FailedPreconditionError, NotFoundError, StoreError
+from issuer.errors import AuthorityNotReadyError, FailedPreconditionError, NotFoundError, StoreError
 from issuer.keys import KeyManagerError, KeyNotFoundError, LocalKey
 from issuer.model import AuthorityKind, AuthorityState
 from spiffekit.bundle import JwtAuthority, X509Authority
@@ -98,8 +98,8 @@ async def test_what_is_prepared_is_published_before_it_signs(world):
         assert world.state(kind) == {active.id: ACTIVE, record.id: PREPARED}
     bundle = await world.check()
     assert len(bundle.x509_authorities) == len(bundle.jwt_authorities) == 2
-    svid, token = await world.sign()
-    assert (svid.authority_id, token.authority_id) == (world.active(X509).id, world.active(JWT).id)
+    signed = await world.sign()
+    assert [svid.authority_id for svid in signed] == [world.active(kind).id for kind in AuthorityKind]
 
 
 @pytest.mark.parametrize("kind", AuthorityKind)
@@ -119,13 +119,14 @@ async def test_a_tainted_authority_is_published_as_such_and_a_revoked_one_is_gon
     await rotated(world, kind)
     assert (await world.authorities.taint(kind, first.id)).tainted
     bundle = await world.check()
-    marks = [a.tainted for a in (*bundle.x509_authorities, *bundle.jwt_authorities)]
+    keys = (*bundle.jwt_authorities, *bundle.wit_authorities)
+    marks = [a.tainted for a in (*bundle.x509_authorities, *keys)]
     assert marks.count(True) == 1
     revoked = await world.authorities.revoke(kind, first.id)
     assert revoked.id == first.id
     bundle = await world.check()
     assert first.certificate_der not in {a.certificate_der for a in bundle.x509_authorities if kind is X509}
-    assert first.id not in {a.key_id for a in bundle.jwt_authorities}
+    assert first.id not in {a.key_id for a in (*bundle.jwt_authorities, *bundle.wit_authorities)}
     with pytest.raises(KeyNotFoundError):
         await world.keys.get(first.key_id)
 
@@ -296,8 +297,8 @@ async def test_a_full_disk_changes_nothing_and_leaves_no_key_behind(world, kind)
         await world.authorities.activate(kind, prepared.id)
     assert world.state(kind)[prepared.id] is PREPARED
     await world.check()
-    svid, token = await world.sign()
-    assert prepared.id not in (svid.authority_id, token.authority_id), "it is not active"
+    signed = await world.sign()
+    assert prepared.id not in [svid.authority_id for svid in signed], "it is not active"
 
 
 async def test_a_key_that_cannot_be_deleted_stops_nothing(world):
@@ -312,10 +313,8 @@ async def test_steps_taken_at_the_same_time_are_all_kept(world):
     for kind in AuthorityKind:
         await rotated(world, kind)
     await asyncio.gather(
-        world.authorities.prepare(X509),
-        world.authorities.prepare(JWT),
-        world.authorities.taint(X509, first[X509]),
-        world.authorities.taint(JWT, first[JWT]),
+        *(world.authorities.prepare(kind) for kind in AuthorityKind),
+        *(world.authorities.taint(kind, first[kind]) for kind in AuthorityKind),
         world.authorities.prune(),
     )
     await world.check()
@@ -352,3 +351,38 @@ async def test_no_name_of_an_authority_is_ever_used_again(world):
         await world.start()
     for ids in seen.values():
         assert len(set(ids)) == 11
+
+
+@pytest.mark.requirement("WIT-03")
+async def test_wit_authorities_rotate_like_the_others(tmp_path):
+    world = World(tmp_path)
+    await world.start()
+    seen = set()
+    for _ in range(3):
+        seen |= {a.key_id for a in (await world.check()).wit_authorities}
+        prepared = await world.authorities.prepare(AuthorityKind.WIT)
+        assert prepared.id in {a.key_id for a in (await world.bundle()).wit_authorities}
+        await world.authorities.activate(AuthorityKind.WIT, prepared.id)
+    bundle = await world.check()
+    assert len(seen | {a.key_id for a in bundle.wit_authorities}) == 4
+    assert len(bundle.jwt_authorities) == 1
+    before = set(world.authorities.slots(AuthorityKind.WIT).records)
+    await world.start()
+    assert set(world.authorities.slots(AuthorityKind.WIT).records) == before
+    world.close()
+
+
+async def test_wit_authorities_are_withdrawn_when_they_are_switched_off(tmp_path):
+    world = World(tmp_path)
+    await world.start()
+    (record,) = world.authorities.slots(AuthorityKind.WIT).records
+    world.policy = replace(world.policy, wit=False)
+    await world.start()
+    assert (await world.bundle()).wit_authorities == ()
+    assert await world.journal(AuthorityKind.WIT) == []
+    with pytest.raises(KeyNotFoundError):
+        await world.keys.get(record.key_id)
+    with pytest.raises(AuthorityNotReadyError, match="no WIT authority is active yet"):
+        _ = world.authorities.wit
+    await world.check()
+    world.close()

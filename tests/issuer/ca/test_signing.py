@@ -19,6 +19,7 @@ from issuer.ca.profile import BACKDATE, Leaf
 from issuer.ca.signing import (
     MAX_AUDIENCE_BYTES,
     MAX_AUDIENCES,
+    Holder,
     JwtSigner,
     X509Signer,
     check_audience,
@@ -146,7 +147,7 @@ async def test_a_leaf_is_valid_under_its_authority(authorities):
 async def ec_authorities(database, clock):
     authorities = Authorities(
         OURS,
-        AuthorityPolicy(jwt_issuer="https://issuer"),
+        AuthorityPolicy(jwt_issuer="https://issuer", wit=True),
         keys=MemoryKeyManager(),
         database=database,
         clock=clock,
@@ -175,7 +176,7 @@ async def test_nothing_outlives_the_authority_that_signed_it(ec_authorities, kin
 @pytest.mark.parametrize("kind", AuthorityKind)
 async def test_an_authority_that_has_ended_signs_nothing(ec_authorities, kind, late):
     now = ec_authorities.slots(kind).active.not_after + late
-    with pytest.raises(AuthorityNotReadyError, match=r"^the (X\.509|JWT) authority has expired$"):
+    with pytest.raises(AuthorityNotReadyError, match=r"^the (X\.509|JWT|WIT) authority has expired$"):
         await sign(ec_authorities, kind, ttl=HOUR, now=now)
 
 
@@ -208,6 +209,8 @@ async def test_ids_that_are_not_of_our_workloads_are_never_signed(ec_authorities
 async def sign(authorities, kind, spiffe_id=AGENT, *, ttl, now):
     if kind is AuthorityKind.X509:
         return await authorities.x509.sign(spiffe_id, KEY, ttl=ttl, now=now)
+    if kind is AuthorityKind.WIT:
+        return await authorities.wit.sign(spiffe_id, Holder(KEY, "ES256"), ttl=ttl, now=now)
     return await authorities.jwt.sign(spiffe_id, ("them",), ttl=ttl, now=now)
 
 

@@ -5,6 +5,7 @@ from datetime import timedelta
 
 from issuer.ca.authorities import Authorities, AuthorityPolicy
 from issuer.ca.rotation import Rotation, ServerIdentity
+from issuer.ca.signing import Holder
 from issuer.errors import StoreError
 from issuer.keys import KeyManagerError
 from issuer.keys.memory import MemoryKeyManager
@@ -14,12 +15,15 @@ from spiffekit.bundle import BundleSet
 from spiffekit.id import SpiffeId, TrustDomain
 from spiffekit.jwtsvid import verify as verify_jwt
 from spiffekit.keys import KeyType, generate_private_key, public_key_to_der
+from spiffekit.witsvid import Presentation, WitSvid, make_proof
+from spiffekit.witsvid import verify as verify_wit
 from spiffekit.x509svid import verify as verify_x509
 from tests.fakes.clock import FakeClock
 
 OURS = TrustDomain("example.org")
 AGENT = SpiffeId.parse("spiffe://example.org/agent")
-LEAF_KEY = public_key_to_der(generate_private_key(KeyType.EC_P256).public_key())
+LEAF_PRIVATE_KEY = generate_private_key(KeyType.EC_P256)
+LEAF_KEY = public_key_to_der(LEAF_PRIVATE_KEY.public_key())
 DAY = timedelta(days=1)
 
 
@@ -27,7 +31,7 @@ class World:
     def __init__(self, folder, *, ca_ttl=DAY, keys=None, **policy):
         self.clock = FakeClock()
         self.keys = keys or MemoryKeyManager()
-        self.policy = AuthorityPolicy(ca_ttl=ca_ttl, **policy)
+        self.policy = AuthorityPolicy(ca_ttl=ca_ttl, **{"wit": True, **policy})
         self.database = FailingDatabase.open(folder / "issuer.db", clock=self.clock)
         self.database.failures = 0
 
@@ -62,16 +66,21 @@ class World:
     async def sign(self, ttl=timedelta(minutes=1)):
         """Sign one SVID of each kind."""
         now = self.clock.now()
+        holder = Holder(LEAF_KEY, "ES256")
         return (
             await self.authorities.x509.sign(AGENT, LEAF_KEY, ttl=ttl, now=now),
             await self.authorities.jwt.sign(AGENT, ("them",), ttl=ttl, now=now),
+            await self.authorities.wit.sign(AGENT, holder, ttl=ttl, now=now),
         )
 
-    async def check_signed(self, x509_svid, jwt_svid):
-        """Both are good by the bundle that is published, and end with their authority."""
+    async def check_signed(self, x509_svid, jwt_svid, wit_svid):
+        """All are good by the bundle that is published, and end with their authority."""
         bundles, now = BundleSet([await self.bundle()]), self.clock.now()
         assert verify_x509(x509_svid.chain_der, bundles, now=now) == AGENT
         verify_jwt(jwt_svid.token, bundles, audience=["them"], now=now, leeway=timedelta(0))
+        svid = WitSvid.parse_unverified(wit_svid.token)
+        presented = Presentation(svid.token, make_proof(svid, LEAF_PRIVATE_KEY, "them", now=now))
+        verify_wit(presented, bundles, audience=["them"], now=now, replays=None, leeway=timedelta(0))
 
     async def check(self):
         """Memory, journal and bundle agree, there is one active of each kind, and what it signs is good."""
@@ -79,16 +88,17 @@ class World:
         published = {
             AuthorityKind.X509: {a.certificate_der for a in bundle.x509_authorities},
             AuthorityKind.JWT: {a.key_id for a in bundle.jwt_authorities},
+            AuthorityKind.WIT: {a.key_id for a in bundle.wit_authorities},
         }
-        names = {AuthorityKind.X509: "certificate_der", AuthorityKind.JWT: "id"}
-        for kind in AuthorityKind:
+        for kind in self.authorities.kinds:
             slots = self.authorities.slots(kind)
             assert set(await self.journal(kind)) == set(slots.records)
             states = [record.state for record in slots.records]
             assert states.count(AuthorityState.ACTIVE) == 1
             assert states.count(AuthorityState.PREPARED) <= 1
-            assert {getattr(record, names[kind]) for record in slots.records} <= published[kind]
-        await self.check_signed(*await self.sign())
+            assert {record.certificate_der or record.id for record in slots.records} <= published[kind]
+        if AuthorityKind.WIT in self.authorities.kinds:
+            await self.check_signed(*await self.sign())
         return bundle
 
 
