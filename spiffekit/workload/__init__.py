@@ -4,8 +4,10 @@
 from spiffekit.workload.address import EndpointAddress, endpoint_address
 from spiffekit.workload.authorize import Authorize, any_of, below, exact, member_of
 from spiffekit.workload.client import ValidatedToken, WorkloadApi
+from spiffekit.workload.live import PeerStatus, PeerWatch
 from spiffekit.workload.source import JwtSource, X509Source
-from spiffekit.workload.threads import jwt_source, x509_source
+from spiffekit.workload.status import StatusSource, verify_jwt_svid
+from spiffekit.workload.threads import jwt_source, status_source, x509_source
 from spiffekit.workload.tls import PeerRefusedError, mtls_client_context, mtls_server_context, peer_spiffe_id
 from spiffekit.workload.updates import X509Update, X509UpdateSource
 
@@ -19,6 +21,11 @@ __all__ = [
     "JwtSource",
     "x509_source",
     "jwt_source",
+    "StatusSource",
+    "status_source",
+    "PeerStatus",
+    "PeerWatch",
+    "verify_jwt_svid",
     "ValidatedToken",
     "Authorize",
     "exact",

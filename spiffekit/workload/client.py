@@ -24,7 +24,9 @@ from spiffekit.errors import (
 )
 from spiffekit.id import SpiffeId
 from spiffekit.jwtsvid import JwtSvid
-from spiffekit.wire.workload_api import SECURITY_HEADER, method
+from spiffekit.status import MAX_BYTES as MAX_STATUS
+from spiffekit.wire.pb.attestor.v1 import status_pb2
+from spiffekit.wire.workload_api import SECURITY_HEADER, Method, method
 from spiffekit.workload import updates
 from spiffekit.workload.address import endpoint_address
 from spiffekit.workload.updates import X509Update
@@ -35,7 +37,10 @@ T = TypeVar("T")
 
 CALL_WITHIN: Final = timedelta(seconds=30)
 RETRY: Final = (timedelta(seconds=0.1), timedelta(seconds=30))  # first and longest wait
-MAX_ANSWER: Final = 16 * 1024 * 1024  # bytes; many identities and federated bundles fit
+MAX_ANSWER: Final = MAX_STATUS + 4 * 1024 * 1024  # bytes; many identities and federated bundles fit
+_WATCH_STATUS: Final = Method(
+    "Status/Watch", "/attestor.v1.Status/Watch", status_pb2.WatchRequest, status_pb2.WatchResponse, True
+)
 _FOR_GOOD: Final = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNIMPLEMENTED)  # Workload_Endpoint §6
 
 
@@ -139,47 +144,59 @@ class WorkloadApi:
         """
         nothing = BundleSet()
         return self._watch(
-            "FetchX509SVID", self._x509_update, lambda: X509Update((), nothing, (), self._clock.now())
+            method("FetchX509SVID"), self._x509_update, lambda: X509Update((), nothing, (), self._clock.now())
         )
 
     def watch_x509_bundles(self) -> AsyncIterator[BundleSet]:
         """Yield the bundles to verify X.509-SVIDs with, and every change of them. See `watch_x509`."""
-        return self._watch("FetchX509Bundles", updates.x509_bundles, BundleSet)
+        return self._watch(method("FetchX509Bundles"), updates.x509_bundles, BundleSet)
 
     def watch_jwt_bundles(self) -> AsyncIterator[BundleSet]:
         """Yield the bundles to verify JWT-SVIDs with, and every change of them. See `watch_x509`."""
-        return self._watch("FetchJWTBundles", updates.jwt_bundles, BundleSet)
+        return self._watch(method("FetchJWTBundles"), updates.jwt_bundles, BundleSet)
+
+    def watch_status(self) -> AsyncIterator[str]:
+        """Yield what says which agents, certificates and tokens are taken back; "" while nobody knows.
+
+        It is a JWS, **not verified**: see `spiffekit.status`. The Workload API has no such thing; our
+        attestor serves it beside, on the same socket. See `watch_x509`.
+
+        Raises:
+            WorkloadApiError: The endpoint has no status of agents.
+        """
+        return self._watch(_WATCH_STATUS, lambda message: str(message.status), str)
 
     def _x509_update(self, message: Any) -> X509Update:
         return updates.x509_update(message, self._clock.now())
 
-    async def _watch(self, name: str, read: Callable[[Any], T], nothing: Callable[[], T]) -> AsyncIterator[T]:
+    async def _watch(
+        self, spec: Method, read: Callable[[Any], T], nothing: Callable[[], T]
+    ) -> AsyncIterator[T]:
         backoff = Backoff(*RETRY)
         while True:
             try:
-                async for message in self._stream(name, None):
+                async for message in self._stream(spec, None):
                     backoff.reset()
                     try:
                         update = read(message)
                     except SpiffeError as error:
                         # Workload_API §4.5: report and discard; what was there before stays.
-                        logger.warning("update discarded", extra={"method": name, "reason": str(error)})
+                        logger.warning("update discarded", extra={"method": spec.name, "reason": str(error)})
                         continue
                     yield update
             except NoIdentityIssuedError as error:
-                logger.warning("no identity issued", extra={"method": name, "reason": str(error)})
+                logger.warning("no identity issued", extra={"method": spec.name, "reason": str(error)})
                 yield nothing()  # Workload_API §5.2.1: stop using what was redacted
             except WorkloadApiUnavailableError as error:
-                logger.info("stream interrupted", extra={"method": name, "reason": str(error)})
+                logger.info("stream interrupted", extra={"method": spec.name, "reason": str(error)})
             await self._clock.sleep(backoff.next())
 
     async def _first(self, name: str, read: Callable[[Any], T]) -> T:
-        async for message in self._stream(name, CALL_WITHIN):
+        async for message in self._stream(method(name), CALL_WITHIN):
             return _read(read, message)
         raise WorkloadApiUnavailableError(f"{name} ended without an answer")
 
-    async def _stream(self, name: str, within: timedelta | None) -> AsyncIterator[Any]:
-        spec = method(name)
+    async def _stream(self, spec: Method, within: timedelta | None) -> AsyncIterator[Any]:
         open_stream = self._channel.unary_stream(
             spec.path, spec.request.SerializeToString, spec.response.FromString
         )
@@ -190,7 +207,7 @@ class WorkloadApi:
             async for message in call:
                 yield message
         except grpc.RpcError as error:
-            _explain(name, error)
+            _explain(spec.name, error)
         finally:
             call.cancel()
 

@@ -30,9 +30,12 @@ READY_WITHIN: Final = timedelta(seconds=30)
 class _Follower(Generic[T]):
     """Holds the latest of a stream of updates, and who waits for the next."""
 
-    def __init__(self, clock: Clock, is_granted: Callable[[T], bool]) -> None:
+    def __init__(
+        self, clock: Clock, is_granted: Callable[[T], bool], excuse: Callable[[], str] | None = None
+    ) -> None:
         self._clock = clock
         self._is_granted = is_granted
+        self._excuse = excuse or self._why_no_identity  # why there is nothing yet
         self._latest: tuple[T, datetime] | None = None
         self._changed = asyncio.Event()
         self._granted = asyncio.Event()
@@ -65,10 +68,12 @@ class _Follower(Generic[T]):
             async with asyncio.timeout(within.total_seconds()):
                 await self._granted.wait()
         except TimeoutError as error:
-            reason = "nothing is granted" if self._latest else "the endpoint does not answer"
-            raise WorkloadApiUnavailableError(f"no identity within {within}: {reason}") from error
+            raise WorkloadApiUnavailableError(f"{self._excuse()} within {within}") from error
         if self.failure is not None:
             raise self.failure
+
+    def _why_no_identity(self) -> str:
+        return f"no identity: {'nothing is granted' if self._latest else 'the endpoint does not answer'}"
 
     async def next(self) -> None:
         await self._changed.wait()

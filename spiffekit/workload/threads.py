@@ -17,8 +17,10 @@ from typing import Any, Final, TypeVar
 from spiffekit.bundle import Bundle, BundleSet
 from spiffekit.id import SpiffeId, TrustDomain
 from spiffekit.jwtsvid import JwtSvid
+from spiffekit.status import AgentStatus
 from spiffekit.workload.client import CALL_WITHIN, ValidatedToken
 from spiffekit.workload.source import READY_WITHIN, JwtSource, X509Source
+from spiffekit.workload.status import StatusSource
 from spiffekit.workload.updates import X509Update
 
 T = TypeVar("T")
@@ -95,6 +97,26 @@ def x509_source(
         _,
         source,
     ):
+        yield source
+
+
+@contextmanager
+def status_source(
+    address: str | None = None,
+    *,
+    without_status: Collection[TrustDomain] = (),
+    ready_within: timedelta = READY_WITHIN,
+    on_update: Callable[[AgentStatus], None] | None = None,
+) -> Iterator[StatusSource]:
+    """Yield a `StatusSource` to be read from any thread; raises as `StatusSource.open`.
+
+    `on_update` is called on the source's own thread. `changed` is for event loops only.
+    """
+    with _entered(
+        lambda: StatusSource.open(
+            address, without_status=without_status, ready_within=ready_within, on_update=on_update
+        )
+    ) as (_, source):
         yield source
 
 

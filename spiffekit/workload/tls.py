@@ -10,32 +10,39 @@ first: no byte of the application passes unverified. In TLS 1.3 a client finishe
 judged it; it learns of a refusal by the end of the connection.
 """
 
+import asyncio
 import contextlib
+import socket
 import ssl
 from collections.abc import Callable
 from typing import Any, Final, Self, cast
 
-from spiffekit import x509svid
+from spiffekit import crl, x509svid
+from spiffekit.certificates import load_certificate
 from spiffekit.daemon.clock import Clock, SystemClock
-from spiffekit.errors import SpiffeError, UnauthorizedPeerError
+from spiffekit.errors import RevokedError, SpiffeError, UnauthorizedPeerError
 from spiffekit.id import SpiffeId
 from spiffekit.wire import tls
 from spiffekit.workload.authorize import Authorize
+from spiffekit.workload.live import Peer, PeerStatus
 from spiffekit.workload.updates import X509Update, X509UpdateSource
 
-Judge = Callable[[tuple[bytes, ...]], SpiffeId]
+Judge = Callable[[tuple[bytes, ...]], Peer]
 _ALPN: Final = ("h2", "http/1.1")
 
 
 class PeerRefusedError(ssl.SSLError, SpiffeError):
-    """The handshake failed because the peer is not to be trusted, or not whom we want to talk to."""
+    """The peer is not to be trusted, or no longer, or is not whom we want to talk to. The cause says why."""
 
 
 class _Verified:
     """What both kinds of TLS connection share: a handshake that ends with our own judgement."""
 
     _judge: Judge | None = None
+    _status: PeerStatus | None = None
     _peer: SpiffeId | None = None
+    _reason: RevokedError | None = None
+    loop: asyncio.AbstractEventLoop | None = None
 
     @property
     def peer_spiffe_id(self) -> SpiffeId:
@@ -43,12 +50,25 @@ class _Verified:
             raise UnauthorizedPeerError("the handshake is not finished")
         return self._peer
 
+    def cut(self, reason: RevokedError) -> None:
+        self._reason = reason
+
     def _verify(self) -> None:
         assert self._judge is not None  # noqa: S101 - set by the context before it hands us out
         try:
-            self._peer = self._judge(tls.peer_chain(cast("ssl.SSLObject", self)))
+            peer = self._judge(tls.peer_chain(cast("ssl.SSLObject", self)))
+            if self._status is not None:
+                self._status.admit(self, peer)
         except SpiffeError as error:
             raise PeerRefusedError(f"peer refused: {error}") from error
+        self._peer = peer.spiffe_id
+
+    def _require(self) -> None:
+        """Go on only with a peer that is verified, and not cut off."""
+        if self._peer is None:
+            cast("ssl.SSLObject", self).do_handshake()
+        if self._reason is not None:
+            raise PeerRefusedError(f"peer refused: {self._reason}") from self._reason
 
 
 class SpiffeSSLObject(_Verified, ssl.SSLObject):
@@ -57,21 +77,19 @@ class SpiffeSSLObject(_Verified, ssl.SSLObject):
     def do_handshake(self) -> None:
         """Do the TLS handshake, then judge the peer."""
         super().do_handshake()
+        with contextlib.suppress(RuntimeError):  # nobody says that it has to be asyncio that drives us
+            self.loop = asyncio.get_running_loop()
         self._verify()
 
     def read(self, len: int = 1024, buffer: Any = None) -> Any:  # noqa: A002 - the standard library's name
-        """Read, once the peer is verified."""
+        """Read, once the peer is verified, and until it is cut off."""
         self._require()
         return super().read(len, buffer) if buffer is not None else super().read(len)
 
     def write(self, data: Any) -> int:
-        """Write, once the peer is verified."""
+        """Write, once the peer is verified, and until it is cut off."""
         self._require()
         return super().write(data)
-
-    def _require(self) -> None:
-        if self._peer is None:
-            self.do_handshake()
 
 
 class SpiffeSSLSocket(_Verified, ssl.SSLSocket):
@@ -89,18 +107,27 @@ class SpiffeSSLSocket(_Verified, ssl.SSLSocket):
             self.close()
             raise
 
+    def cut(self, reason: RevokedError) -> None:
+        """Pass no byte any more, and wake whoever waits for one."""
+        super().cut(reason)
+        with contextlib.suppress(OSError):  # it has ended already
+            # Of the socket below: what ends TLS first may block, and would let plain text pass afterwards.
+            super(ssl.SSLSocket, self).shutdown(socket.SHUT_RDWR)
+
     def read(self, len: int = 1024, buffer: Any = None) -> Any:  # noqa: A002 - the standard library's name
-        """Read, once the peer is verified."""
+        """Read, once the peer is verified, and until it is cut off."""
         self._require()
-        return super().read(len, buffer)
+        found = super().read(len, buffer)
+        self._require()  # it may have been cut off while we waited
+        return found
 
     def write(self, data: Any) -> int:
-        """Write, once the peer is verified."""
+        """Write, once the peer is verified, and until it is cut off."""
         self._require()
         return super().write(data)
 
     def send(self, data: Any, flags: int = 0) -> int:
-        """Send, once the peer is verified."""
+        """Send, once the peer is verified, and until it is cut off."""
         self._require()
         return super().send(data, flags)
 
@@ -113,27 +140,27 @@ class SpiffeSSLSocket(_Verified, ssl.SSLSocket):
         )
         return cast("SpiffeSSLSocket", secured), address
 
-    def _require(self) -> None:
-        if self._peer is None:
-            self.do_handshake()
-
 
 class SpiffeSSLContext(ssl.SSLContext):
     """A context that makes a fresh one for each snapshot of its source. Made by the two functions below."""
 
     _source: X509UpdateSource
     _judge: Judge
+    _status: PeerStatus | None
     _server_side: bool
     _alpn: list[str]
     _made: tuple[X509Update, ssl.SSLContext] | None
 
     @classmethod
-    def _create(cls, source: X509UpdateSource, judge: Judge, *, server_side: bool) -> Self:
+    def _create(
+        cls, source: X509UpdateSource, judge: Judge, status: PeerStatus | None, *, server_side: bool
+    ) -> Self:
         context = cls(ssl.PROTOCOL_TLS_SERVER if server_side else ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False  # SPIFFE IDs are checked, not names
         context.verify_mode = ssl.CERT_REQUIRED
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context._source, context._judge, context._server_side = source, judge, server_side
+        context._source, context._judge, context._status = source, judge, status
+        context._server_side = server_side
         context._alpn, context._made = list(_ALPN), None
         return context
 
@@ -168,7 +195,7 @@ class SpiffeSSLContext(ssl.SSLContext):
                 server_hostname=server_hostname,
             ),
         )
-        wrapped._owner, wrapped._judge = self, self._judge
+        wrapped._owner, wrapped._judge, wrapped._status = self, self._judge, self._status
         wrapped.do_handshake_on_connect = do_handshake_on_connect
         if do_handshake_on_connect and _connected(wrapped):
             try:
@@ -198,7 +225,7 @@ class SpiffeSSLContext(ssl.SSLContext):
                 incoming, outgoing, server_side=server_side, server_hostname=server_hostname
             ),
         )
-        wrapped._judge = self._judge
+        wrapped._judge, wrapped._status = self._judge, self._status
         return wrapped
 
     def _current(self) -> ssl.SSLContext:
@@ -222,31 +249,40 @@ class SpiffeSSLContext(ssl.SSLContext):
 
 
 def mtls_server_context(
-    source: X509UpdateSource, authorize: Authorize, *, clock: Clock | None = None
+    source: X509UpdateSource,
+    authorize: Authorize,
+    *,
+    status: PeerStatus | None = None,
+    clock: Clock | None = None,
 ) -> ssl.SSLContext:
     """Return a context for a server that demands a client certificate.
 
     Args:
-        source: Whose SVID to present, and the bundles to verify clients with; an `X509Source` or a fixed
-            update.
+        source: Whose SVID to present, and the bundles and revocation lists to verify clients with; an
+            `X509Source` or a fixed update.
         authorize: Decides which verified clients may connect; see `spiffekit.workload.authorize`.
+        status: What was taken back; a `StatusSource`. With it nobody connects who is listed, or while
+            nobody knows; and who is listed later is cut off. Connections that are open stay so while nobody
+            knows.
         clock: Another clock, for tests.
     """
-    return SpiffeSSLContext._create(
-        source, _judging(source, authorize, clock or SystemClock()), server_side=True
-    )
+    judge = _judging(source, authorize, clock or SystemClock())
+    return SpiffeSSLContext._create(source, judge, status, server_side=True)
 
 
 def mtls_client_context(
-    source: X509UpdateSource, authorize: Authorize, *, clock: Clock | None = None
+    source: X509UpdateSource,
+    authorize: Authorize,
+    *,
+    status: PeerStatus | None = None,
+    clock: Clock | None = None,
 ) -> ssl.SSLContext:
     """Return a context for a client: the server's names are not checked, its SPIFFE ID is.
 
     Args: See `mtls_server_context`.
     """
-    return SpiffeSSLContext._create(
-        source, _judging(source, authorize, clock or SystemClock()), server_side=False
-    )
+    judge = _judging(source, authorize, clock or SystemClock())
+    return SpiffeSSLContext._create(source, judge, status, server_side=False)
 
 
 def peer_spiffe_id(connection: object) -> SpiffeId:
@@ -267,11 +303,15 @@ def peer_spiffe_id(connection: object) -> SpiffeId:
 
 
 def _judging(source: X509UpdateSource, authorize: Authorize, clock: Clock) -> Judge:
-    def judge(chain_der: tuple[bytes, ...]) -> SpiffeId:
-        peer = x509svid.verify(chain_der, source.x509_update(), now=clock.now())
-        if not authorize(peer):
-            raise UnauthorizedPeerError(f"{peer} is not authorised")
-        return peer
+    def judge(chain_der: tuple[bytes, ...]) -> Peer:
+        update = source.x509_update()
+        spiffe_id = x509svid.verify(chain_der, update, now=clock.now())
+        chain = [load_certificate(der) for der in chain_der]
+        for certificate in chain:
+            crl.check_all(update.revocation_lists.get(spiffe_id.trust_domain, ()), certificate)
+        if not authorize(spiffe_id):
+            raise UnauthorizedPeerError(f"{spiffe_id} is not authorised")
+        return Peer(spiffe_id, chain[0].serial_number, chain[0].not_valid_before_utc)
 
     return judge
 

@@ -3,12 +3,21 @@
 
 import logging
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from typing import Any, Protocol, Self, TypeVar
 
 from spiffekit.bundle import Bundle, BundleSet
-from spiffekit.errors import NoIdentityIssuedError, SpiffeError, X509SvidError
+from spiffekit.crl import RevocationList
+from spiffekit.errors import (
+    NoIdentityIssuedError,
+    SpiffeError,
+    StatusError,
+    UntrustedError,
+    X509SvidError,
+)
 from spiffekit.id import SpiffeId, TrustDomain
 from spiffekit.jwtsvid import JwtSvid
 from spiffekit.x509svid import X509Svid
@@ -27,18 +36,35 @@ class Hinted(Protocol):
 H = TypeVar("H", bound=Hinted)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class X509Update:
     """The X.509-SVIDs and bundles granted at one instant: the full set, never a difference.
 
     `svids` come in the order of the Workload API, the default identity first; empty when nothing is
-    granted. `crls` are DER. It is also a source of itself, so a fixed value fits where a source is wanted.
+    granted. `crls` are DER, and not verified. It is also a source of itself, so a fixed value fits where a
+    source is wanted.
     """
 
     svids: tuple[X509Svid, ...]
     bundles: BundleSet
     crls: tuple[bytes, ...] = field(repr=False)
     received_at: datetime
+
+    @cached_property
+    def revocation_lists(self) -> Mapping[TrustDomain, tuple[RevocationList, ...]]:
+        """Those of `crls` that an authority of `bundles` signed, by its trust domain; others are not heeded.
+
+        One that has not been renewed in time still counts for what it names.
+        """
+        found: dict[TrustDomain, tuple[RevocationList, ...]] = {}
+        for crl_der in self.crls:
+            try:
+                trust_domain, verified = _revocation_list(crl_der, self.bundles)
+            except (StatusError, UntrustedError) as error:
+                logger.warning("revocation list ignored", extra={"reason": str(error)})
+                continue
+            found[trust_domain] = (*found.get(trust_domain, ()), verified)
+        return found
 
     def x509_update(self) -> Self:
         """Return itself."""
@@ -125,6 +151,13 @@ def jwt_svids(message: Any, audience: Iterable[str]) -> tuple[JwtSvid, ...]:
     if not svids:
         raise NoIdentityIssuedError("response without SVIDs")
     return first_of_each_hint(svids)
+
+
+def _revocation_list(crl_der: bytes, bundles: BundleSet) -> tuple[TrustDomain, RevocationList]:
+    for bundle in bundles:
+        with suppress(UntrustedError):
+            return bundle.trust_domain, RevocationList.verify(crl_der, bundle)
+    raise UntrustedError("no authority of any bundle signed it")
 
 
 def first_of_each_hint(items: Iterable[H]) -> tuple[H, ...]:
