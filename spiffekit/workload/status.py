@@ -104,14 +104,21 @@ class StatusSource:
 
 
 class _Reader:
-    """Verifies what the endpoint says, again when it says by which keys; what fails is told and not heeded."""
+    """Verifies what the endpoint says, and again when the keys are others; what fails is told, not heeded."""
 
     def __init__(self, watch: PeerWatch, clock: Clock) -> None:
         self._watch = watch
         self._clock = clock
         self._bundles = BundleSet()
         self._token = ""
-        self.excuse = "no status of agents: the endpoint has none"
+        self._refusal = ""
+
+    @property
+    def excuse(self) -> str:
+        """Why there is no status yet."""
+        if not self._token:
+            return "no status of agents: the endpoint has none"
+        return f"no status of agents: {self._refusal or 'this process is granted no keys to verify one with'}"
 
     async def read(self, api: WorkloadApi) -> AsyncIterator[AgentStatus]:
         async for news in _merged(api.watch_jwt_bundles(), api.watch_status()):
@@ -127,8 +134,8 @@ class _Reader:
             status = AgentStatus.verify(self._token, self._bundles, now=self._clock.now())
             return status if self._watch.put(status) else None
         except (StatusError, VerificationError) as error:
-            self.excuse = f"no status of agents that is good: {error}"
-            logger.error("status of agents refused", extra={"reason": str(error)})  # noqa: TRY400 - no traceback
+            self._refusal = str(error)
+            logger.error("status of agents refused", extra={"reason": self._refusal})  # noqa: TRY400
             return None
 
 

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 import grpc
 
+from spiffekit.wire.pb.attestor.v1 import status_pb2
 from spiffekit.wire.workload_api import SECURITY_HEADER, SERVICE, messages, methods
 
 
@@ -26,6 +27,10 @@ class FakeWorkloadApi:
         self._refusal, self._ended = None, False
         self._now[name] = message
         self._notify()
+
+    def say_status(self, token):
+        """What was taken back, as our attestor says it beside the Workload API."""
+        self.say("Status/Watch", status_pb2.WatchResponse(status=token))
 
     def refuse(self, code, details=""):
         self._refusal = (code, details)
@@ -90,7 +95,17 @@ class FakeWorkloadApi:
             )
             behave = self._stream(name) if method.streaming else self._unary(name)
             handlers[name] = kind(behave, method.request.FromString, lambda m: m.SerializeToString())
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+        status = grpc.unary_stream_rpc_method_handler(
+            self._stream("Status/Watch"),
+            status_pb2.WatchRequest.FromString,
+            status_pb2.WatchResponse.SerializeToString,
+        )
+        server.add_generic_rpc_handlers(
+            (
+                grpc.method_handlers_generic_handler(SERVICE, handlers),
+                grpc.method_handlers_generic_handler("attestor.v1.Status", {"Watch": status}),
+            )
+        )
         server.add_insecure_port(f"unix:{path}")
         await server.start()
         try:

@@ -8,13 +8,16 @@ import socket
 import ssl
 import threading
 import urllib.request
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 
 from spiffekit.bundle import BundleSet
 from spiffekit.errors import NoIdentityIssuedError, UnauthorizedPeerError
 from spiffekit.id import SpiffeId
+from spiffekit.testing import CA_USAGE
 from spiffekit.workload import (
     PeerRefusedError,
     X509Update,
@@ -184,6 +187,77 @@ async def test_an_authority_speaks_for_its_own_trust_domain_only(ca, other_ca):
         with pytest.raises(PeerRefusedError, match="no authority of"):
             async with connected(port, client):
                 pass
+
+
+# Revocation lists, which come with the SVIDs.
+
+
+def listing(update, *crls):
+    return replace(update, crls=crls)
+
+
+@pytest.mark.requirement("WLAPI-12", "WLAPI-13", "WLAPI-14")
+async def test_a_peer_on_a_revocation_list_is_refused_until_an_update_comes_without_it(ca):
+    svid = ca.issue(SERVER)
+    source = Source(update(ca.issue(CLIENT), trusts=[ca]))
+    client = mtls_client_context(source, everybody)
+    async with echo_server(mtls_server_context(update(svid, trusts=[ca]), everybody)) as port:
+        source.now = listing(source.now, ca.crl(svid.serial_number))
+        with pytest.raises(PeerRefusedError, match=f"certificate {svid.serial_number:x} is revoked"):
+            async with connected(port, client):
+                pass
+        source.now = listing(source.now, ca.crl(svid.serial_number + 1))
+        async with connected(port, client) as (reader, writer):
+            assert await ask(reader, writer)
+        source.now = listing(source.now)
+        async with connected(port, client) as (reader, writer):
+            assert await ask(reader, writer)
+
+
+async def test_a_client_on_a_revocation_list_is_not_served(ca):
+    svid = ca.issue(CLIENT)
+    source = listing(update(ca.issue(SERVER), trusts=[ca]), ca.crl(svid.serial_number))
+    async with echo_server(mtls_server_context(source, everybody)) as port:
+        assert await _refused(port, mtls_client_context(update(svid, trusts=[ca]), everybody))
+
+
+async def test_an_intermediate_on_a_revocation_list_takes_its_svids_with_it(ca):
+    middle = type(ca)("example.org")
+    middle.certificate = ca.certify(
+        middle.key.public_key(), uris=["spiffe://example.org"], common_name="m", ca=True, usage=CA_USAGE
+    )
+    leaf = middle.issue(SERVER)
+    chain = (*leaf.chain_der, middle.certificate.public_bytes(serialization.Encoding.DER))
+    server = mtls_server_context(update(replace(leaf, chain_der=chain), trusts=[ca]), everybody)
+    source = Source(update(ca.issue(CLIENT), trusts=[ca]))
+    client = mtls_client_context(source, everybody)
+    async with echo_server(server) as port:
+        async with connected(port, client) as (reader, writer):
+            assert await ask(reader, writer)
+        source.now = listing(source.now, ca.crl(middle.certificate.serial_number))
+        with pytest.raises(PeerRefusedError, match="is revoked"):
+            async with connected(port, client):
+                pass
+
+
+async def test_a_revocation_list_counts_for_its_own_trust_domain_only_and_a_bad_one_not_at_all(
+    ca, other_ca, caplog
+):
+    """Else whoever is trusted for one trust domain could cut off the peers of another."""
+    svid = ca.issue(SERVER)
+    stranger = type(ca)("example.org")
+    crls = [other_ca.crl(svid.serial_number), stranger.crl(svid.serial_number), b"malformed"]
+    source = listing(update(ca.issue(CLIENT), trusts=[other_ca, ca]), *crls, ca.crl())
+    assert set(source.revocation_lists) == {ca.trust_domain, other_ca.trust_domain}
+    assert [record.reason.split(":")[0] for record in caplog.records] == [
+        "no authority of any bundle signed it",
+        "revocation list",
+    ]
+    async with (
+        echo_server(mtls_server_context(update(svid, trusts=[ca]), everybody)) as port,
+        connected(port, mtls_client_context(source, everybody)) as (reader, writer),
+    ):
+        assert await ask(reader, writer)
 
 
 async def test_a_trusted_peer_that_is_not_the_one_we_want_is_refused(ca):
