@@ -62,10 +62,12 @@ class AgentsService:
             changed_at=call.now,
         )
 
+        person = self._lifecycle.person(call.caller.actor)
+
         def act(tx: Transaction) -> Agent:
             agent_class = _class(tx, wanted)
             agent = tx.agents.create(self._lifecycle.registered(wanted, agent_class))
-            tx.audit.append(_record(call, agent, purpose=agent.purpose))
+            tx.audit.append(_record(call, agent, purpose=agent.purpose, **person))
             return agent
 
         return self._message(await self._database.write(act))
@@ -184,13 +186,14 @@ class AgentsService:
         """Take a step in an agent's life, with its record, or neither."""
         key = agent_id_field("spiffe_id", spiffe_id, self._trust_domain)
         text_field("reason", reason, required=True)
+        person = self._lifecycle.person(call.caller.actor)
 
         def act(tx: Transaction) -> Agent:
             before = tx.agents.get(key)
             after = step(before, _class(tx, before))
             # A class that an agent changes into counts as well as the one it had.
             check_narrower(after.limits, _class(tx, after))
-            tx.audit.append(_record(call, after, reason=reason, was=before.state))
+            tx.audit.append(_record(call, after, reason=reason, was=before.state, **person))
             after = tx.agents.update(after)
             follow(tx, before, after)
             return after

@@ -6,7 +6,20 @@ One file a noun, one function a verb. Flags keep the names that SPIRE's users kn
 
 import click
 
-from issuer.cli import agent, agent_class, audit, bundle, entry, jwt, node, revocation, service, token, x509
+from issuer.cli import (
+    agent,
+    agent_class,
+    audit,
+    bundle,
+    entry,
+    jwt,
+    node,
+    revocation,
+    service,
+    token,
+    trace,
+    x509,
+)
 from issuer.errors import IssuerError
 from spiffekit.daemon.terminal import Commands
 
@@ -34,6 +47,7 @@ for command in (
     jwt.group,
     agent.group,
     audit.group,
+    trace.trace,
     agent_class.group,
     revocation.group,
 ):

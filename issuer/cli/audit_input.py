@@ -38,22 +38,22 @@ def event_request(given: dict[str, Any], **more: Any) -> "audit_pb2.ListEventsRe
         type=given["type_"],
         actor=given["actor"],
         resource=given["resource"],
-        credential=_credential(given["credential"]),
+        credential=credential_name(given["credential"]),
         since=_microseconds(given["since"]),
         until=_microseconds(given["until"]),
         **more,
     )
 
 
-def _credential(text: str) -> str:
-    """Return a serial number in decimal, also if it came as hex with colons or 0x."""
+def credential_name(text: str) -> str:
+    """Return a credential as the trail knows it: a serial number in decimal, also if it came as hex."""
     digits = text.replace(":", "") if ":" in text else text.removeprefix("0x")
     if digits == text:
         return text
     try:
         return str(int(digits, 16))
     except ValueError:
-        raise click.UsageError(f"--credential: {text!r} is no hexadecimal number") from None
+        raise click.UsageError(f"{text!r} is no hexadecimal number") from None
 
 
 def _microseconds(instant: datetime | None) -> int:

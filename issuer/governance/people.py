@@ -157,6 +157,10 @@ class People:
         account = account_of(actor)
         return account if self._file is None else self._now().accounts.get(account, account)
 
+    def known_as(self, actor: str) -> Owner | None:
+        """Return whom an actor is, or None where nobody can say; for the record, not for a decision."""
+        return None if self._known is None else self._known.accounts.get(account_of(actor))
+
     def check_owns(self, actor: str, owner: Owner) -> None:
         """Check that an actor is an owner, or of the group that is; without a list every operator is.
 

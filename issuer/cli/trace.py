@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who acted, for whom, on whose node, by which policy; and who is accountable."""
+
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from issuer.cli.options import socket_option
+from spiffekit.daemon.terminal import (
+    instant,
+    output_option,
+    print_json,
+    print_record,
+    print_table,
+)
+
+if TYPE_CHECKING:
+    from issuer.cli.trace_findings import Event, Findings
+
+
+@click.command("trace")
+@click.argument("what")
+@socket_option
+@output_option
+def trace(what: str, socket: Path, output: str) -> None:
+    """Say who acted, for whom, on whose node, by which policy, and who is accountable.
+
+    WHAT is the serial number of an X.509-SVID (decimal, or hex with colons or 0x), the ID or the SHA-256 of
+    a token, or a SPIFFE ID.
+    """
+    from issuer.cli.trace_findings import find
+    from issuer.client import connect
+
+    with connect(socket) as api:
+        found = find(api, what)
+    if output == "json":
+        print_json(_document(found))
+    else:
+        _tell(found)
+
+
+def _document(found: "Findings") -> dict[str, Any]:
+    from google.protobuf.json_format import MessageToDict
+
+    def plain(message: Any) -> Any:
+        return MessageToDict(message, preserving_proto_field_name=True)
+
+    return {
+        "spiffe_id": found.spiffe_id,
+        "state": None if found.issued is None else found.state(datetime.now(UTC)),
+        "issued": found.issued,
+        "node": found.node,
+        "entry": found.entry,
+        "agent": None if found.agent is None else plain(found.agent),
+        "life": found.life,
+        "given": found.given,
+        "revoked": [plain(one) for one in found.revoked],
+        "accountable": [asdict(one) for one in found.accountable],
+    }
+
+
+def _tell(found: "Findings") -> None:
+    if found.issued is not None:
+        print_record(_credential(found, found.issued))
+    print_record({"SPIFFE ID": found.spiffe_id, **_agent(found)})
+    if found.life:
+        click.echo("What was done with it:")
+        columns = ["When", "What", "By", "Why"]
+        print_table(
+            columns, [[e["time"], e["type"], _by(e), e["outcome"].get("reason", "")] for e in found.life]
+        )
+    if found.given:
+        click.echo(f"What it was given, the latest {len(found.given)}:")
+        print_table(
+            ["When", "Kind", "ID", "Until", "Node"],
+            [
+                [e["time"], *_handed(e["credential"]), e.get("attest", {}).get("node", "")]
+                for e in found.given
+            ],
+        )
+    if found.accountable:
+        click.echo("Accountable:")
+        print_table(
+            ["Who", "For what", "Account"], [[one.who, one.role, one.account] for one in found.accountable]
+        )
+    else:
+        click.echo("Accountable: nobody is recorded")
+
+
+def _by(event: "Event") -> str:
+    return str(event.get("detail", {}).get("person") or event["actor"])
+
+
+def _handed(credential: dict[str, str]) -> list[str]:
+    name = credential.get("serial") or credential.get("jti") or credential.get("sha256", "")
+    return [credential["kind"], name, credential["exp"]]
+
+
+def _credential(found: "Findings", issued: "Event") -> dict[str, object]:
+    kind, name, ends = _handed(issued["credential"])
+    detail, attest = issued.get("detail", {}), issued.get("attest", {})
+    process, policy = detail.get("evidence", {}).get("process", {}), issued.get("policy", {})
+    proof = "" if found.node is None else f", proved {found.node['time']}"
+    at = f" from {issued['peer']['ip']}" if "peer" in issued else ""
+    return {
+        "Credential": f"{kind} {name}",
+        "For": ", ".join(detail.get("audience", [])),
+        "Issued": f"{issued['time']} until {ends}, event {issued['seq']}",
+        "Now": found.state(datetime.now(UTC)),
+        "To process": f"{process['pid']} of user {process['uid']}, {process['path']}" if process else "",
+        "Instance": issued.get("agent", {}).get("instance_uid")
+        or detail.get("evidence", {}).get("instance", ""),
+        "On node": f"{attest['node']} ({attest['level']}{proof}){at}" if "node" in attest else "",
+        "Asked by": issued["actor"] if issued["actor"] != attest.get("node") else "",
+        "By entry": _entry(found, detail.get("entry", "")),
+        "By policy": f"{', '.join(policy.get('ids', []))} of bundle {policy.get('bundle', '')}"
+        if policy
+        else "none was asked",
+    }
+
+
+def _entry(found: "Findings", entry_id: str) -> str:
+    last = found.entry[-1] if found.entry else None
+    return entry_id + (f", {last['type']} {last['time']} by {last['actor']}" if last else "")
+
+
+def _agent(found: "Findings") -> dict[str, object]:
+    agent, issued = found.agent, found.issued
+    if agent is None:
+        return {"Owner": "none: it is no agent's"}
+    from spiffekit.wire.pb.issuer.v1 import agents_pb2
+
+    spec = agent.spec
+    owner = f"{spec.owner.issuer}|{'group:' if spec.owner.group else ''}{spec.owner.subject}"
+    then = "" if issued is None else issued.get("agent", {}).get("owner", "none: it was no agent's")
+    state = agents_pb2.AgentState.Name(agent.state).lower()
+    return {
+        "Owner": owner,
+        "Owner then": then if then != owner else "",
+        "Class": spec.agent_class,
+        "Purpose": spec.purpose,
+        "State": f"{state} since {instant(agent.changed_at)}"
+        + (f" ({agent.reason})" if agent.reason else ""),
+        "Successor": agent.successor,
+    }
