@@ -56,6 +56,7 @@ PROMISED = {
     "issuer audit check-proof": "key witness output",
     "issuer audit checkpoint": f"file {ASK}",
     "issuer audit key": f"file {ASK}",
+    "issuer trace": ASK,
     "issuer class put": f"name twoPeople reviewEvery {LIMITS} {ASK}",
     "issuer class list": ASK,
     "issuer class show": f"name {ASK}",

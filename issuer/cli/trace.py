@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 def trace(what: str, socket: Path, output: str) -> None:
     """Say who acted, for whom, on whose node, by which policy, and who is accountable.
 
-    WHAT is the serial number of an X.509-SVID (decimal, or hex with colons or 0x), the ID or the SHA-256 of
-    a token, or a SPIFFE ID.
+    WHAT is the serial number of an X.509-SVID (decimal, or hex with colons or 0x), the ID of a token, or a
+    SPIFFE ID.
     """
     from issuer.cli.trace_findings import find
     from issuer.client import connect
@@ -69,9 +69,7 @@ def _tell(found: "Findings") -> None:
     if found.life:
         click.echo("What was done with it:")
         columns = ["When", "What", "By", "Why"]
-        print_table(
-            columns, [[e["time"], e["type"], _by(e), e["outcome"].get("reason", "")] for e in found.life]
-        )
+        print_table(columns, [[e["time"], e["type"], _by(e), _why(e)] for e in found.life])
     if found.given:
         click.echo(f"What it was given, the latest {len(found.given)}:")
         print_table(
@@ -94,6 +92,10 @@ def _by(event: "Event") -> str:
     return str(event.get("detail", {}).get("person") or event["actor"])
 
 
+def _why(event: "Event") -> str:
+    return str(event["outcome"].get("reason") or event.get("detail", {}).get("purpose", ""))
+
+
 def _handed(credential: dict[str, str]) -> list[str]:
     name = credential.get("serial") or credential.get("jti") or credential.get("sha256", "")
     return [credential["kind"], name, credential["exp"]]
@@ -110,7 +112,9 @@ def _credential(found: "Findings", issued: "Event") -> dict[str, object]:
         "For": ", ".join(detail.get("audience", [])),
         "Issued": f"{issued['time']} until {ends}, event {issued['seq']}",
         "Now": found.state(datetime.now(UTC)),
-        "To process": f"{process['pid']} of user {process['uid']}, {process['path']}" if process else "",
+        "To process": ", ".join(filter(None, (f"{process['pid']} of user {process['uid']}", process["path"])))
+        if process
+        else "",
         "Instance": issued.get("agent", {}).get("instance_uid")
         or detail.get("evidence", {}).get("instance", ""),
         "On node": f"{attest['node']} ({attest['level']}{proof}){at}" if "node" in attest else "",

@@ -74,7 +74,7 @@ def _of(one: revocation_pb2.Revoked) -> str:
 
 
 def find(api: IssuerApi, what: str) -> Findings:
-    """Find out about a serial number, the ID or hash of a token, or a SPIFFE ID.
+    """Find out about a serial number, the ID of a token, or a SPIFFE ID.
 
     Raises:
         NotFoundError: The trail knows nothing of it.
@@ -86,7 +86,7 @@ def _credential(api: IssuerApi, what: str) -> Findings:
     name = credential_name(what)
     issued = next(_events(api, credential=name), None)
     if issued is None:
-        raise NotFoundError(f"nothing with the serial number, ID or hash {what[:255]!r} was ever issued here")
+        raise NotFoundError(f"nothing with the serial number or ID {what[:255]!r} was ever issued here")
     spiffe_id, at = issued["resource"], issued["time"]
     agent = _agent(api, spiffe_id)
     life = _life(api, spiffe_id)

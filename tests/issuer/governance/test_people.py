@@ -50,6 +50,19 @@ async def test_who_owns_is_told_by_account(file):
             people.check_owns(actor, owner)
 
 
+async def test_the_record_says_who_an_account_is_where_anybody_knows(file):
+    write(file, user("alice", "local:uid=1000"))
+    people = listed(file)
+    assert people.known_as("local:uid=1000,pid=7") is None  # nothing is read yet
+    await people.reload()
+    assert people.known_as("local:uid=1000,pid=7") == ALICE
+    assert people.known_as("local:uid=1001,pid=7") is None
+    file.write_text("not a list")
+    await people.reload()
+    assert people.known_as("local:uid=1000,pid=7") is None
+    assert People(None).known_as("local:uid=1000,pid=7") is None
+
+
 async def test_without_a_list_every_owner_is_taken_and_every_operator_is_one():
     people = People(None)
     await people.reload()
