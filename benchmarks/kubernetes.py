@@ -93,10 +93,10 @@ async def followed(access, process, clock):
     tasks = [asyncio.create_task(f.run(lambda: None)) for f in (attestor, clusters)]
     try:
         warm = await times(attestor, process, 500)
-        (watch,) = clusters._watches.values()
+        watch = clusters._clusters["c1"].pods
         while not watch.begun:
             await watch.changed()
-        checks = check_times(clusters, watch.pods[process_uid()])
+        checks = check_times(clusters, watch.known[process_uid()])
         began = time.process_time()
         await asyncio.sleep(IDLE)
         idle = (time.process_time() - began) / IDLE

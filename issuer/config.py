@@ -93,11 +93,13 @@ class KubernetesTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
         kubeconfig: How its API server is reached; as every pod of it may, if left out.
         context: The context in that file; its current one if left out.
         stale_after: Pods that have not been seen for so long earn nothing until they are seen again.
+        namespace_labels: Watch namespaces as well, for the selectors `k8s:ns-label`.
     """
 
     kubeconfig: Path | None = None
     context: str = ""
     stale_after: Span = Span(seconds=60)
+    namespace_labels: bool = False
 
     def access(self) -> Access:
         """Return how it is reached.

@@ -7,6 +7,7 @@ for too long vouches for nothing.
 
 import asyncio
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, NoReturn, Self
 
@@ -15,19 +16,36 @@ from issuer.errors import EvidenceRejectedError
 from spiffekit.daemon.clock import Clock
 from spiffekit.daemon.kubernetes import facts
 from spiffekit.daemon.kubernetes.client import KubernetesClient, KubernetesError
-from spiffekit.daemon.kubernetes.objects import ContainerStatus, Pod
-from spiffekit.daemon.kubernetes.watch import PodWatch
+from spiffekit.daemon.kubernetes.objects import NAMESPACES, PODS, ContainerStatus, Namespace, O, Pod
+from spiffekit.daemon.kubernetes.watch import Watch
 from spiffekit.evidence import ContainerFacts, PodFacts
 from spiffekit.selector import Selector
 
 LIVE: Final = {"Pending", "Running"}  # phases; a pod is pending until its init containers are done
 
 
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """What is followed of one cluster."""
+
+    pods: Watch[Pod, Pod]
+    namespaces: Watch[Namespace, Namespace] | None = None
+
+    @classmethod
+    def of(cls, table: KubernetesTable, client: KubernetesClient, clock: Clock) -> Self:
+        """Return the cluster of a table."""
+        stale_after = table.stale_after
+        pods = Watch(client, clock, PODS, keep=lambda pod: pod, stale_after=stale_after)
+        if not table.namespace_labels:
+            return cls(pods)
+        return cls(pods, Watch(client, clock, NAMESPACES, keep=lambda one: one, stale_after=stale_after))
+
+
 class Clusters:
     """See the module."""
 
-    def __init__(self, watches: Mapping[str, PodWatch[Pod]], clock: Clock) -> None:
-        self._watches = watches
+    def __init__(self, clusters: Mapping[str, Cluster], clock: Clock) -> None:
+        self._clusters = clusters
         self._clock = clock
 
     @classmethod
@@ -38,17 +56,15 @@ class Clusters:
         clock: Clock,
     ) -> Self:
         """Return the clusters of a configuration."""
-        watches = {
-            name: PodWatch[Pod](clients[name], clock, keep=lambda pod: pod, stale_after=table.stale_after)
-            for name, table in tables.items()
-        }
-        return cls(watches, clock)
+        return cls({name: Cluster.of(table, clients[name], clock) for name, table in tables.items()}, clock)
 
     async def run(self, ready: Callable[[], None]) -> NoReturn:
         """Watch them. Ready at once: an API server that is away only withholds what needs its word."""
         async with asyncio.TaskGroup() as group:
-            for name, watch in self._watches.items():
-                group.create_task(watch.run(), name=f"watch-{name}")
+            for name, cluster in self._clusters.items():
+                group.create_task(cluster.pods.run(), name=f"watch-pods-{name}")
+                if cluster.namespaces is not None:
+                    group.create_task(cluster.namespaces.run(), name=f"watch-namespaces-{name}")
             ready()
         raise AssertionError("watches never end")
 
@@ -82,20 +98,27 @@ class Clusters:
             EvidenceRejectedError: There is no such, or the cluster cannot be seen now.
         """
         known = self._pod(cluster, pod.uid)
-        return facts.selectors(known, _container(known, pod))
+        namespaces, labels = self._clusters[cluster].namespaces, {}
+        if namespaces is not None:
+            namespace = _seen(cluster, namespaces).get(known.metadata.namespace)
+            labels = namespace.metadata.labels if namespace is not None else {}
+        return facts.selectors(known, _container(known, pod), labels)
 
     def _pod(self, cluster: str, uid: str) -> Pod:
-        watch = self._watches.get(cluster)
-        if watch is None:
+        if cluster not in self._clusters:
             raise EvidenceRejectedError(f"evidence.pod: cluster {cluster!r} is not watched")
-        try:
-            watch.require_fresh()
-        except KubernetesError as error:
-            raise EvidenceRejectedError(f"evidence.pod: cluster {cluster!r}: {error}") from error
-        known = watch.pods.get(uid)
+        known = _seen(cluster, self._clusters[cluster].pods).get(uid)
         if known is None:
             raise EvidenceRejectedError("evidence.pod.uid: the cluster has no such pod")
         return known
+
+
+def _seen(cluster: str, watch: Watch[O, O]) -> Mapping[str, O]:
+    try:
+        watch.require_fresh()
+    except KubernetesError as error:
+        raise EvidenceRejectedError(f"evidence.pod: cluster {cluster!r}: {error}") from error
+    return watch.known
 
 
 def _require_alive(known: Pod, now: datetime) -> None:

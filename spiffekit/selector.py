@@ -98,6 +98,7 @@ KINDS: Final = {
     "k8s": IMAGE_SIGNATURES
     | {
         "ns": _ANY,
+        "ns-label": _LABEL,
         "sa": _ANY,
         "container-image": _ANY,
         "container-name": _ANY,

@@ -5,6 +5,7 @@ The cgroup gives the pod's uid and the container's ID. Only a pod with that uid 
 says anything; whatever else is found is nothing.
 """
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from attestor.peer import Process, status
 from attestor.workload import Facts, cgroups, image_signatures
 from attestor.workload.containers import selectors
 from attestor.workload.image_signatures import ImageSignatures
-from attestor.workload.pods import KubeletPods, PodSource, WatchedPods
+from attestor.workload.pods import KubeletPods, NamespaceLabels, PodSource, WatchedPods
 from spiffekit.daemon.clock import Clock, SystemClock
 from spiffekit.daemon.config import ConfigError
 from spiffekit.daemon.kubernetes import facts
@@ -46,6 +47,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         private_key_path: Its private key.
         kubeconfig: How the API server is reached; as every pod may, if left out.
         cgroup_root: The kubelet's own --cgroup-root, if it has one.
+        namespace_labels: Add the selectors `ns-label`, for which the API server is asked.
         signatures: Who may sign images: a table of its own, see [image signatures](image-signatures.md).
     """
 
@@ -61,6 +63,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     private_key_path: Path | None = None
     kubeconfig: Path | None = None
     cgroup_root: str = ""
+    namespace_labels: bool = False
     signatures: image_signatures.Config | None = None
 
 
@@ -70,9 +73,15 @@ class K8sAttestor:
     type = facts.TYPE
 
     def __init__(
-        self, pods: PodSource, *, cgroup_root: str = "", signatures: ImageSignatures | None = None
+        self,
+        pods: PodSource,
+        *,
+        cgroup_root: str = "",
+        namespaces: NamespaceLabels | None = None,
+        signatures: ImageSignatures | None = None,
     ) -> None:
         self._pods = pods
+        self._namespaces = namespaces
         self._root = cgroup_root
         self._signatures = signatures
 
@@ -90,7 +99,8 @@ class K8sAttestor:
             one = pod.container(place.container_id)
             if one is None:
                 raise WorkloadAttestationError("pod does not have the container of the process")
-            found = facts.selectors(pod, one)
+            labels = await self._namespaces.of(pod.metadata.namespace) if self._namespaces else {}
+            found = facts.selectors(pod, one, labels)
             if self._signatures is not None:
                 stated = await self._signatures.stated(facts.digests(one)[1:])
                 found |= selectors(self.type, stated)
@@ -103,8 +113,11 @@ class K8sAttestor:
             raise WorkloadAttestationError(f"pod cannot be examined: {error}") from error
 
     async def run(self, ready: Callable[[], None]) -> NoReturn:
-        """Follow the pods of this node."""
-        await self._pods.run(ready)
+        """Follow the pods of this node, and namespaces if they are asked for."""
+        async with asyncio.TaskGroup() as group:
+            if self._namespaces is not None:
+                group.create_task(self._namespaces.run(), name="watch-namespaces")
+            await self._pods.run(ready)
 
     def _entered(self, process: Process, place: cgroups.Pod) -> bool:
         """Tell whether a process was put into its container: its eldest ancestor there is not the first.
@@ -143,6 +156,7 @@ def create(config: Config) -> K8sAttestor:
     return K8sAttestor(
         _source(config, clock),
         cgroup_root=config.cgroup_root.rstrip("/"),
+        namespaces=NamespaceLabels(_api_server(config), clock) if config.namespace_labels else None,
         signatures=image_signatures.create(config.signatures),
     )
 
@@ -150,11 +164,14 @@ def create(config: Config) -> K8sAttestor:
 def _source(config: Config, clock: Clock) -> PodSource:
     if config.source == "kubelet":
         return KubeletPods(KubernetesClient(_kubelet(config)), clock)
+    return WatchedPods(_api_server(config), clock, node_name=config.node_name)
+
+
+def _api_server(config: Config) -> KubernetesClient:
     try:
-        access = in_cluster() if config.kubeconfig is None else kubeconfig(config.kubeconfig)
+        return KubernetesClient(in_cluster() if config.kubeconfig is None else kubeconfig(config.kubeconfig))
     except AccessError as error:
         raise ConfigError(f"kubeconfig: {error}") from error
-    return WatchedPods(KubernetesClient(access), clock, node_name=config.node_name)
 
 
 def _kubelet(config: Config) -> Access:

@@ -6,15 +6,15 @@ A container may run before its pod's status says so. Then whoever asks waits, un
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Final, NoReturn, Protocol
 
 from attestor.workload import cgroups
 from spiffekit.daemon.clock import Clock
 from spiffekit.daemon.kubernetes.client import MAX_LIST, KubernetesClient
-from spiffekit.daemon.kubernetes.objects import Pod, PodList
-from spiffekit.daemon.kubernetes.watch import PodWatch
+from spiffekit.daemon.kubernetes.objects import NAMESPACES, PODS, Namespace, Pod, PodList
+from spiffekit.daemon.kubernetes.watch import Watch
 
 MAX_AGE: Final = 5.0  # seconds that a kubelet's list is taken for the truth: labels change
 RETRY: Final = 0.25  # seconds between two lists, however many wait for their containers
@@ -80,9 +80,10 @@ class WatchedPods:
     """Follows the API server, restricted to this node."""
 
     def __init__(self, client: KubernetesClient, clock: Clock, *, node_name: str) -> None:
-        self._watch = PodWatch(
+        self._watch = Watch(
             client,
             clock,
+            PODS,
             keep=lambda pod: pod,
             stale_after=STALE_AFTER,
             field_selector=f"spec.nodeName={node_name}",
@@ -90,18 +91,35 @@ class WatchedPods:
 
     async def find(self, place: cgroups.Pod) -> Pod:
         """Return the pod; see `PodSource`."""
-        while not self._watch.begun:
-            await self._watch.changed()
-        while True:
-            self._watch.require_fresh()
-            if found := _of(self._watch.pods, place):
-                return found
-            await self._watch.changed()
+        return await self._watch.find(lambda pods: _of(pods, place))
 
     async def run(self, ready: Callable[[], None]) -> NoReturn:
         """Follow the pods. Ready at once: the API server may be away, and others answer meanwhile."""
         ready()
         await self._watch.run()
+
+
+class NamespaceLabels:
+    """Follows the labels of all namespaces, at the API server: no kubelet knows them."""
+
+    def __init__(self, client: KubernetesClient, clock: Clock) -> None:
+        self._watch = Watch(client, clock, NAMESPACES, keep=_labels, stale_after=STALE_AFTER)
+
+    async def of(self, namespace: str) -> Mapping[str, str]:
+        """Return the labels of a namespace; wait for it.
+
+        Raises:
+            KubernetesError: Namespaces cannot be seen now.
+        """
+        return await self._watch.find(lambda known: known.get(namespace))
+
+    async def run(self) -> NoReturn:
+        """Follow the namespaces."""
+        await self._watch.run()
+
+
+def _labels(namespace: Namespace) -> Mapping[str, str]:
+    return namespace.metadata.labels
 
 
 def _of(pods: dict[str, Pod], place: cgroups.Pod) -> Pod | None:

@@ -42,7 +42,8 @@ class Cluster:
         return found
 
     async def __aenter__(self):
-        await self.call("POST", "/api/v1/namespaces", {"metadata": {"name": self.namespace}})
+        namespace = {"name": self.namespace, "labels": {"team": "travel"}}
+        await self.call("POST", "/api/v1/namespaces", {"metadata": namespace})
         await self.call("POST", "/api/v1/nodes", {"metadata": {"name": self.node, "labels": {"zone": "a"}}})
         for account in ("attestor", "booking", "other"):
             await self.call("POST", self.path("serviceaccounts"), {"metadata": {"name": account}})

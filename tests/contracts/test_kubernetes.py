@@ -5,6 +5,7 @@ import asyncio
 import json
 import os
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,8 @@ from spiffekit.daemon.clock import SystemClock
 from spiffekit.daemon.kubernetes import facts
 from spiffekit.daemon.kubernetes.access import Access
 from spiffekit.daemon.kubernetes.client import KubernetesClient, KubernetesError
-from spiffekit.daemon.kubernetes.objects import PodList
+from spiffekit.daemon.kubernetes.objects import NAMESPACES, PodList
+from spiffekit.daemon.kubernetes.watch import Watch
 from spiffekit.selector import Selector
 from tests.contracts.kubernetes import Cluster
 from tests.fakes.kubernetes import ADMIN, ApiServer, Authority
@@ -123,6 +125,21 @@ async def test_what_both_daemons_make_of_a_cluster(cluster):
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_labels_of_a_namespace_are_known(cluster):
+    """Every namespace has a label with its name, besides those that it was given."""
+    watch = Watch(
+        cluster.client, SystemClock(), NAMESPACES, keep=lambda one: one, stale_after=timedelta(minutes=1)
+    )
+    task = asyncio.create_task(watch.run())
+    try:
+        async with asyncio.timeout(20):
+            found = await watch.find(lambda known: known.get(cluster.namespace))
+        assert found.metadata.labels == {"kubernetes.io/metadata.name": cluster.namespace, "team": "travel"}
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 async def test_a_list_comes_in_pages(cluster):

@@ -26,6 +26,7 @@ from cryptography.x509.oid import NameOID
 
 ADMIN = "admin-token"
 CONTINUE_AFTER = 500
+KINDS = {"pods": "Pod", "namespaces": "Namespace"}
 
 
 class Refusal(Exception):
@@ -82,16 +83,22 @@ def status(container, identifier):
 
 
 class Store:
-    """Pods, nodes and accounts, with every change to a pod kept for watches."""
+    """Pods, nodes, accounts and namespaces, with every change kept for watches."""
 
     def __init__(self):
         self.lock = threading.Condition()
-        self.objects = {"pods": {}, "nodes": {}, "serviceaccounts": {}, "namespaces": {"default": {}}}
+        self.objects = {"pods": {}, "nodes": {}, "serviceaccounts": {}, "namespaces": {}}
         self.version = 100
         self.compacted = 50  # watches from before are refused
         self.events = []
         self.secret = b"service account key"
         self.now = lambda: datetime.now(UTC)
+        self.namespace("default")
+
+    def namespace(self, name, **labels):
+        """Create or replace a namespace; every one has a label with its name."""
+        meta = {"name": name, "labels": {**labels, "kubernetes.io/metadata.name": name}}
+        return self.put("namespaces", {"kind": "Namespace", "apiVersion": "v1", "metadata": meta})
 
     def put(self, kind, value):
         """Create or replace an object, whatever its state."""
@@ -104,8 +111,7 @@ class Store:
             key = (meta.get("namespace", ""), meta["name"])
             before = self.objects[kind].get(key)
             self.objects[kind][key] = value
-            if kind == "pods":
-                self._record(before, value)
+            self._record(kind, before, value)
             return copy.deepcopy(value)
 
     def remove(self, kind, namespace, name):
@@ -114,9 +120,8 @@ class Store:
             if before is None:
                 raise Refusal(404, "NotFound", f'{kind} "{name}" not found')
             self.version += 1
-            if kind == "pods":
-                before["metadata"]["resourceVersion"] = str(self.version)
-                self._record(before, None)
+            before["metadata"]["resourceVersion"] = str(self.version)
+            self._record(kind, before, None)
 
     def get(self, kind, namespace, name):
         with self.lock:
@@ -133,8 +138,8 @@ class Store:
             self.events = []
             self.lock.notify_all()
 
-    def _record(self, before, after):
-        self.events.append((self.version, copy.deepcopy(before), copy.deepcopy(after)))
+    def _record(self, kind, before, after):
+        self.events.append((self.version, kind, copy.deepcopy(before), copy.deepcopy(after)))
         self.lock.notify_all()
 
     def token(self, namespace, account, audiences, lifetime, bound):
@@ -303,22 +308,37 @@ class ApiServer(_Server):
 
     def __init__(self, authority, **more):
         super().__init__(authority, **more)
+        self.authority = authority
         self.store = Store()
+
+    def kubeconfig(self, folder):
+        """Write how the administrator reaches this server; return the file."""
+        (folder / "ca.crt").write_bytes(self.authority.pem)
+        cluster = {"server": f"https://127.0.0.1:{self.port}", "certificate-authority": "ca.crt"}
+        document = {
+            "current-context": "x",
+            "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+            "clusters": [{"name": "c", "cluster": cluster}],
+            "users": [{"name": "u", "user": {"token": ADMIN}}],
+        }
+        path = folder / "kubeconfig"
+        path.write_text(json.dumps(document))
+        return path
 
     def serve(self, request, method, path, query, body):
         parts = path.strip("/").split("/")
         match method, parts:
-            case "GET", ["api", "v1", "pods"] if query.get("watch") == "true":
-                self._watch(request, query)
-            case "GET", ["api", "v1", "pods"]:
-                request.send(200, self._list(query))
+            case "GET", ["api", "v1", ("pods" | "namespaces") as kind] if query.get("watch") == "true":
+                self._watch(request, kind, query)
+            case "GET", ["api", "v1", ("pods" | "namespaces") as kind]:
+                request.send(200, self._list(kind, query))
             case "GET", ["api", "v1", "nodes", name]:
                 request.send(200, self.store.get("nodes", "", name))
             case "GET", ["api", "v1", "namespaces", namespace, ("pods" | "serviceaccounts") as kind, name]:
                 request.send(200, self.store.get(kind, namespace, name))
             case "POST", ["api", "v1", "namespaces"]:
-                self.store.objects["namespaces"][body["metadata"]["name"]] = body
-                request.send(201, body)
+                labels = body["metadata"].get("labels", {})
+                request.send(201, self.store.namespace(body["metadata"]["name"], **labels))
             case "POST", ["api", "v1", "nodes"]:
                 request.send(201, self.store.put("nodes", body))
             case "POST", ["api", "v1", "namespaces", namespace, ("pods" | "serviceaccounts") as kind]:
@@ -330,7 +350,7 @@ class ApiServer(_Server):
             case "DELETE", ["api", "v1", "namespaces", namespace, "pods", name]:
                 request.send(200, self._delete(namespace, name, query))
             case "DELETE", ["api", "v1", ("nodes" | "namespaces") as kind, name]:
-                self.store.objects[kind].pop(name if kind == "namespaces" else ("", name), None)
+                self.store.remove(kind, "", name)
                 request.send(200, {})
             case "POST", ["api", "v1", "namespaces", namespace, "serviceaccounts", account, "token"]:
                 request.send(201, self._token(namespace, account, body))
@@ -368,10 +388,10 @@ class ApiServer(_Server):
         token = self.store.token(namespace, account, spec["audiences"], spec["expirationSeconds"], bound)
         return {**body, "status": {"token": token}}
 
-    def _list(self, query):
+    def _list(self, kind, query):
         with self.store.lock:
             wanted = _selected(query)
-            found = sorted((key, value) for key, value in self.store.objects["pods"].items() if wanted(value))
+            found = sorted((key, value) for key, value in self.store.objects[kind].items() if wanted(value))
             start = 0
             if "continue" in query:
                 version, start = map(int, query["continue"].split("-"))
@@ -382,9 +402,9 @@ class ApiServer(_Server):
             if end < len(found):
                 meta["continue"] = f"{self.store.version}-{end}"
             items = [copy.deepcopy(value) for _, value in found[start:end]]
-        return {"kind": "PodList", "apiVersion": "v1", "metadata": meta, "items": items}
+        return {"kind": f"{KINDS[kind]}List", "apiVersion": "v1", "metadata": meta, "items": items}
 
-    def _watch(self, request, query):
+    def _watch(self, request, kind, query):
         store, wanted, sent = self.store, _selected(query), int(query["resourceVersion"])
         if sent < store.compacted:
             raise Refusal(410, "Expired", f"too old resource version: {sent} ({store.compacted})")
@@ -399,17 +419,18 @@ class ApiServer(_Server):
                     gone = {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old"}
                     request.chunk(json.dumps({"type": "ERROR", "object": gone}).encode() + b"\n")
                     break
-                news = [event for event in store.events if event[0] > sent]
+                news = [event for event in store.events if event[0] > sent and event[1] == kind]
                 if not news and time.monotonic() < ends:
                     store.lock.wait(min(ends - time.monotonic(), 0.2))
                     continue
-            for version, before, after in news:
+            for version, _, before, after in news:
                 sent = version
                 if event := _event(wanted, before, after):
                     request.chunk(json.dumps(event).encode() + b"\n")
             if time.monotonic() >= ends:
                 if query.get("allowWatchBookmarks") == "true":
-                    mark = {"kind": "Pod", "apiVersion": "v1", "metadata": {"resourceVersion": str(sent)}}
+                    meta = {"resourceVersion": str(sent)}
+                    mark = {"kind": KINDS[kind], "apiVersion": "v1", "metadata": meta}
                     request.chunk(json.dumps({"type": "BOOKMARK", "object": mark}).encode() + b"\n")
                 break
         with contextlib.suppress(OSError):

@@ -2,6 +2,7 @@
 """What a compromised attestor may say of pods: nothing but what their cluster says, as it is now."""
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -13,6 +14,8 @@ from spiffekit.daemon.clock import SystemClock
 from spiffekit.daemon.config import Span
 from spiffekit.daemon.kubernetes.access import Access
 from spiffekit.daemon.kubernetes.client import KubernetesClient
+from spiffekit.daemon.kubernetes.objects import NAMESPACES
+from spiffekit.daemon.kubernetes.watch import Watch
 from spiffekit.evidence import ContainerFacts, PodFacts
 from spiffekit.selector import Selector
 from tests.fakes.kubernetes import ADMIN, ApiServer, Authority, container_id, image_of, pod, status
@@ -70,7 +73,7 @@ async def world(authority):
     clock = SteppedClock()
     with ApiServer(authority) as server:
         access = Access("127.0.0.1", server.port, ca=authority.pem, token=ADMIN.encode())
-        table = KubernetesTable(stale_after=Span(seconds=10))
+        table = KubernetesTable(stale_after=Span(seconds=10), namespace_labels=True)
         clusters = Clusters.of({"c1": table}, {"c1": KubernetesClient(access)}, clock)
         server.store.put("pods", pod("one"))
         ready = asyncio.Event()
@@ -201,8 +204,8 @@ async def test_a_deleted_pod_may_finish_until_its_end(world):
 
 
 def seen(world, one):
-    (watch,) = world.clusters._watches.values()
-    if watch.pods[one["metadata"]["uid"]].metadata.deletion_timestamp is None:
+    watch = world.clusters._clusters["c1"].pods
+    if watch.known[one["metadata"]["uid"]].metadata.deletion_timestamp is None:
         raise EvidenceRejectedError("not yet")
 
 
@@ -250,6 +253,46 @@ async def test_what_holds_is_told_by_the_clusters_word(world):
     assert Selector("k8s", f"container-image:{image_of('app')}") in found
     with pytest.raises(EvidenceRejectedError):
         world.clusters.selectors("c1", claim(pod("one"), container="nobody")[0])
+
+
+def labels_of(selectors):
+    return {s.value for s in selectors if s.value.startswith("ns-label:")}
+
+
+async def test_labels_of_a_namespace_hold_by_the_clusters_word_alone(world):
+    world.store.namespace("default", team="a")
+    said = claim(pod("one"))[0]
+
+    def seen():
+        if "ns-label:team:a" not in labels_of(world.clusters.selectors("c1", said)):
+            raise EvidenceRejectedError("not yet")
+
+    await world.until(seen)
+    world.store.remove("namespaces", "", "default")
+
+    def gone():
+        if labels_of(world.clusters.selectors("c1", said)):
+            raise EvidenceRejectedError("not yet")
+
+    await world.until(gone)
+
+
+async def test_who_does_not_watch_namespaces_vouches_for_none_of_their_labels(world, authority):
+    access = Access("127.0.0.1", world.server.port, ca=authority.pem, token=ADMIN.encode())
+    others = Clusters.of({"c1": KubernetesTable()}, {"c1": KubernetesClient(access)}, SystemClock())
+    task = asyncio.create_task(others.run(lambda: None))
+    found = await world.until(lambda: others.selectors("c1", claim(pod("one"))[0]))
+    assert labels_of(found) == set()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_namespaces_that_cannot_be_seen_vouch_for_nothing(world):
+    cluster = world.clusters._clusters["c1"]
+    unseen = Watch(None, SystemClock(), NAMESPACES, keep=lambda one: one, stale_after=Span(seconds=10))
+    world.clusters._clusters["c1"] = replace(cluster, namespaces=unseen)
+    with pytest.raises(EvidenceRejectedError, match="namespaces cannot be seen now"):
+        world.clusters.selectors("c1", claim(pod("one"))[0])
 
 
 async def test_before_the_first_list_nothing_is_vouched_for(authority):

@@ -2,7 +2,6 @@
 """A cluster's story: real daemons, and processes in pods' cgroups; its servers are fakes under contract."""
 
 import contextlib
-import json
 import os
 import re
 import subprocess
@@ -15,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from deploy.local import Local
-from tests.fakes.kubernetes import ADMIN, ApiServer, Authority, Kubelet, container_id, pod
+from tests.fakes.kubernetes import ApiServer, Authority, Kubelet, container_id, pod
 from tests.system.conftest import eventually, nodes
 
 ROOTS = [Path("/sys/fs/cgroup/pids"), Path("/sys/fs/cgroup/unified"), Path("/sys/fs/cgroup")]
@@ -104,22 +103,14 @@ def kubelet(authority):
 
 
 @pytest.fixture(scope="module")
-def local(api_server, authority):
+def local(api_server):
     with tempfile.TemporaryDirectory(prefix="sa-") as name:
         folder = Path(name)
         folder.chmod(0o755)
-        (folder / "ca.crt").write_bytes(authority.pem)
-        cluster = {"server": f"https://127.0.0.1:{api_server.port}", "certificate-authority": "ca.crt"}
-        kubeconfig = {
-            "current-context": "x",
-            "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
-            "clusters": [{"name": "c", "cluster": cluster}],
-            "users": [{"name": "u", "user": {"token": ADMIN}}],
-        }
-        (folder / "kubeconfig").write_text(json.dumps(kubeconfig))
+        kubeconfig = str(api_server.kubeconfig(folder))
         settings = {
             "node_attestor.k8s_psat.clusters.c1": {"service_account_allow_list": ["spiffe:attestor"]},
-            "kubernetes.c1": {"kubeconfig": str(folder / "kubeconfig")},
+            "kubernetes.c1": {"kubeconfig": kubeconfig, "namespace_labels": True},
         }
         with Local(folder, issuer=settings) as deployment:
             deployment.start_issuer()
@@ -142,11 +133,15 @@ def attestor(local, api_server, kubelet):
                 "kubelet_secure_port": kubelet.port,
                 "kubelet_ca_path": str(local.folder / "ca.crt"),
                 "token_path": str(local.folder / "node-token"),
+                "kubeconfig": str(local.folder / "kubeconfig"),
+                "namespace_labels": True,
             },
         }
     )
     found.node_id = "spiffe://example.org/spire/agent/k8s_psat/c1/node-uid"
-    local.register("/{k8s:ns}/{k8s:sa}", found.node_id, "k8s:ns:default", options=["--perProcess"])
+    api_server.store.namespace("default", team="travel")
+    selectors = ("k8s:ns:default", "k8s:ns-label:team:travel")
+    local.register("/{k8s:ns}/{k8s:sa}", found.node_id, *selectors, options=["--perProcess"])
     return found
 
 
@@ -181,3 +176,6 @@ def test_pods_earn_identities_and_a_node_cannot_invent_them(local, attestor, api
     api_server.store.put("pods", booking.pod | {"status": booking.pod["status"] | {"phase": "Succeeded"}})
     eventually(lambda: booking.ids(attestor), [])
     assert pricing.ids(attestor) == ["spiffe://example.org/default/pricing"]
+    # 7. Its namespace loses the label that the entry asks for.
+    api_server.store.namespace("default")
+    eventually(lambda: pricing.ids(attestor), [])

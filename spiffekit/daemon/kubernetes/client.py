@@ -11,14 +11,23 @@ import msgspec
 
 from spiffekit.daemon.http import Answer, HttpError, request
 from spiffekit.daemon.kubernetes.access import Access, AccessError
-from spiffekit.daemon.kubernetes.objects import Node, Pod, PodList, Status, TokenReview, TokenVerdict
+from spiffekit.daemon.kubernetes.objects import (
+    PODS,
+    Node,
+    O,
+    Pod,
+    Resource,
+    Status,
+    TokenReview,
+    TokenVerdict,
+)
 
 T = TypeVar("T")
 
 WITHIN: Final = timedelta(seconds=10)  # for one request; a server that hangs must not hang us
 MAX_LIST: Final = 64 * 1024 * 1024  # bytes of one answer: thousands of pods; a kubelet cannot send pages
 MAX_OBJECT: Final = 4 * 1024 * 1024  # bytes of one object; etcd keeps none larger than 1.5 MB
-PAGE: Final = 500  # pods in one answer
+PAGE: Final = 500  # objects in one answer
 UNREADABLE: Final = (
     msgspec.DecodeError,
     UnicodeDecodeError,
@@ -58,15 +67,19 @@ class KubernetesClient:
         return await self.get(f"/api/v1/nodes/{quote(name, '')}", Node)
 
     async def pods(self, field_selector: str = "") -> tuple[list[Pod], str]:
-        """Return all pods, asked for page by page, and the resource version that they are of.
+        """Return all pods; see `all`."""
+        return await self.all(PODS, field_selector)
+
+    async def all(self, resource: Resource[O], field_selector: str = "") -> tuple[list[O], str]:
+        """Return all objects, asked for page by page, and the resource version that they are of.
 
         Raises:
             KubernetesError: They cannot be asked for; code 410: the list grew too old between two pages.
         """
-        found: list[Pod] = []
+        found: list[O] = []
         query = {"limit": str(PAGE), "fieldSelector": field_selector}
         while True:
-            page = await self.get("/api/v1/pods", PodList, query, limit=MAX_LIST)
+            page = await self.get(f"/api/v1/{resource.plural}", resource.page, query, limit=MAX_LIST)
             found += page.items or ()
             if not page.metadata.continue_token:
                 return found, page.metadata.resource_version

@@ -6,6 +6,7 @@ runtime calls it, and by digest.
 """
 
 import re
+from collections.abc import Mapping
 from typing import Final
 
 from spiffekit.daemon.kubernetes.objects import ContainerStatus, Pod, bare_id
@@ -13,11 +14,14 @@ from spiffekit.evidence import ContainerFacts, PodFacts
 from spiffekit.selector import Selector
 
 TYPE: Final = "k8s"
+_NONE: Final[Mapping[str, str]] = {}
 _DIGEST: Final = re.compile(r"(?:(?:.*@)|(?:[a-z-]+://))?(sha256:[0-9a-f]{64})")
 
 
-def selectors(pod: Pod, status: ContainerStatus) -> frozenset[Selector]:
-    """Return every selector of a process in one container of a pod.
+def selectors(
+    pod: Pod, status: ContainerStatus, namespace_labels: Mapping[str, str] = _NONE
+) -> frozenset[Selector]:
+    """Return every selector of a process in one container of a pod, whose namespace has these labels.
 
     Raises:
         SelectorError: A value cannot be one.
@@ -40,6 +44,7 @@ def selectors(pod: Pod, status: ContainerStatus) -> frozenset[Selector]:
     ):
         found |= {f"{kind}:{name}" for one in statuses for name in images(pod, one)}
     found |= {f"pod-label:{key}:{value}" for key, value in meta.labels.items()}
+    found |= {f"ns-label:{key}:{value}" for key, value in namespace_labels.items()}
     for owner in meta.owner_references:
         if ":" not in owner.kind:  # or else one owner could be taken for another
             found |= {f"pod-owner:{owner.kind}:{owner.name}", f"pod-owner-uid:{owner.kind}:{owner.uid}"}

@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Objects of the Kubernetes API, cut to the fields that we read; all others are skipped unread."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
+from typing import Final, Generic, TypeVar
 
 import msgspec
 
@@ -24,6 +27,15 @@ class Metadata(msgspec.Struct, frozen=True, rename="camel"):
     labels: dict[str, str] = {}
     owner_references: tuple[OwnerReference, ...] = ()
     deletion_timestamp: datetime | None = None
+
+
+class KubernetesObject(msgspec.Struct, frozen=True):
+    """What all objects have."""
+
+    metadata: Metadata
+
+
+O = TypeVar("O", bound=KubernetesObject)  # noqa: E741 - an object
 
 
 class Container(msgspec.Struct, frozen=True):
@@ -60,10 +72,9 @@ class PodStatus(msgspec.Struct, frozen=True, rename="camel"):
     init_container_statuses: tuple[ContainerStatus, ...] = ()
 
 
-class Pod(msgspec.Struct, frozen=True):
+class Pod(KubernetesObject, frozen=True):
     """A pod."""
 
-    metadata: Metadata
     spec: PodSpec = PodSpec()
     status: PodStatus = PodStatus()
 
@@ -92,17 +103,38 @@ class ListMetadata(msgspec.Struct, frozen=True, rename="camel"):
     continue_token: str = msgspec.field(name="continue", default="")
 
 
-class PodList(msgspec.Struct, frozen=True):
-    """Pods; a kubelet without any says null."""
+class ObjectList(msgspec.Struct, Generic[O], frozen=True):
+    """Objects of one kind; a kubelet without any pods says null."""
 
     metadata: ListMetadata = ListMetadata()
-    items: tuple[Pod, ...] | None = None
+    items: tuple[O, ...] | None = None
 
 
-class Node(msgspec.Struct, frozen=True):
+PodList = ObjectList[Pod]
+
+
+class Node(KubernetesObject, frozen=True):
     """A node of the cluster."""
 
-    metadata: Metadata
+
+class Namespace(KubernetesObject, frozen=True):
+    """A namespace, of which we read the labels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resource(Generic[O]):
+    """All objects of one kind, as an API server lists and watches them."""
+
+    plural: str
+    kind: type[O]
+    page: type[ObjectList[O]]
+    key: Callable[[O], str]  # by which we know one
+
+
+PODS: Final = Resource("pods", Pod, PodList, lambda pod: pod.metadata.uid)
+NAMESPACES: Final = Resource(
+    "namespaces", Namespace, ObjectList[Namespace], lambda namespace: namespace.metadata.name
+)
 
 
 class TokenUser(msgspec.Struct, frozen=True):

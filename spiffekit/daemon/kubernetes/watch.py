@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pods of a cluster, or of one node of it, as the API server's watch tells them: no call per question.
+"""The objects of one kind in a cluster, as the API server's watch tells them: no call per question.
 
-A watch that says nothing may be broken. So each lasts for half of the time that pods may go unseen; that the
-server agrees to the next one shows that it is there.
+A watch that says nothing may be broken. So each lasts for half of the time that objects may go unseen; that
+the server agrees to the next one shows that it is there.
 """
 
 import asyncio
@@ -16,12 +16,13 @@ import msgspec
 from spiffekit.daemon.backoff import Backoff
 from spiffekit.daemon.clock import Clock
 from spiffekit.daemon.kubernetes.client import UNREADABLE, KubernetesClient, KubernetesError
-from spiffekit.daemon.kubernetes.objects import Pod, Status, WatchEvent
+from spiffekit.daemon.kubernetes.objects import O, Resource, Status, WatchEvent
 
 T = TypeVar("T")
+U = TypeVar("U")
 logger = logging.getLogger(__name__)
 
-MAX_PODS: Final = 200_000  # of one cluster; Kubernetes itself is made for 150,000
+MAX_OBJECTS: Final = 200_000  # of one cluster; Kubernetes itself is made for 150,000 pods
 GRACE: Final = timedelta(seconds=5)  # beyond the time at which the server has to end a watch
 LIST_WITHIN: Final = timedelta(seconds=60)
 RETRY: Final = (timedelta(milliseconds=200), timedelta(seconds=10))
@@ -32,20 +33,22 @@ class _RelistError(Exception):
     """What we know cannot be followed further."""
 
 
-class PodWatch(Generic[T]):
-    """See the module. `pods` has what `keep` makes of each pod, by uid."""
+class Watch(Generic[O, T]):
+    """See the module. `known` has what `keep` makes of each object, by the key of its resource."""
 
     def __init__(
         self,
         api: KubernetesClient,
         clock: Clock,
+        resource: Resource[O],
         *,
-        keep: Callable[[Pod], T],
+        keep: Callable[[O], T],
         stale_after: timedelta,
         field_selector: str = "",
     ) -> None:
-        self.pods: dict[str, T] = {}
+        self.known: dict[str, T] = {}
         self._api = api
+        self._resource = resource
         self._clock = clock
         self._keep = keep
         self._stale_after = stale_after
@@ -62,19 +65,33 @@ class PodWatch(Generic[T]):
         """
         age = None if self._seen is None else self._clock.monotonic() - self._seen
         if age is None or age > self._stale_after.total_seconds():
-            raise KubernetesError("pods cannot be seen now")
+            raise KubernetesError(f"{self._resource.plural} cannot be seen now")
 
     @property
     def begun(self) -> bool:
-        """Whether the pods have been listed once."""
+        """Whether the objects have been listed once."""
         return self._seen is not None
 
     async def changed(self) -> None:
-        """Return when a pod has changed, or all have been listed."""
+        """Return when an object has changed, or all have been listed."""
         await self._change.wait()
 
+    async def find(self, choose: Callable[[dict[str, T]], U | None]) -> U:
+        """Return what `choose` finds among those that are known; wait for it.
+
+        Raises:
+            KubernetesError: The server's word is older than it may be.
+        """
+        while not self.begun:
+            await self.changed()
+        while True:
+            self.require_fresh()
+            if (found := choose(self.known)) is not None:
+                return found
+            await self.changed()
+
     async def run(self) -> NoReturn:
-        """Follow the pods for ever, through every outage."""
+        """Follow the objects for ever, through every outage."""
         backoff = Backoff(*RETRY)
         while True:
             began = self._clock.monotonic()
@@ -87,18 +104,20 @@ class PodWatch(Generic[T]):
                     continue  # or else the server ends every watch at once; that must not become a storm
             except _RelistError as error:
                 self._version = ""
-                logger.info("pods are listed anew", extra={"reason": str(error)})
+                extra = {"resource": self._resource.plural, "reason": str(error)}
+                logger.info("objects are listed anew", extra=extra)
             except (KubernetesError, TimeoutError) as error:
-                logger.warning("pods cannot be watched", extra={"reason": str(error) or "no answer"})
+                extra = {"resource": self._resource.plural, "reason": str(error) or "no answer"}
+                logger.warning("objects cannot be watched", extra=extra)
             await self._clock.sleep(backoff.next())
 
     async def _list(self) -> None:
         asked = self._clock.monotonic()
         async with asyncio.timeout(LIST_WITHIN.total_seconds()):
-            pods, version = await self._api.pods(self._field_selector)
-        if len(pods) > MAX_PODS:
-            raise KubernetesError(f"more than {MAX_PODS} pods")
-        self.pods = {pod.metadata.uid: self._keep(pod) for pod in pods}
+            found, version = await self._api.all(self._resource, self._field_selector)
+        if len(found) > MAX_OBJECTS:
+            raise KubernetesError(f"more than {MAX_OBJECTS} {self._resource.plural}")
+        self.known = {self._resource.key(one): self._keep(one) for one in found}
         self._version, self._seen = version, asked
         self._tell()
 
@@ -113,7 +132,7 @@ class PodWatch(Generic[T]):
         }
         try:
             async with asyncio.timeout(lasts + GRACE.total_seconds()):
-                async for line in self._api.lines("/api/v1/pods", query):
+                async for line in self._api.lines(f"/api/v1/{self._resource.plural}", query):
                     self._seen = self._clock.monotonic()
                     if line:
                         self._apply(line)
@@ -129,18 +148,18 @@ class PodWatch(Generic[T]):
             if event.type == "ERROR":
                 status = msgspec.json.decode(event.object, type=Status)
                 raise _RelistError(f"{status.code} {status.reason}")
-            pod = msgspec.json.decode(event.object, type=Pod)
+            found = msgspec.json.decode(event.object, type=self._resource.kind)
         except UNREADABLE as error:
             raise _RelistError(f"event of another form: {error}") from error
-        self._version = pod.metadata.resource_version
+        self._version, key = found.metadata.resource_version, self._resource.key(found)
         match event.type:
             case "ADDED" | "MODIFIED":
-                if len(self.pods) >= MAX_PODS:
-                    raise KubernetesError(f"more than {MAX_PODS} pods")
-                self.pods[pod.metadata.uid] = self._keep(pod)
+                if len(self.known) >= MAX_OBJECTS:
+                    raise KubernetesError(f"more than {MAX_OBJECTS} {self._resource.plural}")
+                self.known[key] = self._keep(found)
             case "DELETED":
-                self.pods.pop(pod.metadata.uid, None)
-            case _:  # a bookmark: no pod changed
+                self.known.pop(key, None)
+            case _:  # a bookmark: nothing changed
                 return
         self._tell()
 

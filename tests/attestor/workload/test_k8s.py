@@ -2,6 +2,7 @@
 """Which pod a process is in, and what is stated of it; a kubelet that is hostile or broken."""
 
 import asyncio
+import contextlib
 import time
 
 import pytest
@@ -14,7 +15,7 @@ from spiffekit.evidence import ContainerFacts, PodFacts
 from spiffekit.selector import Selector, typo
 from tests.attestor.workload.kubernetes import Processes, cgroup_of
 from tests.attestor.workload.signatures import SIGNED, of_signatures, signed
-from tests.fakes.kubernetes import Authority, Kubelet, container_id, image_of, pod, status
+from tests.fakes.kubernetes import ApiServer, Authority, Kubelet, container_id, image_of, pod, status
 
 
 @pytest.fixture
@@ -197,6 +198,45 @@ async def test_where_numbers_are_shared_everything_counts_as_executed(processes)
         assert (await within(reading(kubelet), processes.of(one, numbers=[4001]))).container.entered
 
 
+@contextlib.asynccontextmanager
+async def following(attestor):
+    ready = asyncio.Event()
+    task = asyncio.create_task(attestor.run(ready.set))
+    try:
+        await ready.wait()
+        yield attestor
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_labels_of_the_namespace_are_stated_if_asked_for(processes, authority, tmp_path):
+    one = pod("one", namespace="shop")
+    with Kubelet([one]) as kubelet, ApiServer(authority) as server:
+        attestor = reading(kubelet, namespace_labels=True, kubeconfig=server.kubeconfig(tmp_path))
+        async with following(attestor):
+            asked = asyncio.create_task(within(attestor, processes.of(one)))
+            await asyncio.sleep(0)
+            server.store.namespace("shop", team="a")  # known a moment later than the pod
+            facts = await asked
+            assert values(facts, "ns-label") == ["kubernetes.io/metadata.name:shop", "team:a"]
+            server.store.namespace("shop", team="b")
+            while values(await within(attestor, processes.of(one)), "ns-label")[1] != "team:b":
+                await asyncio.sleep(0.01)
+        assert [s for s in facts.selectors if typo(s)] == []
+        assert values(await within(reading(kubelet), processes.of(one)), "ns-label") == []
+
+
+async def test_without_the_api_servers_word_there_is_no_smaller_identity(processes, authority, tmp_path):
+    one = pod("one")
+    with Kubelet([one]) as kubelet, ApiServer(authority) as server:
+        attestor = reading(kubelet, namespace_labels=True, kubeconfig=server.kubeconfig(tmp_path))
+        server.fault = lambda request: request.send_error(503)
+        async with following(attestor):
+            with pytest.raises(TimeoutError):
+                await within(attestor, processes.of(one), 0.3)
+
+
 # The kubelet.
 
 
@@ -364,8 +404,9 @@ async def test_a_certificate_is_shown_instead_of_the_token(processes, tmp_path, 
         (Config(certificate_path="/c"), "private_key_path: is needed with certificate_path"),
         (Config(kubelet_secure_port=70000), "kubelet_secure_port: not a port"),
         (Config(source="api_server", node_name="n"), "kubeconfig: not in a pod"),
+        (Config(namespace_labels=True), "kubeconfig: not in a pod"),
     ],
-    ids=["node", "plain", "key", "port", "pod"],
+    ids=["node", "plain", "key", "port", "pod", "namespaces"],
 )
 def test_a_mistake_is_told(monkeypatch, config, rule):
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)

@@ -13,7 +13,8 @@ from spiffekit.daemon.config import Span
 from spiffekit.daemon.kubernetes import client, watch
 from spiffekit.daemon.kubernetes.access import Access
 from spiffekit.daemon.kubernetes.client import KubernetesClient, KubernetesError
-from spiffekit.daemon.kubernetes.watch import PodWatch
+from spiffekit.daemon.kubernetes.objects import NAMESPACES, PODS
+from spiffekit.daemon.kubernetes.watch import Watch
 from tests.fakes.clock import FakeClock
 from tests.fakes.kubernetes import ADMIN, ApiServer, Authority, pod
 
@@ -30,11 +31,12 @@ def server(authority):
 
 
 @contextlib.asynccontextmanager
-async def watching(server, authority, *, stale_after=20, clock=None, **more):
+async def watching(server, authority, *, stale_after=20, clock=None, resource=PODS, **more):
     access = Access("127.0.0.1", server.port, ca=authority.pem, token=ADMIN.encode())
-    found = PodWatch(
+    found = Watch(
         KubernetesClient(access),
         clock or SystemClock(),
+        resource,
         keep=lambda one: one.metadata.name,
         stale_after=Span(seconds=stale_after),
         **more,
@@ -50,7 +52,7 @@ async def watching(server, authority, *, stale_after=20, clock=None, **more):
 async def names(found, *expected):
     """Wait until these pods are known."""
     async with asyncio.timeout(5):
-        while sorted(found.pods.values()) != sorted(expected):
+        while sorted(found.known.values()) != sorted(expected):
             await found.changed()
 
 
@@ -80,6 +82,16 @@ async def test_only_the_selected_pods_are_known(server, authority):
         server.store.put("pods", pod("there-too", node="node-2"))
         server.store.put("pods", pod("here-too"))
         await names(found, "here", "here-too")
+
+
+async def test_namespaces_are_known_by_name(server, authority):
+    server.store.namespace("shop", team="a")
+    async with watching(server, authority, resource=NAMESPACES) as found:
+        await names(found, "default", "shop")
+        server.store.remove("namespaces", "", "shop")
+        server.store.put("pods", pod("one"))
+        await names(found, "default")
+        assert list(found.known) == ["default"]
 
 
 async def test_pages_are_put_together(server, authority, monkeypatch):
@@ -184,13 +196,13 @@ async def test_a_line_without_end_is_cut(server, authority, monkeypatch):
 
 
 async def test_more_pods_than_a_cluster_can_have_are_not_kept(server, authority, monkeypatch):
-    monkeypatch.setattr(watch, "MAX_PODS", 2)
+    monkeypatch.setattr(watch, "MAX_OBJECTS", 2)
     for number in range(3):
         server.store.put("pods", pod(f"p{number}"))
     clock = FakeClock()
     async with watching(server, authority, clock=clock) as found:
         await resting(clock)
-        assert found.pods == {}
+        assert found.known == {}
         with pytest.raises(KubernetesError):
             found.require_fresh()
 
@@ -206,7 +218,7 @@ async def test_silence_is_not_taken_for_peace(server, authority):
     """A watch that hangs says nothing, like one in which nothing happens; only the next one tells."""
     clock = SteppedClock()
     access = Access("127.0.0.1", server.port, ca=authority.pem, token=ADMIN.encode())
-    found = PodWatch(KubernetesClient(access), clock, keep=lambda one: one, stale_after=Span(seconds=60))
+    found = Watch(KubernetesClient(access), clock, PODS, keep=lambda one: one, stale_after=Span(seconds=60))
     with pytest.raises(KubernetesError, match="cannot be seen now"):
         found.require_fresh()
     task = asyncio.create_task(found.run())
@@ -222,7 +234,7 @@ async def test_silence_is_not_taken_for_peace(server, authority):
 
 
 async def test_no_more_pods_are_kept_however_they_come(server, authority, monkeypatch):
-    monkeypatch.setattr(watch, "MAX_PODS", 2)
+    monkeypatch.setattr(watch, "MAX_OBJECTS", 2)
     server.store.put("pods", pod("one"))
     server.store.put("pods", pod("two"))
     clock = FakeClock()
@@ -230,4 +242,4 @@ async def test_no_more_pods_are_kept_however_they_come(server, authority, monkey
         await names(found, "one", "two")
         server.store.put("pods", pod("three"))
         await resting(clock)
-        assert sorted(found.pods.values()) == ["one", "two"]
+        assert sorted(found.known.values()) == ["one", "two"]
