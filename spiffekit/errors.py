@@ -14,6 +14,7 @@
     ├── StatusError                         a revocation list or status snapshot is malformed
     ├── PolicyError                         a policy or policy bundle is malformed, or breaks the schema
     ├── PolicyEngineError                   policies cannot be evaluated: there is no engine
+    ├── ConstraintError                     a constraint of a tool's argument is malformed
     ├── LogFormatError                      a part of a transparency log is malformed
     ├── SvidError                           an SVID is malformed
     │   ├── X509SvidError
@@ -29,6 +30,8 @@
     │   ├── StatusUnknownError              nobody knows now whether it was taken back
     │   ├── PolicyUnknownError              nobody knows now which policies hold
     │   ├── UnauthorizedPeerError           trusted, but not the peer that we talk to
+    │   ├── NotNarrowerError                it may permit more than what it is derived from
+    │   ├── NotPermittedError               an invocation that no constraint permits
     │   └── LogMismatchError                what a log shows does not follow from what it signed
     ├── WorkloadApiError                    the Workload API refused for good
     └── WorkloadApiUnavailableError         the Workload API cannot answer now; try again
@@ -81,6 +84,10 @@ class PolicyError(SpiffeError):
 
 class PolicyEngineError(SpiffeError):
     """Policies cannot be evaluated here, because the engine is not installed."""
+
+
+class ConstraintError(SpiffeError):
+    """A constraint of a tool's argument, or a value to judge by it, is malformed or beyond a limit."""
 
 
 class LogFormatError(SpiffeError):
@@ -141,6 +148,14 @@ class PolicyUnknownError(VerificationError):
 
 class UnauthorizedPeerError(VerificationError):
     """The peer is who it says, but not whom we want to talk to."""
+
+
+class NotNarrowerError(VerificationError):
+    """What was derived may permit more than what it was derived from."""
+
+
+class NotPermittedError(VerificationError):
+    """A tool may not be used, or not with these arguments."""
 
 
 class LogMismatchError(VerificationError):

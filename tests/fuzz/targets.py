@@ -14,6 +14,7 @@ from attestor.workload.engine import Engine
 from spiffekit import jwtsvid, witsvid, x509svid
 from spiffekit.bundle import Bundle
 from spiffekit.certificates import certificates_from_pem, load_certificate, split_der
+from spiffekit.delegation.tools import Tools
 from spiffekit.id import SpiffeId, TrustDomain
 from spiffekit.jwk import Element, encode_base64url, parse_json_object
 from spiffekit.keys import private_key_from_der, private_key_from_pem, public_key_from_der
@@ -22,11 +23,23 @@ from spiffekit.testing import TestCA
 from spiffekit.transparency.notes import Checkpoint, Note, VerifierKey
 from spiffekit.transparency.proofs import AddCheckpoint, Proof
 from spiffekit.transparency.tiles import decode_entries, encode_entries
-from tests.vectors import keys
+from tests.vectors import keys, narrowing
 
 CA = TestCA("example.org", now=keys.NOW, seed=b"fuzz")
 ORG = TrustDomain("example.org")
 SVID = CA.issue("spiffe://example.org/web")
+TOOLS = Tools.from_value(
+    {
+        "read": {},
+        "pay": {
+            "amount": narrowing.all_of(narrowing.within(0, 5), narrowing.at_most(9)),
+            "to": narrowing.any_of(
+                narrowing.below("/srv"), narrowing.under("https://a.example/"), narrowing.exact(None)
+            ),
+            "tags": narrowing.subset("a", ["b"]),
+        },
+    }
+)
 
 
 def spiffe_id(data):
@@ -150,6 +163,22 @@ def private_key_pem(data):
 
 def public_key(data):
     public_key_from_der(data)
+
+
+def tools(data):
+    found = Tools.from_json(data)
+    assert Tools.from_json(found.to_json()) == found
+    found.check_narrows(found)
+
+
+def invocation(data):
+    """Arguments that an agent makes up, for a tool that takes any and one that does not."""
+    try:
+        arguments = parse_json_object(data)
+    except ValueError:
+        return
+    TOOLS.check_permits("read", arguments)
+    TOOLS.check_permits("pay", arguments, spent={"amount": 1})
 
 
 def cgroup(data):

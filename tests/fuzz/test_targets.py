@@ -92,6 +92,8 @@ def seeds():
         targets.private_key: svid.private_key_der,
         targets.private_key_pem: svid.key_pem(),
         targets.public_key: public_key_to_der(svid.leaf.public_key()),
+        targets.tools: targets.TOOLS.to_json(),
+        targets.invocation: json.dumps({"amount": 1.5, "to": "/srv/a", "tags": ["a"]}).encode(),
         targets.engine: json.dumps(CONTAINER).encode(),
         targets.note: LOG_NOTE,
         targets.verifier_key: str(LOG.key).encode(),
@@ -141,8 +143,10 @@ MEMBERS = """keys use kid kty crv x y n e x5c alg typ crit sub aud exp nbf iat s
 spiffe_refresh_hint Id Name Image State Pid Config Labels Env RepoDigests certificates Certificate chain
 cnf jwk jti wth ath tth oth d
 bundle reattestable ek_public ak_public ek_certificate
+constraint_type min max value values allowed constraints root prefix amount to tags
 DevIDCert DevIDPub EKCert EKPub AKPub CertifiedDevID CertificationSignature"""
-WORDS = """x509-svid jwt-svid EC RSA OKP P-256 Ed25519 AQAB ES256 none JWT test-key test
+WORDS = """exact range one_of all any path_containment url_prefix
+x509-svid jwt-svid EC RSA OKP P-256 Ed25519 AQAB ES256 none JWT test-key test
 spiffe://example.org/web"""
 names, words = st.sampled_from(MEMBERS.split()), st.sampled_from(WORDS.split())
 documents = st.recursive(
@@ -155,6 +159,7 @@ documents = st.recursive(
 JSON_TARGETS = [
     targets.bundle, targets.jwks, targets.jwt_header, targets.jwt_payload, targets.engine,
     targets.wit_payload, targets.wit_proof_payload, targets.private_jwk,
+    targets.tools, targets.invocation,
     wire_targets.x509pop, wire_targets.sshpop, wire_targets.state, tpm_targets.tpm_ek, tpm_targets.tpm_devid,
 ]  # fmt: skip
 
@@ -193,6 +198,7 @@ GOOD = [
     targets.private_key, targets.private_key_pem, targets.public_key, targets.cgroup, targets.engine,
     *wire_targets.SEEDS, *tpm_targets.SEEDS,
     targets.private_jwk,
+    targets.tools, targets.invocation,
     targets.note, targets.verifier_key, targets.log_proof, targets.add_checkpoint, targets.log_entries,
 ]  # fmt: skip
 

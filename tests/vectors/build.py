@@ -4,11 +4,12 @@
 import json
 from pathlib import Path
 
-from tests.vectors import bundles, jwt_svids, spiffe_ids, wit_svids, x509_svids
+from tests.vectors import bundles, jwt_svids, narrowing, spiffe_ids, wit_svids, x509_svids
 
 TABLES = {
     "bundles": bundles,
     "jwt_svids": jwt_svids,
+    "narrowing": narrowing,
     "spiffe_ids": spiffe_ids,
     "wit_svids": wit_svids,
     "x509_svids": x509_svids,
