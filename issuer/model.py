@@ -9,6 +9,7 @@ from enum import IntEnum, StrEnum
 
 import msgspec
 
+from spiffekit.delegation.tools import Tools
 from spiffekit.id import SpiffeId, TrustDomain
 from spiffekit.selector import Selector
 from spiffekit.template import Template
@@ -148,13 +149,9 @@ class Owner:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What an agent may have at most; None leaves it to the class, and there to the issuer's defaults.
+    """What an agent may have at most; None leaves it to the class, and there to the issuer's defaults."""
 
-    `tools` maps a tool's name to the constraints of its arguments (`authorization_details` of
-    draft-niyikiza-oauth-attenuating-agent-tokens): JSON values only.
-    """
-
-    tools: Mapping[str, object] | None = None
+    tools: Tools | None = None
     audiences: tuple[str, ...] | None = None  # of JWT-SVIDs and WIT-SVIDs' proofs; sorted
     max_depth: int | None = None  # of delegations
     x509_ttl: timedelta | None = None

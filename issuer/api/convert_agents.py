@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Between agents, their classes and their messages; parsing names the field and the rule that it breaks."""
 
-import json
 import re
-from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -14,6 +12,8 @@ from issuer.errors import InvalidRequestError
 from issuer.governance.limits import LIFETIMES, MAX_DEPTH
 from issuer.model import Agent, AgentClass, AgentState, Limits, Owner
 from issuer.store.nodes import SERVER_PATH
+from spiffekit.delegation.tools import Tools
+from spiffekit.errors import ConstraintError
 from spiffekit.id import SpiffeId, TrustDomain
 from spiffekit.wire.convert import instant, seconds
 from spiffekit.wire.pb.issuer.v1 import agents_pb2
@@ -21,8 +21,6 @@ from spiffekit.wire.pb.issuer.v1 import agents_pb2
 MAX_TEXT: Final = 1024  # bytes
 MIN_PURPOSE: Final = 20  # characters
 MAX_AUDIENCES: Final = 100
-MAX_TOOLS: Final = 1000
-MAX_TOOLS_BYTES: Final = 64 * 1024
 MAX_SPAN: Final = timedelta(days=3650)
 _CLASS_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,63}", re.ASCII)
 _RESERVED: Final = "/spire/"
@@ -126,33 +124,13 @@ def _span(name: str, value: int) -> timedelta | None:
     return timedelta(seconds=value) if value else None
 
 
-def _tools(text: str) -> Mapping[str, object] | None:
+def _tools(text: str) -> Tools | None:
     if not text:
         return None
-    if len(text.encode()) > MAX_TOOLS_BYTES:
-        raise InvalidRequestError(f"limits.tools: longer than {MAX_TOOLS_BYTES} bytes")
     try:
-        tools = json.loads(text, object_pairs_hook=_once, parse_constant=_refuse)
-    except (ValueError, RecursionError) as error:
+        return Tools.from_json(text.encode())
+    except ConstraintError as error:
         raise InvalidRequestError(f"limits.tools: {error}") from error
-    if not isinstance(tools, dict) or not all(isinstance(value, dict) for value in tools.values()):
-        raise InvalidRequestError("limits.tools: is not an object of objects: tool, argument, constraint")
-    if len(tools) > MAX_TOOLS:
-        raise InvalidRequestError(f"limits.tools: more than {MAX_TOOLS}")
-    for tool in tools:
-        text_field("limits.tools", tool, required=True)
-    return tools
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a name is there twice")
-    return found
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no number")
 
 
 def agent_field(message: agents_pb2.AgentSpec, trust_domain: TrustDomain, **rest: Any) -> Agent:
@@ -219,7 +197,7 @@ def state_field(name: str, value: int) -> AgentState | None:
 def limits_to_proto(limits: Limits) -> agents_pb2.Limits:
     """Return the message of limits."""
     return agents_pb2.Limits(
-        tools_json="" if limits.tools is None else json.dumps(limits.tools, separators=(",", ":")),
+        tools_json="" if limits.tools is None else limits.tools.to_json().decode(),
         audiences=limits.audiences or (),
         limits_audiences=limits.audiences is not None,
         max_depth=limits.max_depth,

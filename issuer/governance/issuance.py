@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Final
 
 from issuer.errors import NotAuthorizedError
-from issuer.governance.limits import effective
+from issuer.governance.limits import audiences, least
 from issuer.model import AgentState, Owner
 from issuer.registration import Registrations
 from spiffekit.id import SpiffeId
@@ -71,10 +71,10 @@ class Governor:
         if agent is None:
             return Allowance(ttl)
         self.check_active(spiffe_id)
-        most = effective(agent, self._registrations.agent_class(agent.agent_class))
-        if most.audiences is not None:
+        agent_class = self._registrations.agent_class(agent.agent_class)
+        if (allowed := audiences(agent, agent_class)) is not None:
             for name in audience:
-                if name not in most.audiences:
+                if name not in allowed:
                     raise NotAuthorizedError(f"audience: {name!r} is not among those of agent {spiffe_id}")
         recorded = {"owner": str(agent.owner)} | ({"class": agent.agent_class} if agent.agent_class else {})
-        return Allowance(min(ttl, getattr(most, lifetime)), agent.owner, {"agent": recorded})
+        return Allowance(min(ttl, least(agent, agent_class, lifetime)), agent.owner, {"agent": recorded})

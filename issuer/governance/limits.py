@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an agent may have at most: its own limits within those of its class, and defaults for the rest."""
 
-from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Final
 
 from issuer.errors import InvalidRequestError
 from issuer.model import Agent, AgentClass, Limits
+from spiffekit.delegation.tools import Tools
+from spiffekit.errors import NotNarrowerError
 
 LIFETIMES: Final = ("x509_ttl", "jwt_ttl", "wit_ttl", "delegation_ttl")
 DEFAULTS: Final = Limits(
@@ -40,38 +41,36 @@ def check_narrower(limits: Limits, agent_class: AgentClass | None) -> None:
             if audience not in of_class.audiences:
                 raise InvalidRequestError(f"limits.audiences: {audience!r} is not among those of {name}")
     if limits.tools is not None and of_class.tools is not None:
-        for tool, constraints in limits.tools.items():
-            if not _within(tool, constraints, of_class.tools):
-                raise InvalidRequestError(f"limits.tools: {tool!r} allows more than {name} does")
+        try:
+            limits.tools.check_narrows(of_class.tools)
+        except NotNarrowerError as error:
+            raise InvalidRequestError(f"limits.tools: wider than {name}: {error}") from error
 
 
 def effective(agent: Agent, agent_class: AgentClass | None) -> Limits:
     """Return what holds for an agent. Where its class has been narrowed since, the class counts."""
-    own, of_class = agent.limits, (agent_class or _NO_CLASS).limits
-
-    def least(field: str) -> Any:
-        given = [getattr(limits, field) for limits in (own, of_class)]
-        return min((limit for limit in given if limit is not None), default=getattr(DEFAULTS, field))
-
     return Limits(
-        tools=_tools(own, of_class),
-        audiences=_audiences(own, of_class),
-        **{field: least(field) for field in (*LIFETIMES, "max_depth")},
+        tools=_tools(agent.limits, (agent_class or _NO_CLASS).limits),
+        audiences=audiences(agent, agent_class),
+        **{field: least(agent, agent_class, field) for field in (*LIFETIMES, "max_depth")},
     )
 
 
-def _audiences(own: Limits, of_class: Limits) -> tuple[str, ...] | None:
-    if own.audiences is None or of_class.audiences is None:
-        return own.audiences if of_class.audiences is None else of_class.audiences
-    return tuple(audience for audience in own.audiences if audience in of_class.audiences)
+def least(agent: Agent, agent_class: AgentClass | None, field: str) -> Any:
+    """Return the lowest limit of an agent that is a number or a lifetime, by its name in `Limits`."""
+    given = [getattr(limits, field) for limits in (agent.limits, (agent_class or _NO_CLASS).limits)]
+    return min((limit for limit in given if limit is not None), default=getattr(DEFAULTS, field))
 
 
-def _tools(own: Limits, of_class: Limits) -> Mapping[str, object] | None:
+def audiences(agent: Agent, agent_class: AgentClass | None) -> tuple[str, ...] | None:
+    """Return the only audiences that an agent may have SVIDs for, or None if any."""
+    own, of_class = agent.limits.audiences, (agent_class or _NO_CLASS).limits.audiences
+    if own is None or of_class is None:
+        return own if of_class is None else of_class
+    return tuple(audience for audience in own if audience in of_class)
+
+
+def _tools(own: Limits, of_class: Limits) -> Tools | None:
     if own.tools is None or of_class.tools is None:
         return own.tools if of_class.tools is None else of_class.tools
-    return {tool: asked for tool, asked in own.tools.items() if _within(tool, asked, of_class.tools)}
-
-
-def _within(tool: str, constraints: object, tools: Mapping[str, object]) -> bool:
-    """Tell whether a tool is allowed with constraints that are the same; a tool without any takes all."""
-    return tool in tools and tools[tool] in ({}, constraints)
+    return own.tools.within(of_class.tools)

@@ -14,6 +14,8 @@ from issuer.model import Agent, AgentClass, AgentState, ChangeKind, Limits, Owne
 from issuer.store.changes import ChangeStore
 from issuer.store.entries import EntryStore
 from issuer.store.schema import agent_classes, agents, stamp, unstamp
+from spiffekit.delegation.tools import Tools
+from spiffekit.errors import ConstraintError
 from spiffekit.id import SpiffeId
 
 _LIFETIMES: Final = ("x509_ttl", "jwt_ttl", "wit_ttl", "delegation_ttl")
@@ -147,7 +149,7 @@ def _limits_body(limits: Limits) -> dict[str, Any]:
         if (lifetime := getattr(limits, name)) is not None
     }
     if limits.tools is not None:
-        body["tools"] = dict(limits.tools)
+        body["tools"] = limits.tools.to_value()
     if limits.audiences is not None:
         body["audiences"] = list(limits.audiences)
     if limits.max_depth is not None:
@@ -157,11 +159,19 @@ def _limits_body(limits: Limits) -> dict[str, Any]:
 
 def _limits(body: dict[str, Any]) -> Limits:
     return Limits(
-        tools=body.get("tools"),
+        tools=_tools(body["tools"]) if "tools" in body else None,
         audiences=tuple(body["audiences"]) if "audiences" in body else None,
         max_depth=body.get("max_depth"),
         **{name: timedelta(seconds=body[name]) for name in _LIFETIMES if name in body},
     )
+
+
+def _tools(value: object) -> Tools:
+    try:
+        return Tools.from_value(value)
+    except ConstraintError:
+        # Whatever we do not know, an agent with such limits may use no tool.
+        return Tools({})
 
 
 def _class_body(agent_class: AgentClass) -> dict[str, Any]:

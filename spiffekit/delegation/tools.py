@@ -134,7 +134,7 @@ def _arguments(value: object) -> Arguments:
 
 def _widening(tool: str, ours: Arguments, theirs: Arguments) -> str | None:
     if theirs and (others := ours.keys() ^ theirs.keys()):
-        return f"{_argument(tool, min(others))} is constrained on one side only"
+        return f"{_argument(tool, min(others))} is limited on one side only"
     for name, constraint in theirs.items():
         if reason := ours[name].widening(constraint):
             return f"{_argument(tool, name)}: {reason}"

@@ -12,6 +12,9 @@ import urllib.request
 import pytest
 
 from deploy.local import Local, free_port
+from spiffekit.delegation.clauses import TYPES
+from spiffekit.delegation.tools import Tools
+from spiffekit.errors import NotPermittedError
 from tests.docs.pages import ROOT, fences
 from tests.system.conftest import UID, eventually, ids_of
 
@@ -155,3 +158,31 @@ def test_the_events_that_are_named_are_logged_with_their_fields():
         text = known[event, level]
         for field in re.findall(r"`(\w+)`", fields):
             assert f'"{field}"' in text or f"{field}=" in text, (event, field)
+
+
+AGENTS = (HOW_TO / "agents.md").read_text()
+
+
+def test_the_table_of_constraints_has_every_type_and_its_members():
+    rows = re.findall(r"^\| `(\w+)` \|([^|]*)\|", AGENTS, re.MULTILINE)
+    told = {kind: set(re.findall(r"`(\w+)`", members)) for kind, members in rows if kind in TYPES}
+    assert told == {kind: constraint.members | constraint.optional for kind, constraint in TYPES.items()}
+
+
+def test_the_tools_of_the_sample_are_what_the_page_says():
+    tools = Tools.from_json(next(text for text in fences(AGENTS, "json") if "mcp://" in text).encode())
+    payment = {"amount": 500, "vendor": "acme", "note": "for May"}
+    tools.check_permits("mcp://search/query", {"whatever": ["it", "is"]})
+    tools.check_permits("mcp://invoices/pay", payment, spent={"amount": 1500})
+    tools.check_permits("mcp://files/read", {"path": "/srv/invoices/may.pdf"})
+    tools.check_permits("mcp://http/get", {"url": "https://api.example.org/v1/rates?of=eur"})
+    for tool, arguments, spent in (
+        ("mcp://invoices/pay", payment | {"amount": 501}, 0),
+        ("mcp://invoices/pay", payment, 1501),
+        ("mcp://invoices/pay", payment | {"cc": ""}, 0),
+        ("mcp://invoices/pay", {"amount": 1, "vendor": "acme"}, 0),
+        ("mcp://files/read", {"path": "/srv/invoices/../keys"}, 0),
+        ("mcp://http/get", {"url": "https://api.example.org/v1/%2e%2e/admin"}, 0),
+    ):
+        with pytest.raises(NotPermittedError):
+            tools.check_permits(tool, arguments, spent={"amount": spent})

@@ -6,8 +6,10 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import strategies as st
 
 from issuer.model import Agent, AgentClass, AgentState, Limits, Node, Owner, RegistrationEntry
+from spiffekit.delegation.tools import Tools
 from spiffekit.id import SpiffeId, TrustDomain
 from spiffekit.selector import Selector
+from tests.spiffekit.delegation.strategies import tools
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 OURS = TrustDomain("example.org")
@@ -115,7 +117,7 @@ any_nodes = st.builds(
 )
 any_limits = st.builds(
     Limits,
-    tools=st.one_of(st.none(), st.dictionaries(texts, st.dictionaries(texts, texts, max_size=2), max_size=3)),
+    tools=st.none() | tools.map(Tools.from_value),
     audiences=st.one_of(st.none(), st.lists(texts, max_size=3).map(tuple)),
     max_depth=st.one_of(st.none(), st.integers(0, 5)),
     x509_ttl=ttls,

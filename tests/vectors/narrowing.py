@@ -268,20 +268,20 @@ TOOLS = {
     ],
     "arguments of a tool that takes any": [(pay(amount=within(0, 5)), pay(), None)],
     "no constraints any more": [
-        (pay(), pay(amount=WILDCARD), "tool 'pay', argument 'amount' is constrained on one side only")
+        (pay(), pay(amount=WILDCARD), "tool 'pay', argument 'amount' is limited on one side only")
     ],
     "an argument less": [
         (
             pay(amount=within(0, 5)),
             pay(amount=within(0, 5), vendor=one_of("acme")),
-            "tool 'pay', argument 'vendor' is constrained on one side only",
+            "tool 'pay', argument 'vendor' is limited on one side only",
         )
     ],
     "an argument more": [
         (
             pay(amount=within(0, 5), note=WILDCARD),
             pay(amount=within(0, 5)),
-            "tool 'pay', argument 'note' is constrained on one side only",
+            "tool 'pay', argument 'note' is limited on one side only",
         )
     ],
     "an argument that is wider": [

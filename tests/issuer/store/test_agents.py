@@ -10,8 +10,9 @@ import sqlalchemy as sa
 from hypothesis import given
 
 from issuer.errors import AlreadyExistsError, FailedPreconditionError, NotFoundError, StoreError
-from issuer.model import AgentClass, AgentState, ChangeKind
+from issuer.model import AgentClass, AgentState, ChangeKind, Limits
 from issuer.store.schema import agents
+from spiffekit.delegation.tools import Tools
 from tests.issuer.store.test_round_trips import ONE_DATABASE, tried
 from tests.issuer.strategies import an_agent, an_entry, an_id, any_agents, any_classes
 
@@ -51,6 +52,17 @@ async def test_a_class_comes_out_as_it_went_in(database, agent_class):
         database, lambda tx: (tx.agents.put_class(agent_class), tx.agents.get_class(agent_class.name))
     )
     assert found == (agent_class, agent_class)
+
+
+async def test_an_agent_whose_tools_cannot_be_read_may_use_none(database):
+    await put(database, an_agent(limits=Limits(tools=Tools.from_value({"mail": {}}))))
+    of_the_future = '"tools":{"mail":{"to":{"constraint_type":"of the future"}}}'
+    changed = agents.update().values(
+        body=sa.func.replace(agents.c.body, '"tools":{"mail":{}}', of_the_future)
+    )
+    await database.write(lambda tx: tx._connection.execute(changed))
+    found = await database.read(lambda tx: tx.agents.get(PAYER))
+    assert found.limits == Limits(tools=Tools({}))
 
 
 @pytest.mark.parametrize("after", AgentState)
