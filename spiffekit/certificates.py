@@ -21,7 +21,7 @@ _PARSED_LAZILY: Final = ("extensions", "subject", "issuer", "not_valid_before_ut
 # No hyphen inside: with `.+?` a text of many openings and no end would take quadratic time.
 _PEM: Final = re.compile(rb"-----BEGIN CERTIFICATE-----([^-]+)-----END CERTIFICATE-----")
 # cryptography has no common class for what a malformed certificate makes it raise.
-_MALFORMED: Final = (
+MALFORMED: Final = (
     ValueError,
     TypeError,  # a name that is a BIT STRING
     x509.DuplicateExtension,
@@ -153,7 +153,7 @@ def load_certificate(der: bytes) -> x509.Certificate:
         certificate = x509.load_der_x509_certificate(der)
         for part in _PARSED_LAZILY:
             getattr(certificate, part)
-    except _MALFORMED as error:
+    except MALFORMED as error:
         raise X509SvidError("certificate is not well-formed DER") from error
     return certificate
 

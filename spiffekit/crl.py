@@ -7,9 +7,11 @@ from datetime import datetime
 from typing import Final, Self
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from spiffekit.bundle import Bundle
+from spiffekit.certificates import MALFORMED
 from spiffekit.errors import RevokedError, StatusError, UntrustedError
 
 MAX_BYTES: Final = 16 * 1024 * 1024
@@ -49,11 +51,13 @@ class RevocationList:
                     raise StatusError(f"revocation list has critical extension {extension.oid.dotted_string}")
             number = crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
             serials = frozenset(entry.serial_number for entry in crl)
-        except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension) as error:
+            signer = _signer(crl, bundle)  # in here, for some parts are read only when they are asked for
+            this_update, next_update = crl.last_update_utc, crl.next_update_utc
+        except (*MALFORMED, UnsupportedAlgorithm, x509.ExtensionNotFound) as error:
             raise StatusError(f"revocation list: {error}") from error
-        if crl.next_update_utc is None:  # RFC 5280 §5.1.2.5
+        if next_update is None:  # RFC 5280 §5.1.2.5
             raise StatusError("revocation list does not say when the next one comes")
-        return cls(_signer(crl, bundle), number, crl.last_update_utc, crl.next_update_utc, serials)
+        return cls(signer, number, this_update, next_update, serials)
 
     def check(self, certificate: x509.Certificate) -> None:
         """Check that a certificate was not taken back by this authority.

@@ -7,18 +7,22 @@ They take bytes, and so fit any fuzzer; `test_targets.py` drives them with hypot
 import asyncio
 import functools
 
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
 from attestor.workload import cgroups
 from attestor.workload.engine import Engine
 from spiffekit import jwtsvid, witsvid, x509svid
 from spiffekit.bundle import Bundle
 from spiffekit.certificates import certificates_from_pem, load_certificate, split_der
+from spiffekit.crl import RevocationList
 from spiffekit.delegation.tools import Tools
 from spiffekit.id import SpiffeId, TrustDomain
 from spiffekit.jwk import Element, encode_base64url, parse_json_object
 from spiffekit.keys import private_key_from_der, private_key_from_pem, public_key_from_der
 from spiffekit.selector import Selector
+from spiffekit.status import AgentStatus
 from spiffekit.testing import TestCA
 from spiffekit.transparency.notes import Checkpoint, Note, VerifierKey
 from spiffekit.transparency.proofs import AddCheckpoint, Proof
@@ -109,6 +113,27 @@ def _present(token, proof):
     presented = witsvid.Presentation(token, proof)
     witsvid.verify(presented, CA.wit_bundle, audience=["test"], now=CA.now, replays=None)
     raise AssertionError("what is not signed was believed")
+
+
+def status(data):
+    """A status that is not signed."""
+    AgentStatus.verify(data.decode("utf-8", "surrogateescape"), CA.bundle, now=CA.now)
+    raise AssertionError("what is not signed was believed")
+
+
+def status_claims(data):
+    """Claims that the issuer did sign, whatever they are."""
+    head = encode_base64url(b'{"alg":"ES256","kid":"test-key","typ":"agent-status+jwt"}')
+    signed = f"{head}.{encode_base64url(data)}"
+    r, s = decode_dss_signature(CA.jwt_key.sign(signed.encode(), ec.ECDSA(hashes.SHA256())))
+    token = f"{signed}.{encode_base64url(r.to_bytes(32) + s.to_bytes(32))}"
+    found = AgentStatus.verify(token, CA.bundle, now=CA.now)
+    found.check_certificate(SVID.spiffe_id, SVID.serial_number, SVID.not_before)
+
+
+def revocation_list(data):
+    found = RevocationList.verify(data, CA.bundle)
+    found.check(SVID.leaf)
 
 
 def private_jwk(data):

@@ -17,8 +17,10 @@ from issuer.errors import IssuerError
 from spiffekit import witsvid
 from spiffekit.daemon.frames import FloodError
 from spiffekit.errors import SpiffeError
+from spiffekit.id import SpiffeId
 from spiffekit.jwk import from_private_key
 from spiffekit.keys import public_key_to_der
+from spiffekit.status import LIFETIME, AgentStatus
 from spiffekit.transparency.notes import Checkpoint, Note
 from spiffekit.transparency.proofs import AddCheckpoint, Proof
 from spiffekit.transparency.tiles import encode_entries
@@ -63,6 +65,20 @@ def wit_proof():
     return witsvid.make_proof(svid, targets.AGENT_KEY, "test", now=targets.CA.now)
 
 
+def status_claims():
+    now = targets.CA.now
+    ended = frozenset([SpiffeId.parse("spiffe://example.org/agent")])
+    return AgentStatus(
+        trust_domain=targets.ORG,
+        sequence=1,
+        issued_at=now,
+        expires_at=now + LIFETIME,
+        suspended=ended,
+        serials=frozenset([7]),
+        not_before=dict.fromkeys(ended, now),
+    ).claims()
+
+
 def seeds():
     """Good input of each target."""
     ca, svid = targets.CA, targets.SVID
@@ -83,6 +99,9 @@ def seeds():
         targets.wit_payload: json.dumps(wit_claims()).encode(),
         targets.wit_proof: wit_proof().encode()[:-2] + b"AA",
         targets.wit_proof_payload: json.dumps({"aud": "test", "exp": 2**32, "jti": "x", "wth": "y"}).encode(),
+        targets.status: ca.status().encode()[:-2] + b"AA",
+        targets.status_claims: json.dumps(status_claims()).encode(),
+        targets.revocation_list: ca.crl(7, 8),
         targets.private_jwk: json.dumps(from_private_key(targets.AGENT_KEY)).encode(),
         targets.certificate: svid.chain_der[0],
         targets.svid: svid.chain_der[0] + root,
@@ -142,6 +161,7 @@ scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False)
 MEMBERS = """keys use kid kty crv x y n e x5c alg typ crit sub aud exp nbf iat spiffe_sequence
 spiffe_refresh_hint Id Name Image State Pid Config Labels Env RepoDigests certificates Certificate chain
 cnf jwk jti wth ath tth oth d
+iss seq suspended retired serial_revoked jti_revoked root_revoked min_iat
 bundle reattestable ek_public ak_public ek_certificate
 constraint_type min max value values allowed constraints root prefix amount to tags
 DevIDCert DevIDPub EKCert EKPub AKPub CertifiedDevID CertificationSignature"""
@@ -158,8 +178,8 @@ documents = st.recursive(
 )
 JSON_TARGETS = [
     targets.bundle, targets.jwks, targets.jwt_header, targets.jwt_payload, targets.engine,
-    targets.wit_payload, targets.wit_proof_payload, targets.private_jwk,
     targets.tools, targets.invocation,
+    targets.wit_payload, targets.wit_proof_payload, targets.private_jwk, targets.status_claims,
     wire_targets.x509pop, wire_targets.sshpop, wire_targets.state, tpm_targets.tpm_ek, tpm_targets.tpm_devid,
 ]  # fmt: skip
 
@@ -197,8 +217,8 @@ GOOD = [
     targets.certificate, targets.svid, targets.svid_key, targets.pem, targets.der_sequence,
     targets.private_key, targets.private_key_pem, targets.public_key, targets.cgroup, targets.engine,
     *wire_targets.SEEDS, *tpm_targets.SEEDS,
-    targets.private_jwk,
     targets.tools, targets.invocation,
+    targets.private_jwk, targets.status_claims, targets.revocation_list,
     targets.note, targets.verifier_key, targets.log_proof, targets.add_checkpoint, targets.log_entries,
 ]  # fmt: skip
 

@@ -116,6 +116,11 @@ def test_a_bundle_of_several_authorities_finds_the_one_that_signed():
         (b"", "revocation list: "),
         (b"\x30\x00", "revocation list: "),
         (a_list() + b"\x00", "revocation list: "),
+        (
+            a_list().replace(b"\x02\x01\x01", b"\x02\x01\x00", 1),
+            "revocation list: 0 is not a valid CRL version",
+        ),
+        (a_list().replace(b"\x55\x04\x03\x0c", b"\x55\x04\x03\x00"), "revocation list: error parsing asn1"),
         (a_list(extensions=[]), "revocation list: No <"),
         (without_next_update(), "revocation list does not say when the next one comes"),
         (
@@ -128,7 +133,7 @@ def test_a_bundle_of_several_authorities_finds_the_one_that_signed():
             "revocation list has critical extension 2.5.29.28",
         ),
     ],
-    ids=["empty", "nothing", "more behind", "no number", "no next one", "of a part only"],
+    ids=["empty", "nothing", "more behind", "version", "name", "no number", "no next one", "of a part only"],
 )
 def test_a_list_that_is_none_is_refused(der, why):
     with pytest.raises(StatusError) as caught:
