@@ -60,9 +60,7 @@ def outstanding(tx: Transaction, spiffe_id: SpiffeId, *, at: datetime | None = N
     authorities = [a for kind in AuthorityKind for a in tx.authorities.all(kind) if now < a.not_after]
     since = min((a.issued_at for a in authorities), default=now)
     return [
-        record
-        for record in tx.audit.credentials(str(spiffe_id), since)
-        if record.credential is not None and record.at <= now < expiry(record.credential)
+        record for record in tx.audit.credentials(str(spiffe_id), since, valid_at=now) if record.at <= now
     ]
 
 
@@ -114,23 +112,22 @@ def _revoke_certificates(
     tx: Transaction, spiffe_id: SpiffeId, reason: RevocationReason, *, before: datetime | None = None
 ) -> list[datetime]:
     """Revoke the certificates that are valid; return when everything that is valid ends."""
-    ends = []
-    for record in outstanding(tx, spiffe_id):
-        credential = record.credential
-        assert credential is not None  # noqa: S101 - `outstanding` returns no other
-        ends.append(expiry(credential))
-        if credential.serial and (before is None or record.at < before):
-            tx.revocations.put(
-                Revocation(
-                    kind=RevocationKind.CERTIFICATE,
-                    key=credential.serial,
-                    spiffe_id=spiffe_id,
-                    at=tx.now,
-                    until=expiry(credential),
-                    reason=reason,
-                )
+    found = [(record.at, record.credential) for record in outstanding(tx, spiffe_id)]
+    tx.revocations.put_all(
+        [
+            Revocation(
+                kind=RevocationKind.CERTIFICATE,
+                key=credential.serial,
+                spiffe_id=spiffe_id,
+                at=tx.now,
+                until=expiry(credential),
+                reason=reason,
             )
-    return ends
+            for at, credential in found
+            if credential is not None and credential.serial and (before is None or at < before)
+        ]
+    )
+    return [expiry(credential) for _, credential in found if credential is not None]
 
 
 class Revocations:

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from issuer.errors import StoreError
 from issuer.model import AuditRecord
-from issuer.store.events import Event, decode, encode
+from issuer.store.events import Event, decode, encode, ends_after
 from issuer.store.schema import audit, stamp
 
 _LAST: Final = sa.select(sa.func.max(audit.c.sequence))
@@ -101,12 +101,14 @@ class AuditStore:
             query = query.where(*wanted.clauses())
         return [(row.sequence, row.event) for row in self._connection.execute(query.limit(limit))]
 
-    def credentials(self, subject: str, since: datetime) -> list[AuditRecord]:
-        """Return the records of what was handed out for a subject from an instant on."""
+    def credentials(self, subject: str, since: datetime, *, valid_at: datetime) -> list[AuditRecord]:
+        """Return the records of what a subject was given from an instant on, and that ends after another."""
         query = sa.select(audit.c.event).where(
             audit.c.subject == subject, audit.c.at >= stamp(since), audit.c.credential.is_not(None)
         )
-        return [decode(row.event) for row in self._connection.execute(query.order_by(audit.c.sequence))]
+        rows = self._connection.execute(query.order_by(audit.c.sequence))
+        # There may be a hundred thousand, of which few are left: only these are read whole.
+        return [decode(row.event) for row in rows if ends_after(row.event, valid_at)]
 
     def by_credential(self, credential: str) -> AuditRecord | None:
         """Return the first record of a serial number, `jti` or hash that was handed out, or None."""

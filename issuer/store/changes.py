@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The change log: revision n + 1 follows n, because revisions are given under the writer's lock."""
 
+from collections.abc import Iterable
 from typing import Final
 
 import sqlalchemy as sa
@@ -19,15 +20,22 @@ class ChangeStore:
         self._last: int | None = None
         self.recorded: list[Change] = []
 
-    def record(self, kind: ChangeKind, key: str, value: object | None) -> Change:
+    def record(self, kind: ChangeKind, key: str, value: object | None) -> None:
         """Add a row; `value` is the thing as it is now, None when it is gone."""
-        if self._last is None:
-            self._last = self.last()
-        self._last += 1
-        change = Change(revision=self._last, kind=kind, key=key, value=value)
-        self._connection.execute(_ADD, {"revision": self._last, "kind": kind, "key": key})
-        self.recorded.append(change)
-        return change
+        self.record_all(kind, [(key, value)])
+
+    def record_all(self, kind: ChangeKind, some: Iterable[tuple[str, object | None]]) -> None:
+        """Add a row for each pair of a key and a value."""
+        first = (self.last() if self._last is None else self._last) + 1
+        made = [
+            Change(revision=n, kind=kind, key=key, value=value) for n, (key, value) in enumerate(some, first)
+        ]
+        if made:
+            self._last = made[-1].revision
+            self._connection.execute(
+                _ADD, [{"revision": c.revision, "kind": kind, "key": c.key} for c in made]
+            )
+            self.recorded += made
 
     def mark(self) -> int:
         """Return how many changes are recorded by now; see `back_to`."""

@@ -135,6 +135,23 @@ def _instant(at: datetime) -> str:
     return at.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
+class _Handed(msgspec.Struct, frozen=True):
+    exp: str = ""
+
+
+class _Ending(msgspec.Struct, frozen=True):
+    credential: _Handed = _Handed()
+
+
+_ENDING: Final = msgspec.json.Decoder(_Ending)
+
+
+def ends_after(leaf: bytes, instant: datetime) -> bool:
+    """Tell whether what was handed out by an event is valid at an instant, without reading the rest of it."""
+    said = _ENDING.decode(leaf).credential.exp
+    return bool(said) and instant < datetime.fromisoformat(said)
+
+
 def decode(leaf: bytes) -> AuditRecord:
     """Return the record of an event that we encoded.
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What was taken back and has not ended by itself."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 
@@ -11,6 +11,11 @@ from issuer.model import ChangeKind, Revocation, RevocationKind, RevocationReaso
 from issuer.store.changes import ChangeStore
 from issuer.store.schema import revocations, stamp, unstamp
 from spiffekit.id import SpiffeId
+
+_ADD: Final = revocations.insert()
+_REMOVE: Final = revocations.delete().where(
+    revocations.c.kind == sa.bindparam("of_kind"), revocations.c.key == sa.bindparam("of_key")
+)
 
 
 class RevocationStore:
@@ -22,26 +27,33 @@ class RevocationStore:
 
     def put(self, revocation: Revocation) -> Revocation:
         """Add one, and return it; what is taken back for good is not put on hold."""
-        before = self.find(revocation.kind, revocation.key)
-        if before is not None and revocation.reason is RevocationReason.CERTIFICATE_HOLD:
-            return before
-        self._remove(revocation)
-        self._connection.execute(
-            revocations.insert().values(
-                kind=revocation.kind,
-                key=revocation.key,
-                spiffe_id=str(revocation.spiffe_id),
-                at=stamp(revocation.at),
-                until=stamp(revocation.until),
-                reason=revocation.reason,
-            )
-        )
-        self._changes.record(ChangeKind.REVOCATION, _name(revocation), revocation)
-        return revocation
+        (standing,) = self.put_all([revocation])
+        return standing
 
-    def _remove(self, revocation: Revocation) -> None:
-        same = sa.and_(revocations.c.kind == revocation.kind, revocations.c.key == revocation.key)
-        self._connection.execute(revocations.delete().where(same))
+    def put_all(self, some: Sequence[Revocation]) -> list[Revocation]:
+        """Add some of different kinds or keys, in few statements: an identity may have been given thousands.
+
+        Returns:
+            What stands for each of them now.
+        """
+        holds = {str(one.spiffe_id) for one in some if one.reason is RevocationReason.CERTIFICATE_HOLD}
+        before = self._found(sa.select(revocations).where(revocations.c.spiffe_id.in_(sorted(holds))))
+        standing = {_name(one): one for one in before}
+        fresh = [
+            one
+            for one in some
+            if one.reason is not RevocationReason.CERTIFICATE_HOLD or _name(one) not in standing
+        ]
+        self._remove(fresh)
+        if fresh:
+            self._connection.execute(_ADD, [_row(one) for one in fresh])
+        self._changes.record_all(ChangeKind.REVOCATION, [(_name(one), one) for one in fresh])
+        standing |= {_name(one): one for one in fresh}
+        return [standing[_name(one)] for one in some]
+
+    def _remove(self, some: Sequence[Revocation]) -> None:
+        if some:
+            self._connection.execute(_REMOVE, [{"of_kind": one.kind, "of_key": one.key} for one in some])
 
     def find(self, kind: RevocationKind, key: str) -> Revocation | None:
         """Return one, or None."""
@@ -72,15 +84,25 @@ class RevocationStore:
         )
         return [_revocation(row) for row in rows]
 
-    def forget(self, some: Iterable[Revocation]) -> None:
+    def forget(self, some: Sequence[Revocation]) -> None:
         """Remove what has ended, or is given back."""
-        for revocation in some:
-            self._remove(revocation)
-            self._changes.record(ChangeKind.REVOCATION, _name(revocation), None)
+        self._remove(some)
+        self._changes.record_all(ChangeKind.REVOCATION, [(_name(one), None) for one in some])
 
 
 def _name(revocation: Revocation) -> str:
     return f"{revocation.kind}/{revocation.key}"
+
+
+def _row(revocation: Revocation) -> dict[str, Any]:
+    return {
+        "kind": revocation.kind,
+        "key": revocation.key,
+        "spiffe_id": str(revocation.spiffe_id),
+        "at": stamp(revocation.at),
+        "until": stamp(revocation.until),
+        "reason": revocation.reason,
+    }
 
 
 def _revocation(row: Any) -> Revocation:

@@ -146,6 +146,30 @@ async def test_events_are_found(database, wanted, numbers):
     assert [number for number, _ in found] == numbers
 
 
+async def test_what_a_subject_was_given_is_found_while_it_is_valid(database):
+    def given(serial, exp, **changes):
+        return a_record(credential=CredentialFacts(kind="x509-svid", serial=serial, exp=exp), **changes)
+
+    await database.record(
+        given("1", "2026-01-02T03:10:00Z"),
+        given("2", "2026-01-02T04:00:00Z"),
+        given("3", "2026-01-02T04:00:00Z", subject="spiffe://example.org/b"),
+        given("4", "2026-01-02T04:00:00Z", at=AT - timedelta(hours=1)),
+        given("5", ""),
+        a_record(detail={"credential": {"exp": "2026-01-02T04:00:00Z"}}),
+    )
+
+    async def serials(valid_at):
+        found = await database.read(
+            lambda tx: tx.audit.credentials("spiffe://example.org/a", AT, valid_at=valid_at)
+        )
+        return [record.credential.serial for record in found]
+
+    assert await serials(AT) == ["1", "2"]
+    assert await serials(datetime(2026, 1, 2, 3, 9, 59, 999999, tzinfo=UTC)) == ["1", "2"]
+    assert await serials(datetime(2026, 1, 2, 3, 10, tzinfo=UTC)) == ["2"]
+
+
 async def test_an_event_is_found_by_its_id(database):
     await database.record(a_record(), a_record())
     ((_, leaf), _) = await database.read(lambda tx: tx.audit.leaves(0, 10))
