@@ -77,7 +77,7 @@ class Jws:
         if "crit" in header:  # RFC 7515 §4.1.11: we understand none
             raise JwtSvidError("header asks for critical extensions")
         try:
-            payload = parse_json_object(decode_base64url(pieces[1]))
+            payload = parse_json_object(decode_base64url(pieces[1]), longest)
             signature = decode_base64url(pieces[2])
         except ValueError as error:
             raise JwtSvidError(f"token: {error}") from error

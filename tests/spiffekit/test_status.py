@@ -130,6 +130,14 @@ def test_a_snapshot_that_is_not_one_is_refused(text, kind, message):
     assert message is None or str(caught.value) == message
 
 
+def test_a_snapshot_may_be_larger_than_other_documents():
+    """Else whoever has very many agents suspended would keep all verifiers from any status."""
+    many = frozenset(an_id(f"/{number:0>2000}") for number in range(2500))
+    text = token(status(suspended=many).claims())
+    assert 5 * 1024 * 1024 < len(text) < MAX_BYTES
+    assert verify(text).suspended == many
+
+
 def test_a_key_that_the_bundle_does_not_have_is_not_trusted():
     other = TestCA(now=NOW)
     other.key_id = "unknown"

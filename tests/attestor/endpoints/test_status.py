@@ -11,6 +11,7 @@ from attestor.endpoints.admission import MAX_STREAMS_PER_UID
 from spiffekit.bundle import BundleSet
 from spiffekit.id import SpiffeId
 from spiffekit.status import AgentStatus
+from spiffekit.workload import StatusSource
 from tests.attestor.endpoints.conftest import until
 from tests.attestor.endpoints.world import Client, ended, read
 from tests.attestor.factory import entry
@@ -35,6 +36,15 @@ async def test_what_is_known_is_said_at_once_and_all_that_follows(world):
         second = await read(stream)
         assert (verified(world, second).sequence, verified(world, second).retired) == (2, {PAYER})
         assert list(second.crls) == []
+
+
+async def test_the_source_of_the_library_follows_it_however_much_is_taken_back(world):
+    world.grant(entry("verifier"))
+    world.take_back()
+    many = frozenset(SpiffeId.parse(f"spiffe://example.org/{number:0>2000}") for number in range(2500))
+    async with world.serving(), StatusSource.open(f"unix://{world.path}", clock=world.clock) as source:
+        world.take_back(suspended=many)
+        assert (await source.changed()).suspended == many
 
 
 async def test_before_the_issuer_has_said_anything_it_is_said_that_nothing_is_known(world):
