@@ -20,7 +20,9 @@ from attestor.endpoints.admin import Admin
 from attestor.endpoints.admission import Admission
 from attestor.endpoints.reflection import Reflection
 from attestor.endpoints.refusals import Refusals
+from attestor.endpoints.signer import Signer
 from attestor.endpoints.status import Status
+from attestor.endpoints.wit import WitProfile
 from attestor.endpoints.workload_api import WorkloadApi
 from attestor.instances import Instances
 from attestor.issuer_client import IssuerClient
@@ -30,6 +32,7 @@ from attestor.rotation import Rotation
 from attestor.session import NodeSession
 from attestor.state import StateFile
 from attestor.sync import Sync
+from attestor.wit import WitSvids
 from attestor.workload import Configured, Following
 from attestor.workload.examination import Examiner
 from attestor.workload.external import ExternalAttestor
@@ -164,7 +167,8 @@ class Attestor:
         jwt = JwtCache(client, self.cache, self.clock)
         front: UnixFront[Process] = UnixFront(table.socket_path, mode=SOCKET_MODE, identify=Process.of)
         admission = Admission(front.peer_of, self.clock)
-        services["workload_api"] = self._workload_api(front, admission, jwt, instances)
+        wit = WitSvids(client, self.cache, self.clock)
+        services["workload_api"] = self._workload_api(front, admission, jwt, instances, wit)
         parts = metrics.Parts(
             clock=self.clock,
             cache=self.cache,
@@ -173,6 +177,7 @@ class Attestor:
             rotation=rotation,
             instances=instances,
             jwt=jwt,
+            wit=wit,
             admission=admission,
             examiner=self.examiner,
         )
@@ -199,9 +204,19 @@ class Attestor:
         return service
 
     def _workload_api(
-        self, front: UnixFront[Process], admission: Admission, jwt: JwtCache, instances: Instances
+        self,
+        front: UnixFront[Process],
+        admission: Admission,
+        jwt: JwtCache,
+        instances: Instances,
+        wit: WitSvids,
     ) -> Any:
         table = self.config.attestor
+        common: dict[str, Any] = {
+            "admission": admission,
+            "refusals": self.refusals,
+            "clock": self.clock,
+        }
 
         async def service(ready: Callable[[], None]) -> NoReturn:
             table.socket_path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -210,14 +225,16 @@ class Attestor:
                 self.examiner,
                 jwt,
                 instances,
-                admission=admission,
-                refusals=self.refusals,
-                clock=self.clock,
+                **common,
                 foreign_claims=table.allowed_foreign_jwt_claims,
                 unauthenticated_verifiers=table.allow_unauthenticated_verifiers,
+                wit=WitProfile(instances, wit, export=table.wit_export) if table.wit else None,
             )
-            status = Status(self.cache, admission)
-            async with serving(front, api.handler(), status.handler(), Reflection(admission).handler()):
+            others: list[Any] = [Status(self.cache, admission), Reflection(admission)]
+            if table.wit:
+                others.append(Signer(self.cache, self.examiner, instances, wit, **common))
+            handlers = [api.handler(), *(other.handler() for other in others)]
+            async with serving(front, *handlers):
                 self._announce()
                 ready()
                 try:

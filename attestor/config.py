@@ -45,6 +45,8 @@ class AttestorTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         sync_interval: How often a stock SPIRE server, which cannot push, is asked.
         allow_unauthenticated_verifiers: Give our own bundle to processes without an identity, too.
         allowed_foreign_jwt_claims: Claims of other trust domains' tokens that ValidateJWTSVID passes on.
+        wit: Serve WIT-SVIDs, and proofs by instance keys. The standard is incubating; the issuer has to sign.
+        wit_export: Hand out the private key with a WIT-SVID, too, as the standard's FetchWITSVID does.
         health_address: Where /live, /ready and /metrics answer; nowhere if left out.
         health_port: The port there.
         log_level: debug, info, warning or error.
@@ -64,6 +66,8 @@ class AttestorTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     sync_interval: Span = Span(seconds=5)
     allow_unauthenticated_verifiers: bool = False
     allowed_foreign_jwt_claims: tuple[str, ...] = ()
+    wit: bool = False
+    wit_export: bool = False
     health_address: str | None = None
     health_port: int = 8080
     log_level: Level = "info"
@@ -192,6 +196,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             yield "workload_attestor: at least one is needed"
         if (table.trust_bundle_path is None) != table.insecure_bootstrap:
             yield "attestor.trust_bundle_path: exactly one of it and insecure_bootstrap is needed"
+        if table.wit_export and not table.wit:
+            yield "attestor.wit_export: goes with wit"
         if table.sync_interval < MIN_SYNC:
             yield "attestor.sync_interval: shorter than a second"
         for name in ("issuer_port", "health_port"):

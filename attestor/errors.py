@@ -11,6 +11,7 @@
     ├── SignatureRejectedError       what is said of an image cannot be believed
     ├── NoIdentityError              no entry matches the caller
     ├── IssuerUnavailableError       the issuer cannot be reached or cannot answer now
+    │   └── WitUnsupportedError      it signs no WIT-SVIDs
     ├── IssuerUntrustedError         whoever answers there is not our issuer
     ├── StateError                   what has to outlive a restart cannot be written
     └── PeerGoneError                the caller has exited, or cannot be identified
@@ -47,6 +48,10 @@ class NoIdentityError(AttestorError):
 
 class IssuerUnavailableError(AttestorError):
     """The issuer cannot be reached, or cannot answer now; try again."""
+
+
+class WitUnsupportedError(IssuerUnavailableError):
+    """The issuer signs no WIT-SVIDs: a stock server, or one where they are switched off."""
 
 
 class IssuerUntrustedError(AttestorError):

@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from cryptography.hazmat.primitives.asymmetric import ec
+
 from attestor.cache import Cache, Entry
 from attestor.errors import AttestorError, IssuerUnavailableError
 from attestor.issuer_client import IssuerClient, make_csr, new_key
@@ -27,6 +29,7 @@ from spiffekit.daemon.clock import Clock
 from spiffekit.errors import SpiffeError
 from spiffekit.evidence import Evidence, ProcessFacts
 from spiffekit.keys import private_key_to_der
+from spiffekit.witsvid import WitSvid
 from spiffekit.x509svid import X509Svid
 
 logger = logging.getLogger(__name__)
@@ -50,6 +53,31 @@ class _Held:
 
 
 @dataclass(slots=True)
+class HeldWit:
+    """A WIT-SVID of one process, for a revision of its entry; renewed when `due` on the monotonic clock."""
+
+    revision: int
+    svid: WitSvid
+    due: float
+
+
+@dataclass(slots=True)
+class InstanceKey:
+    """The key that WIT-SVIDs of one process are bound to, and these. It does not outlive the executable."""
+
+    key: ec.EllipticCurvePrivateKey
+    executable: Executable
+    until: float  # on the monotonic clock
+    held: dict[str, HeldWit] = field(default_factory=dict)  # by entry
+    refused: dict[str, tuple[Entry, float]] = field(default_factory=dict)  # by entry; and when to ask again
+
+    def due(self) -> float:
+        """Return when to ask the issuer next, on the monotonic clock; at the latest for another key."""
+        again = (when for _, when in self.refused.values())
+        return min((*(held.due for held in self.held.values()), *again, self.until))
+
+
+@dataclass(slots=True)
 class Instance:
     """One process that was attested: `uid` names it in every record. You get one by `Instances.of`."""
 
@@ -58,6 +86,8 @@ class Instance:
     held: dict[str, _Held] = field(default_factory=dict)  # by entry
     refused: dict[str, tuple[Entry, float]] = field(default_factory=dict)  # by entry; and when to ask again
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    key: InstanceKey | None = None  # made when a WIT-SVID is asked for
+    wit_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def svids(self) -> Mapping[str, X509Svid]:
         """Return the SVIDs by entry."""
@@ -113,6 +143,7 @@ class Instances:
             os.close(instance.pidfd)
             instance.held.clear()
             instance.refused.clear()
+            instance.key = None
 
     def drop_taken_back(self) -> None:
         """Forget the SVIDs that are taken back; what may be replaced is asked for when it is wanted again."""

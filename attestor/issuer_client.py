@@ -13,10 +13,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from google.protobuf.message import DecodeError
 
 from attestor.cache import Entry
 from attestor.connection import Credentials, dial
+from attestor.denials import denial_reason
 from attestor.errors import (
     AttestorError,
     IssuerUnavailableError,
@@ -24,6 +24,7 @@ from attestor.errors import (
     MustReattestError,
     NodeAttestationError,
     NodeBannedError,
+    WitUnsupportedError,
 )
 from attestor.node import NodeAttestor, Releasing
 from attestor.updates import Update, bundles_from_proto, entries_from_proto, update_from_proto
@@ -152,7 +153,7 @@ class IssuerClient:
     def _explained(self, error: grpc.aio.AioRpcError) -> AttestorError:
         code, details = error.code(), error.details() or ""
         if code is grpc.StatusCode.PERMISSION_DENIED:
-            match _reason(error):
+            match denial_reason(error):
                 case reason if reason in _REATTEST:
                     return MustReattestError(details)
                 case reason if reason == _BANNED:
@@ -256,6 +257,34 @@ class IssuerClient:
             answer = await self._svids.NewJWTSVID(request, timeout=DEADLINE)
             return answer.svid.token
 
+    async def new_wit_svids(
+        self, entry_ids: Sequence[str], public_key_der: bytes, evidence: Evidence
+    ) -> dict[str, str]:
+        """Return WIT-SVIDs of one process by entry ID, all for one key; a refused entry is left out.
+
+        The key is a SubjectPublicKeyInfo, on P-256.
+
+        Raises:
+            WitUnsupportedError: The issuer signs none.
+        """
+        saw = evidence_to_proto(evidence)
+        params = [
+            svid_pb2.NewWITSVIDParams(
+                entry_id=entry_id, public_key=public_key_der, signing_algorithm="ES256", evidence=saw
+            )
+            for entry_id in entry_ids
+        ]
+        with self._errors(), _tolerated(grpc.StatusCode.UNIMPLEMENTED):
+            answer = await self._svids.BatchNewWITSVID(
+                svid_pb2.BatchNewWITSVIDRequest(params=params), timeout=DEADLINE
+            )
+            return {
+                entry_id: result.svid.token
+                for entry_id, result in zip(entry_ids, answer.results, strict=True)
+                if result.status.code == 0
+            }
+        raise WitUnsupportedError("the issuer signs no WIT-SVIDs")
+
     async def sync_entries(self, known: Mapping[str, Entry]) -> tuple[Entry, ...]:
         """Return all entries of this node: what a stock server offers instead of the push stream.
 
@@ -357,22 +386,6 @@ async def _sync(stream: Any, known: Mapping[str, Entry]) -> tuple[Entry, ...]:
         while await read():
             pass
     return tuple(found.values())
-
-
-def _reason(error: grpc.aio.AioRpcError) -> int:
-    """Return the typed reason of a denial, 0 if there is none."""
-    for key, value in error.trailing_metadata() or ():
-        if key == "grpc-status-details-bin" and isinstance(value, bytes):
-            marker = b"spire.api.types.PermissionDeniedDetails"
-            # google.rpc.Status: the packed detail follows its type's name as field 2.
-            position = value.find(marker)
-            if position >= 0 and len(value) > position + len(marker) + 2:
-                detail = value[position + len(marker) + 2 :]
-                try:
-                    return int(types_pb2.PermissionDeniedDetails.FromString(detail).reason)
-                except DecodeError:
-                    return 0
-    return 0
 
 
 def make_csr(key: Any) -> bytes:

@@ -18,6 +18,7 @@ from attestor.jwt import JwtCache
 from attestor.rotation import Rotation
 from attestor.session import NodeSession
 from attestor.sync import Sync
+from attestor.wit import WitSvids
 from attestor.workload.examination import Examiner, Finding
 from spiffekit.daemon.clock import Clock
 from spiffekit.status import AgentStatus
@@ -53,6 +54,7 @@ class Parts(Collector):
     rotation: Rotation
     instances: Instances
     jwt: JwtCache
+    wit: WitSvids
     admission: Admission
     examiner: Examiner
 
@@ -88,6 +90,7 @@ class Parts(Collector):
         issued.add_metric(("shared",), self.rotation.issued)
         issued.add_metric(("process",), self.instances.issued)
         issued.add_metric(("jwt",), self.jwt.issued)
+        issued.add_metric(("wit",), self.wit.issued)
         yield issued
         refusals = CounterMetricFamily("attestor_refusals", "Calls of workloads refused.", labels=("reason",))
         for reason, count in sorted(self.admission.refusals.items()):

@@ -17,6 +17,7 @@ from spiffekit.errors import RevokedError, StatusError, StatusUnknownError, Veri
 from spiffekit.id import SpiffeId
 from spiffekit.jwtsvid import JwtSvid
 from spiffekit.status import MAX_SKEW, AgentStatus, StatusBook
+from spiffekit.witsvid import WitSvid
 from spiffekit.x509svid import X509Svid
 
 logger = logging.getLogger(__name__)
@@ -69,13 +70,13 @@ class TakenBack:
         status = self.status
         return status is not None and (spiffe_id in status.suspended or spiffe_id in status.retired)
 
-    def check(self, svid: X509Svid | JwtSvid) -> None:
+    def check(self, svid: X509Svid | JwtSvid | WitSvid) -> None:
         """Check that an SVID was not taken back.
 
         Raises:
             RevokedError: It was.
         """
-        if isinstance(svid, JwtSvid):
+        if isinstance(svid, JwtSvid | WitSvid):
             if self.status is not None and svid.spiffe_id.is_member_of(self.status.trust_domain):
                 self.status.check_token(svid.spiffe_id, str(svid.claims.get("jti", "")), svid.issued_at)
             return
@@ -83,7 +84,7 @@ class TakenBack:
             self.status.check_certificate(svid.spiffe_id, svid.serial_number, svid.not_before)
         check_all((held.verified for held in self.lists), svid.leaf)
 
-    def reason(self, svid: X509Svid | JwtSvid) -> str:
+    def reason(self, svid: X509Svid | JwtSvid | WitSvid) -> str:
         """Return why an SVID must not be handed out, or "" if nothing forbids it."""
         try:
             self.check(svid)

@@ -197,15 +197,15 @@ class TestCA:
     def wit(
         self,
         subject: str,
-        key: ec.EllipticCurvePrivateKey,
+        key: ec.EllipticCurvePublicKey,
         *,
         lifetime: timedelta = HOUR,
         header: Mapping[str, Any] | None = None,
         claims: Mapping[str, Any] | None = None,
     ) -> str:
-        """Return a WIT-SVID for the holder of a P-256 key; a header or claim that is None is left out."""
+        """Return a WIT-SVID for whoever has a P-256 key; a header or claim that is None is left out."""
         whole_header = {"alg": "ES256", "kid": self.wit_key_id, "typ": "wit+jwt", **(header or {})}
-        cnf = {"jwk": {**from_public_key(key.public_key()), "alg": "ES256"}}
+        cnf = {"jwk": {**from_public_key(key), "alg": "ES256"}}
         whole_claims = {"sub": subject, "cnf": cnf, **self._times(lifetime), **(claims or {})}
         return self.sign(whole_header, whole_claims, self.wit_key)
 

@@ -212,8 +212,6 @@ class Presentation:
     ) -> Self:
         """Take SVID and proof from the fields of an HTTP request.
 
-        Where a server joins fields of one name by commas, what comes of it is no token.
-
         Raises:
             WitSvidError: One of both is missing, or a WIT-SVID is used as a bearer token (WIT-SVID §5).
         """
@@ -225,6 +223,10 @@ class Presentation:
         if not token or not proof:
             raise WitSvidError(f"{PROOF_HEADER if token else TOKEN_HEADER} is missing")
         return cls(token, proof, peer, bound)
+
+    def headers(self) -> dict[str, str]:
+        """Return the fields of an HTTP request that carry both; it has to go over TLS (WIT-SVID §7.3)."""
+        return {TOKEN_HEADER: self.token, PROOF_HEADER: self.proof}
 
 
 def verify(

@@ -13,6 +13,7 @@ from attestor.errors import (
     IssuerUnavailableError,
     NoIdentityError,
     PeerGoneError,
+    WitUnsupportedError,
     WorkloadAttestationError,
 )
 from attestor.peer import Process
@@ -121,6 +122,8 @@ def _verdict(error: Exception) -> tuple[str, Status]:
             return "attestation_failed", Status(Code.UNAVAILABLE, "workload attestation failed")
         case RateLimitedError():
             return "rate_limited", Status(Code.UNAVAILABLE, str(error))
+        case WitUnsupportedError():
+            return "not_ready", Status(Code.UNAVAILABLE, str(error))
         case IssuerUnavailableError() | SpiffeError():
             return "not_ready", Status(Code.UNAVAILABLE, "not ready")
         case _:

@@ -4,16 +4,24 @@
 A process that is denied must not learn from us what would let it in.
 """
 
+import logging
 import secrets
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
+
+import grpc
 
 from attestor.endpoints.caller import Caller
 from spiffekit.daemon.clock import Clock
 from spiffekit.selector import Selector
+from spiffekit.wire.pb.attestor.v1 import admin_pb2
+from spiffekit.wire.status import Status
 
+logger = logging.getLogger(__name__)
+
+_LOOKED_UP: Final = (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAVAILABLE)
 MAX_KEPT: Final = 1000  # refusals; who is denied in a loop must not fill our memory
 
 
@@ -56,6 +64,17 @@ class Refusals:
         if len(self._by_id) > self._kept:
             self._by_id.popitem(last=False)
         return refusal
+
+    def told(self, caller: Caller | None, status: Status, error: Exception) -> Status:
+        """Return what a refused caller is told: with a number, where an operator may look up the reason."""
+        if caller is None or status.code not in _LOOKED_UP:
+            return status
+        refusal = self.add(caller, status.code.name, str(error))
+        logger.info(
+            "call refused",
+            extra={"pid": refusal.pid, "uid": refusal.uid, "reason": refusal.reason, "call": refusal.id},
+        )
+        return replace(status, detail=admin_pb2.Refused(correlation_id=refusal.id))
 
     def find(self, refusal_id: str) -> Refusal | None:
         """Return a refusal, or None if there was none, or too many since."""

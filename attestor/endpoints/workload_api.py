@@ -8,8 +8,8 @@ never with an empty answer, nor with a status that makes a client give up for a 
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from typing import Any, Final
 
 import grpc
@@ -17,8 +17,10 @@ from google.protobuf.message import Message
 
 from attestor.cache import Cache, Entry, Watcher, WorkloadUpdate
 from attestor.endpoints.admission import Admission, CallRefused, Context, require_header
+from attestor.endpoints.answers import Answers
 from attestor.endpoints.caller import Caller
 from attestor.endpoints.refusals import Refusals
+from attestor.endpoints.wit import WitProfile, wanted_of
 from attestor.errors import AttestorError, NodeAttestationError, NoIdentityError
 from attestor.instances import Instances, evidence_of
 from attestor.jwt import JwtCache
@@ -26,11 +28,10 @@ from attestor.workload.examination import Examiner
 from spiffekit import jwtsvid
 from spiffekit.bundle import Bundle, BundleSet
 from spiffekit.daemon.clock import Clock, first_of
-from spiffekit.errors import SpiffeError, SpiffeIdError
+from spiffekit.errors import SpiffeError
 from spiffekit.evidence import Evidence
-from spiffekit.id import SpiffeId, TrustDomain
+from spiffekit.id import TrustDomain
 from spiffekit.jwtsvid import JwtSvid
-from spiffekit.wire.pb.attestor.v1 import admin_pb2
 from spiffekit.wire.status import abort
 from spiffekit.wire.workload_api import SERVICE, Method, messages, methods
 
@@ -42,7 +43,6 @@ Rendered = tuple[str, tuple[str, ...], tuple[TrustDomain, ...]]
 
 MAX_AUDIENCES: Final = 50  # of one token; like the next, as much as our issuer takes
 MAX_AUDIENCE_BYTES: Final = 2048
-_LOOKED_UP: Final = (Code.PERMISSION_DENIED, Code.UNAVAILABLE)
 _ALWAYS: Final = ("sub", "exp", "aud")  # claims of another trust domain's token that mean something here
 
 
@@ -61,6 +61,7 @@ class WorkloadApi:
         clock: Clock,
         foreign_claims: Sequence[str] = (),
         unauthenticated_verifiers: bool = False,
+        wit: WitProfile | None = None,
     ) -> None:
         self._cache = cache
         self._examiner = examiner
@@ -71,17 +72,21 @@ class WorkloadApi:
         self._clock = clock
         self._foreign_claims = frozenset((*_ALWAYS, *foreign_claims))
         self._unauthenticated_verifiers = unauthenticated_verifiers
+        self._wit = wit
         self._rendered: dict[Rendered, bytes] = {}
         self._rendered_version = -1
         self._messages: Mapping[str, Any] = messages()
 
     def handler(self) -> grpc.GenericRpcHandler:
         """Return the gRPC handler of the service; methods that we do not serve answer UNIMPLEMENTED."""
-        streams = {
-            "FetchX509SVID": self._x509_svids,
-            "FetchX509Bundles": self._x509_bundles,
-            "FetchJWTBundles": self._jwt_bundles,
+        streams: dict[str, Callable[[Any], Answers]] = {
+            "FetchX509SVID": lambda _: Answers(self._x509_message, self._x509_due),
+            "FetchX509Bundles": lambda _: Answers(partial(self._bundles_message, self._x509_bundles)),
+            "FetchJWTBundles": lambda _: Answers(partial(self._bundles_message, self._jwt_bundles)),
         }
+        if self._wit is not None:
+            streams["FetchWITSVID"] = self._wit.answers
+            streams["FetchWITBundles"] = lambda _: Answers(partial(self._bundles_message, self._wit_bundles))
         unary = {"FetchJWTSVID": self._fetch_jwt_svid, "ValidateJWTSVID": self._validate_jwt_svid}
         handlers = {}
         for name, method in methods().items():
@@ -103,11 +108,11 @@ class WorkloadApi:
 
         return handle
 
-    def _streaming(self, render: Callable[[WorkloadUpdate], Message] | None) -> Callable[..., Any]:
-        async def handle(_request: Message, context: Context) -> AsyncIterator[bytes]:
+    def _streaming(self, answers: Callable[[Any], Answers] | None) -> Callable[..., Any]:
+        async def handle(request: Message, context: Context) -> AsyncIterator[bytes]:
             caller: Caller | None = None
             try:
-                if render is None:
+                if answers is None:
                     require_header(context)
                     raise CallRefused(
                         Code.UNIMPLEMENTED, "the WIT profile is not supported", reason="unimplemented"
@@ -115,7 +120,7 @@ class WorkloadApi:
                 caller = self._admit(context)
                 await caller.examine()
                 with self._admission.streaming(caller.process):
-                    async with aclosing(self._follow(caller, render)) as followed:
+                    async with aclosing(self._follow(caller, answers(request))) as followed:
                         async for message in followed:
                             yield message
             except Exception as error:  # noqa: BLE001 - the RPC boundary: every error becomes a status
@@ -128,19 +133,9 @@ class WorkloadApi:
 
     async def _refuse(self, context: Context, caller: Caller | None, error: Exception) -> None:
         """End a call with the status of an error, and a number by which an operator finds the reason."""
-        status = self._admission.refuse(error)
-        if caller is not None and status.code in _LOOKED_UP:
-            refusal = self._refusals.add(caller, status.code.name, str(error))
-            status = replace(status, detail=admin_pb2.Refused(correlation_id=refusal.id))
-            logger.info(
-                "call refused",
-                extra={"pid": refusal.pid, "uid": refusal.uid, "reason": refusal.reason, "call": refusal.id},
-            )
-        await abort(context, status)
+        await abort(context, self._refusals.told(caller, self._admission.refuse(error), error))
 
-    async def _follow(
-        self, caller: Caller, render: Callable[[WorkloadUpdate], Message]
-    ) -> AsyncGenerator[bytes, None]:
+    async def _follow(self, caller: Caller, answers: Answers) -> AsyncGenerator[bytes, None]:
         """Yield the whole state at first and after each change of it, while the caller is who it was."""
         last = b""
         examined = True
@@ -149,7 +144,7 @@ class WorkloadApi:
                 if caller.awaits_more() or (not examined and caller.executes_another()):
                     await caller.examine()
                     examined = True
-                message = await self._message_for(caller, render)
+                message = await answers.message(caller)
                 if message not in (b"", last):
                     # Whoever gets something is looked at again first, and after it was waited for.
                     if not examined or caller.executes_another():
@@ -159,16 +154,12 @@ class WorkloadApi:
                     caller.process.require_alive()
                     yield message
                     last = message
-                await self._change(watcher, caller, render)
+                await self._change(watcher, answers.due(caller))
                 caller.process.require_alive()
                 examined = False
 
-    async def _change(
-        self, watcher: Watcher, caller: Caller, render: Callable[[WorkloadUpdate], Message]
-    ) -> None:
+    async def _change(self, watcher: Watcher, due: float | None) -> None:
         """Wait until something may have changed for the caller, or an SVID of its own is to be renewed."""
-        own = render == self._x509_svids and any(entry.needs_evidence for entry in caller.entries)
-        due = self._instances.of(caller.process, caller.examination).due() if own else None
         if due is None:
             await watcher.wait()
         else:
@@ -176,22 +167,28 @@ class WorkloadApi:
             left = timedelta(seconds=due - self._clock.monotonic(), microseconds=1)
             await first_of(watcher.wait(), self._clock.sleep(left))
 
-    async def _message_for(self, caller: Caller, render: Callable[[WorkloadUpdate], Message]) -> bytes:
-        """Return what the caller is entitled to, or nothing while an SVID of it is still being issued."""
+    def _x509_due(self, caller: Caller) -> float | None:
+        if not any(entry.needs_evidence for entry in caller.entries):
+            return None
+        return self._instances.of(caller.process, caller.examination).due()
+
+    async def _bundles_message(self, render: Callable[[WorkloadUpdate], Message], caller: Caller) -> bytes:
         entries = caller.entries
-        if render != self._x509_svids:
-            if not entries and not self._unauthenticated_verifiers:
-                raise NoIdentityError("no identity issued")
-            return self._serialised(WorkloadUpdate((), *self._cache.bundles_for(entries)), render)
-        own = [entry for entry in entries if entry.needs_evidence]
+        if not entries and not self._unauthenticated_verifiers:
+            raise NoIdentityError("no identity issued")
+        return self._serialised(WorkloadUpdate((), *self._cache.bundles_for(entries)), render)
+
+    async def _x509_message(self, caller: Caller) -> bytes:
+        """Return what the caller is entitled to, or nothing while an SVID of it is still being issued."""
+        own = [entry for entry in caller.entries if entry.needs_evidence]
         if not own:
             update = self._cache.update(caller.selectors)
-            return b"" if update is None else self._serialised(update, render)
+            return b"" if update is None else self._serialised(update, self._x509_svids)
         instance = self._instances.of(caller.process, caller.examination)
         await self._instances.ensure(instance, caller.process, caller.examination, own)
         update = self._cache.update(caller.selectors, instance.svids())
         # Not kept for others: these keys are of this process alone.
-        return b"" if update is None else render(update).SerializeToString(deterministic=True)
+        return b"" if update is None else self._x509_svids(update).SerializeToString(deterministic=True)
 
     def _serialised(self, update: WorkloadUpdate, render: Callable[[WorkloadUpdate], Message]) -> bytes:
         """Return the answer as bytes; workloads with the same shared entries share them."""
@@ -242,6 +239,13 @@ class WorkloadApi:
         )
         return response
 
+    def _wit_bundles(self, update: WorkloadUpdate) -> Message:
+        bundles = (update.bundle, *update.federated)
+        response: Message = self._messages["WITBundlesResponse"](
+            bundles={_key(b): b.to_wit_jwks().decode("ascii") for b in bundles}
+        )
+        return response
+
     async def _fetch_jwt_svid(self, request: Any, caller: Caller) -> Message:
         audience = [name for name in request.audience if name]
         if not audience:
@@ -250,15 +254,7 @@ class WorkloadApi:
             raise CallRefused(Code.INVALID_ARGUMENT, f"more than {MAX_AUDIENCES} audiences")
         if any(len(name.encode()) > MAX_AUDIENCE_BYTES for name in audience):
             raise CallRefused(Code.INVALID_ARGUMENT, f"audience is longer than {MAX_AUDIENCE_BYTES} bytes")
-        entries = caller.entries
-        if request.spiffe_id:
-            try:
-                wanted = SpiffeId.parse(request.spiffe_id)
-            except SpiffeIdError as error:
-                raise CallRefused(Code.INVALID_ARGUMENT, f"invalid requested SPIFFE ID: {error}") from error
-            entries = tuple(entry for entry in entries if entry.spiffe_id == wanted)
-        if not entries:
-            raise NoIdentityError("no identity issued")
+        entries = wanted_of(caller.entries, request.spiffe_id)
         svids = [svid for entry in entries if (svid := await self._token(entry, audience, caller))]
         caller.process.require_alive()
         if not svids or caller.executes_another():

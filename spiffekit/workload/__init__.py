@@ -5,7 +5,7 @@ from spiffekit.workload.address import EndpointAddress, endpoint_address
 from spiffekit.workload.authorize import Authorize, any_of, below, exact, member_of
 from spiffekit.workload.client import ValidatedToken, WorkloadApi
 from spiffekit.workload.live import PeerStatus, PeerWatch
-from spiffekit.workload.source import JwtSource, X509Source
+from spiffekit.workload.source import JwtSource, WitSource, X509Source
 from spiffekit.workload.status import StatusSource, verify_jwt_svid
 from spiffekit.workload.threads import jwt_source, status_source, x509_source
 from spiffekit.workload.tls import PeerRefusedError, mtls_client_context, mtls_server_context, peer_spiffe_id
@@ -19,6 +19,7 @@ __all__ = [
     "X509UpdateSource",
     "X509Source",
     "JwtSource",
+    "WitSource",
     "x509_source",
     "jwt_source",
     "StatusSource",

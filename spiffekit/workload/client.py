@@ -25,8 +25,9 @@ from spiffekit.errors import (
 from spiffekit.id import SpiffeId
 from spiffekit.jwtsvid import JwtSvid
 from spiffekit.status import MAX_BYTES as MAX_STATUS
-from spiffekit.wire.pb.attestor.v1 import status_pb2
+from spiffekit.wire.pb.attestor.v1 import signer_pb2, status_pb2
 from spiffekit.wire.workload_api import SECURITY_HEADER, Method, method
+from spiffekit.witsvid import MAX_PROOF_LIFETIME, Bound, Presentation
 from spiffekit.workload import updates
 from spiffekit.workload.address import endpoint_address
 from spiffekit.workload.updates import X509Update
@@ -40,6 +41,13 @@ RETRY: Final = (timedelta(seconds=0.1), timedelta(seconds=30))  # first and long
 MAX_ANSWER: Final = MAX_STATUS + 4 * 1024 * 1024  # bytes; many identities and federated bundles fit
 _WATCH_STATUS: Final = Method(
     "Status/Watch", "/attestor.v1.Status/Watch", status_pb2.WatchRequest, status_pb2.WatchResponse, True
+)
+_SIGN_PROOF: Final = Method(
+    "SignProof",
+    "/attestor.v1.Signer/SignProof",
+    signer_pb2.SignProofRequest,
+    signer_pb2.SignProofResponse,
+    streaming=False,
 )
 _FOR_GOOD: Final = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNIMPLEMENTED)  # Workload_Endpoint §6
 
@@ -117,8 +125,43 @@ class WorkloadApi:
         request = method("FetchJWTSVID").request(
             audience=list(audience), spiffe_id=str(subject) if subject else ""
         )
-        answer = await self._call("FetchJWTSVID", request)
+        answer = await self._call(method("FetchJWTSVID"), request)
         return _read(lambda message: updates.jwt_svids(message, audience), answer)
+
+    async def fetch_wit_bundles(self) -> BundleSet:
+        """Return the bundles to verify WIT-SVIDs with. Raises as `fetch_x509`."""
+        return await self._first("FetchWITBundles", updates.wit_bundles)
+
+    async def sign_proof(
+        self,
+        audience: str,
+        *,
+        subject: SpiffeId | None = None,
+        lifetime: timedelta = MAX_PROOF_LIFETIME,
+        bound: Bound | None = None,
+    ) -> Presentation:
+        """Let the endpoint prove who this process is, for one request; this process holds no key.
+
+        It asks `attestor.v1.Signer`, which is no part of the standard: endpoints of others refuse for good.
+
+        Args:
+            audience: The URI of the request, without query and fragment.
+            subject: Which identity to speak for; the default one if left out.
+            lifetime: How long the proof counts, in whole seconds.
+            bound: Other tokens of the request; only their hashes leave this process.
+
+        Raises:
+            As `fetch_x509`; an audience or lifetime that is out of bounds is refused for good.
+        """
+        bound = bound or Bound()
+        request = signer_pb2.SignProofRequest(
+            audience=audience,
+            spiffe_id=str(subject) if subject else "",
+            lifetime=int(lifetime.total_seconds()),
+            **bound.claims(),  # type: ignore[arg-type]  # the names are those of the request
+        )
+        answer = await self._call(_SIGN_PROOF, request)
+        return Presentation(answer.wit_svid, answer.proof, bound=bound)
 
     async def validate_jwt_svid(self, token: str, audience: str) -> ValidatedToken:
         """Let the endpoint verify a token that a peer presented to us as `audience` (Workload_API §6.2.3).
@@ -129,7 +172,7 @@ class WorkloadApi:
             WorkloadApiUnavailableError: The endpoint cannot answer now.
         """
         answer = await self._call(
-            "ValidateJWTSVID", method("ValidateJWTSVID").request(audience=audience, svid=token)
+            method("ValidateJWTSVID"), method("ValidateJWTSVID").request(audience=audience, svid=token)
         )
         return _read(lambda m: ValidatedToken(SpiffeId.parse(m.spiffe_id), _plain(m.claims)), answer)
 
@@ -165,6 +208,10 @@ class WorkloadApi:
             WorkloadApiError: The endpoint has no status of agents.
         """
         return self._watch(_WATCH_STATUS, lambda message: str(message.status), str)
+
+    def watch_wit_bundles(self) -> AsyncIterator[BundleSet]:
+        """Yield the bundles to verify WIT-SVIDs with, and every change of them. See `watch_x509`."""
+        return self._watch(method("FetchWITBundles"), updates.wit_bundles, BundleSet)
 
     def _x509_update(self, message: Any) -> X509Update:
         return updates.x509_update(message, self._clock.now())
@@ -211,13 +258,12 @@ class WorkloadApi:
         finally:
             call.cancel()
 
-    async def _call(self, name: str, request: Any) -> Any:
-        spec = method(name)
+    async def _call(self, spec: Method, request: Any) -> Any:
         call = self._channel.unary_unary(spec.path, spec.request.SerializeToString, spec.response.FromString)
         try:
             return await call(request, metadata=(SECURITY_HEADER,), timeout=CALL_WITHIN.total_seconds())
         except grpc.RpcError as error:
-            _explain(name, error)
+            _explain(spec.name, error)
 
 
 def _explain(name: str, error: Any) -> NoReturn:

@@ -9,13 +9,14 @@ import logging
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime, timedelta
-from typing import Final, Generic, TypeVar
+from typing import ClassVar, Final, Generic, Self, TypeVar
 
 from spiffekit.bundle import Bundle, BundleSet
 from spiffekit.daemon.clock import Clock, SystemClock
 from spiffekit.errors import WorkloadApiError, WorkloadApiUnavailableError
 from spiffekit.id import SpiffeId, TrustDomain
 from spiffekit.jwtsvid import JwtSvid
+from spiffekit.witsvid import Bound, Presentation, Replays, WitSvid, verify
 from spiffekit.workload.client import ValidatedToken, WorkloadApi
 from spiffekit.workload.updates import X509Update
 from spiffekit.x509svid import X509Svid
@@ -172,12 +173,15 @@ class X509Source:
         return self.x509_update()
 
 
-class JwtSource:
-    """JWT-SVIDs on demand, and the current bundles to verify those of others. You get one by `open`."""
+class _TokenSource:
+    """What sources of tokens have alike: bundles to verify those of others with, kept fresh."""
 
-    def __init__(self, api: WorkloadApi, follower: "_Follower[BundleSet]") -> None:
+    _watch: ClassVar[Callable[[WorkloadApi], AsyncIterator[BundleSet]]]
+
+    def __init__(self, api: WorkloadApi, follower: "_Follower[BundleSet]", clock: Clock) -> None:
         self._api = api
         self._follower = follower
+        self._clock = clock
 
     @classmethod
     @asynccontextmanager
@@ -188,15 +192,15 @@ class JwtSource:
         ready_within: timedelta = READY_WITHIN,
         on_update: Callable[[BundleSet], None] | None = None,
         clock: Clock | None = None,
-    ) -> AsyncIterator["JwtSource"]:
+    ) -> AsyncIterator[Self]:
         """Yield a source once it has bundles, and keep them fresh. See `X509Source.open`."""
         clock = clock or SystemClock()
         follower: _Follower[BundleSet] = _Follower(clock, lambda bundles: len(bundles) > 0)
         async with (
             WorkloadApi.connect(address, clock=clock) as api,
-            _following(api.watch_jwt_bundles(), follower=follower, within=ready_within, on_update=on_update),
+            _following(cls._watch(api), follower=follower, within=ready_within, on_update=on_update),
         ):
-            yield cls(api, follower)
+            yield cls(api, follower, clock)
 
     @property
     def updated_at(self) -> datetime:
@@ -216,6 +220,12 @@ class JwtSource:
         """
         return self.bundles.bundle_for(trust_domain)
 
+
+class JwtSource(_TokenSource):
+    """JWT-SVIDs on demand, and the current bundles to verify those of others. You get one by `open`."""
+
+    _watch = WorkloadApi.watch_jwt_bundles
+
     async def fetch(self, audience: Collection[str], *, subject: SpiffeId | None = None) -> JwtSvid:
         """Return a JWT-SVID of the default identity, or of `subject`, for all of `audience`.
 
@@ -229,3 +239,30 @@ class JwtSource:
     async def validate(self, token: str, audience: str) -> ValidatedToken:
         """Let the endpoint verify a peer's token. See `WorkloadApi.validate_jwt_svid`."""
         return await self._api.validate_jwt_svid(token, audience)
+
+
+class WitSource(_TokenSource):
+    """Proofs of who this process is, and the current bundles to verify those of others.
+
+    You get one by `open`. The key stays with the endpoint: see `WorkloadApi.sign_proof`.
+    """
+
+    _watch = WorkloadApi.watch_wit_bundles
+
+    async def prove(
+        self, audience: str, *, subject: SpiffeId | None = None, bound: Bound | None = None
+    ) -> Presentation:
+        """Return what to send with one request to `audience`. See `WorkloadApi.sign_proof`.
+
+        Raises:
+            NoIdentityIssuedError: No identity is granted.
+            WorkloadApiUnavailableError: The endpoint cannot answer now.
+            WorkloadApiError: It refuses for good.
+        """
+        return await self._api.sign_proof(audience, subject=subject, bound=bound)
+
+    def verify(
+        self, presented: Presentation, *, audience: Collection[str], replays: Replays | None
+    ) -> WitSvid:
+        """Verify what came with a request, by the bundles that are granted now. See `witsvid.verify`."""
+        return verify(presented, self, audience=audience, now=self._clock.now(), replays=replays)

@@ -140,6 +140,18 @@ def jwt_bundles(message: Any) -> BundleSet:
     return BundleSet(Bundle.from_jwks(_trust_domain(name), doc) for name, doc in message.bundles.items())
 
 
+def wit_bundles(message: Any) -> BundleSet:
+    """Make the bundles of a WITBundlesResponse.
+
+    Raises:
+        SpiffeError: A trust domain or bundle is malformed.
+    """
+    return BundleSet(
+        Bundle.from_wit_jwks(_trust_domain(name), document.encode())
+        for name, document in message.bundles.items()
+    )
+
+
 def jwt_svids(message: Any, audience: Iterable[str]) -> tuple[JwtSvid, ...]:
     """Make the tokens of a JWTSVIDResponse, each for all of `audience`; it does not verify signatures.
 

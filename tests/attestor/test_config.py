@@ -91,6 +91,7 @@ def test_every_option_can_be_said(path):
     [
         ('trust_bundel = "x"', "attestor.trust_bundel: unknown key"),
         ("insecure_bootstrap = true", NEITHER_NOR_BOTH),
+        ("wit_export = true", "attestor.wit_export: goes with wit"),
         ('sync_interval = "999ms"', "attestor.sync_interval: shorter than a second"),
         ("issuer_port = 0", "attestor.issuer_port: not a port"),
         ("issuer_port = 65536", "attestor.issuer_port: not a port"),

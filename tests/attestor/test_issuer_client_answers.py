@@ -3,7 +3,7 @@
 
 import asyncio
 import contextlib
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import grpc
 import pytest
@@ -15,8 +15,10 @@ from attestor.errors import (
     MustReattestError,
     NodeAttestationError,
     NodeBannedError,
+    WitUnsupportedError,
 )
 from attestor.issuer_client import make_csr, new_key
+from spiffekit.evidence import Evidence, ProcessFacts
 from spiffekit.id import TrustDomain
 from spiffekit.wire.pb.issuer.v1 import updates_pb2
 from spiffekit.wire.pb.spire.api import types_pb2
@@ -353,3 +355,16 @@ async def test_an_entry_that_goes_while_it_is_asked_for_is_left_out():
 
     async with client_of(SyncAuthorizedEntries=method) as client:
         assert await client.sync_entries({}) == ()
+
+
+async def test_a_stock_server_that_signs_no_wit_svids_is_told_apart():
+    seen = Evidence(
+        id=b"x" * 16,
+        instance_uid="a" * 26,
+        collected_at=datetime.now(UTC),
+        selectors=frozenset(),
+        process=ProcessFacts(pid=1, start_ticks=2, uid=1, gid=1),
+    )
+    async with client_of() as client:
+        with pytest.raises(WitUnsupportedError, match=r"^the issuer signs no WIT-SVIDs$"):
+            await client.new_wit_svids(["e1"], b"", seen)

@@ -16,6 +16,7 @@ from attestor.errors import (
     IssuerUnavailableError,
     NoIdentityError,
     PeerGoneError,
+    WitUnsupportedError,
     WorkloadAttestationError,
 )
 from attestor.instances import Instances
@@ -92,6 +93,8 @@ async def test_svids_got_from_the_issuer_are_counted_by_kind(world):
         world.register(entry("own", needs_evidence=True))
         await client.first()
         assert world.value("svids_issued_total", kind="process") == 1
+        world.wit.issued = 2
+        assert world.value("svids_issued_total", kind="wit") == 2
         world.session.issued = 3
         assert world.value("svids_issued_total", kind="node") == 3
 
@@ -191,6 +194,7 @@ async def test_calls_that_are_refused_are_counted_by_reason(world):
         (WorkloadAttestationError("x"), "attestation_failed"),
         (RateLimitedError("x"), "rate_limited"),
         (IssuerUnavailableError("x"), "not_ready"),
+        (WitUnsupportedError("x"), "not_ready"),
         (BundleError("x"), "not_ready"),
         (LookupError("x"), "internal"),
     ],

@@ -3,6 +3,7 @@
 
 import asyncio
 import contextlib
+import secrets
 import tempfile
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -21,10 +22,13 @@ from attestor.errors import (
 from attestor.issuer_client import IssuerClient, make_csr, new_key
 from attestor.node import join_token
 from issuer.model import JoinToken
+from spiffekit.evidence import Evidence, ProcessFacts
 from spiffekit.id import TrustDomain
 from spiffekit.jwtsvid import JwtSvid
-from spiffekit.keys import private_key_to_der
+from spiffekit.keys import private_key_to_der, public_key_to_der
+from spiffekit.selector import Selector
 from spiffekit.testing import TestCA
+from spiffekit.witsvid import WitSvid
 from spiffekit.x509svid import X509Svid
 from tests.attestor.factory import Backwards, Machine, entry
 from tests.fakes.clock import FakeClock
@@ -49,7 +53,7 @@ class Real:
     @contextlib.asynccontextmanager
     async def open(cls, clock):
         with tempfile.TemporaryDirectory(prefix="ct-") as folder:
-            async with World.open(Path(folder), clock, verifiers={"test": Backwards()}) as world:
+            async with World.open(Path(folder), clock, verifiers={"test": Backwards()}, wit=True) as world:
                 yield cls(world)
 
     @property
@@ -240,6 +244,7 @@ async def test_nobody_may_nothing_but_see_the_bundle(issuer, nobody):
         renewed(nobody),
         nobody.new_x509_svids([("e1", make_csr(new_key()))]),
         nobody.new_jwt_svid("e1", ["a"]),
+        nobody.new_wit_svids(["e1"], b"", evidence(issuer)),
         nobody.sync_entries({}),
         nobody.federated_bundle(TrustDomain("other.org")),
         anext(nobody.watch(QUIET)),
@@ -302,6 +307,28 @@ async def test_a_jwt_svid_is_given_for_an_entry(issuer, node):
     assert token.expires_at == issuer.clock.now() + timedelta(minutes=5)
     with pytest.raises(IssuerUnavailableError):
         await node.new_jwt_svid("none", ["a"])
+
+
+def evidence(issuer):
+    """What was seen of a process now."""
+    return Evidence(
+        id=secrets.token_bytes(16),
+        instance_uid="a" * 26,
+        collected_at=issuer.clock.now(),
+        selectors=frozenset([Selector.parse("unix:uid:1")]),
+        process=ProcessFacts(pid=1, start_ticks=2, uid=1, gid=1),
+    )
+
+
+async def test_wit_svids_are_given_for_entries_and_others_are_left_out(issuer, node):
+    await issuer.grant("e1")
+    public = new_key().public_key()
+    tokens = await node.new_wit_svids(["e1", "none"], public_key_to_der(public), evidence(issuer))
+    assert list(tokens) == ["e1"]
+    svid = WitSvid.parse_unverified(tokens["e1"])
+    assert (str(svid.spiffe_id), svid.public_key) == ("spiffe://example.org/e1", public)
+    assert svid.expires_at == issuer.clock.now() + HOUR
+    assert svid.claims["agent_instance_id"] == "a" * 26
 
 
 async def test_entries_are_listed(issuer, node):

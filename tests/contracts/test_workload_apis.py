@@ -3,13 +3,21 @@
 
 import contextlib
 import os
+from datetime import timedelta
+from functools import partial
 
 import grpc
 import pytest
 
+from attestor.issuer_client import new_key
+from spiffekit import jws
 from spiffekit.testing import TestCA
+from spiffekit.wire.pb.attestor.v1.signer_pb2 import SignProofResponse
+from spiffekit.witsvid import PROOF_TYPE, Bound, Replays, hash_of, proof_claims
+from spiffekit.workload import WitSource
 from tests.attestor.endpoints.world import DB, SERVED, STREAMS, Client, World, ended, ids, read
 from tests.attestor.factory import entry
+from tests.fakes.clock import FakeClock
 from tests.fakes.workload_api import FakeWorkloadApi
 from tests.spiffekit.workload.conftest import x509_message
 
@@ -29,6 +37,12 @@ class Real:
 
     def deny(self):
         self.grant()
+
+    def prove(self):
+        """Let the workload prove that it is /web."""
+        self.world = World(self.world.path, export=False)
+        self.ca, self.clock, self.serving = self.world.ca, self.world.clock, self.world.serving
+        self.world.register(entry("web"), bundles=(self.ca.wit_bundle,))
 
 
 class Fake:
@@ -52,10 +66,28 @@ class Fake:
     def deny(self):
         self.api.refuse(Code.PERMISSION_DENIED, "no identity issued")
 
+    def prove(self):
+        self.clock = FakeClock(self.ca.now)
+        bundles = {str(self.ca.trust_domain.id): self.ca.wit_bundle.to_wit_jwks().decode()}
+        self.api.say("FetchWITBundles", self.api.messages["WITBundlesResponse"](bundles=bundles))
+        self.api.answers["SignProof"] = partial(signed, self.ca)
+
     @contextlib.asynccontextmanager
     async def serving(self):
         async with self.api.serving(self.path), Client.connect(f"unix:{self.path}") as client:
             yield client
+
+
+KEY = new_key()
+
+
+def signed(ca, request):
+    """What a signer answers."""
+    token = ca.wit(request.spiffe_id or "spiffe://example.org/web", KEY.public_key())
+    bound = {name: getattr(request, name) for name in ("ath", "tth") if getattr(request, name)}
+    lifetime = timedelta(seconds=request.lifetime)
+    claims = proof_claims(hash_of(token), request.audience, now=ca.now, lifetime=lifetime, bound=bound)
+    return SignProofResponse(wit_svid=token, proof=jws.sign(PROOF_TYPE, claims, KEY))
 
 
 @pytest.fixture
@@ -133,6 +165,15 @@ async def test_a_token_is_of_each_identity(endpoint):
         answer = await client.answer("FetchJWTSVID", **DB)
     assert sorted(ids(answer)) == ["spiffe://example.org/db", "spiffe://example.org/web"]
     assert all(svid.svid for svid in answer.svids)
+
+
+async def test_a_workload_proves_who_it_is_for_one_request(endpoint, path):
+    endpoint.prove()
+    tool, bound = "https://tools.example/run", Bound("access", "transaction")
+    async with endpoint.serving(), WitSource.open(f"unix://{path}", clock=endpoint.clock) as source:
+        presented = await source.prove(tool, bound=bound)
+        svid = source.verify(presented, audience=[tool], replays=Replays())
+    assert str(svid.spiffe_id) == "spiffe://example.org/web"
 
 
 async def test_an_endpoint_that_ends_is_unavailable_so_that_clients_come_back(endpoint, path):

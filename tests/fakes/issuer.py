@@ -17,11 +17,12 @@ from attestor.errors import (
     MustReattestError,
     NodeAttestationError,
     NodeBannedError,
+    WitUnsupportedError,
 )
 from attestor.issuer_client import make_csr, new_key
 from attestor.updates import Update
 from spiffekit.id import SpiffeId
-from spiffekit.keys import private_key_to_der
+from spiffekit.keys import private_key_to_der, public_key_from_der
 from spiffekit.testing import TestCA
 from spiffekit.x509svid import X509Svid
 
@@ -53,6 +54,7 @@ class FakeIssuer:
     refused: set = field(default_factory=set)  # entries without SVIDs
     spoiled: set = field(default_factory=set)  # entries and nodes whose SVIDs are malformed
     pushes: bool = True  # or it is a stock server
+    signs_wit: bool = True
     opens_with_snapshot: bool = True
     revision: int = 1
     epoch: str = "epoch"
@@ -236,6 +238,28 @@ class FakeClient:
         return self.issuer.ca.jwt(
             str(_id(entry, evidence)), audience, lifetime=timedelta(minutes=5), claims=claims
         )
+
+    async def new_wit_svids(self, entry_ids, public_key_der, evidence):
+        issuer = self.issuer
+        issuer.evidence.append(evidence)
+        issuer.batches.append(list(entry_ids))
+        await self._as_node("new_wit_svids")
+        if not issuer.signs_wit:
+            raise WitUnsupportedError("the issuer signs no WIT-SVIDs")
+        issuer.ca.now = issuer.clock.now()
+        claims = {"agent_instance_id": evidence.instance_uid}
+        return {
+            entry_id: "spoiled"
+            if entry_id in issuer.spoiled
+            else issuer.ca.wit(
+                str(_id(issuer.entries[entry_id], evidence)),
+                public_key_from_der(public_key_der),
+                lifetime=issuer.lifetime,
+                claims=claims | {"jti": secrets.token_hex(8)},
+            )
+            for entry_id in entry_ids
+            if entry_id not in issuer.refused and entry_id in issuer.entries
+        }
 
     async def sync_entries(self, known):
         await self._as_node("sync_entries")

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 import grpc
 
 from spiffekit.wire.pb.attestor.v1 import status_pb2
+from spiffekit.wire.pb.attestor.v1.signer_pb2 import SignProofRequest, SignProofResponse
 from spiffekit.wire.workload_api import SECURITY_HEADER, SERVICE, messages, methods
 
 
@@ -86,8 +87,8 @@ class FakeWorkloadApi:
         server = grpc.aio.server()
         handlers = {}
         for name, method in methods().items():
-            if "WIT" in name:
-                continue
+            if "WIT" in name and name not in self._now:
+                continue  # the profile is switched off
             kind = (
                 grpc.unary_stream_rpc_method_handler
                 if method.streaming
@@ -106,6 +107,14 @@ class FakeWorkloadApi:
                 grpc.method_handlers_generic_handler("attestor.v1.Status", {"Watch": status}),
             )
         )
+        if "SignProof" in self.answers:
+            behave = grpc.unary_unary_rpc_method_handler(
+                self._unary("SignProof"),
+                SignProofRequest.FromString,
+                SignProofResponse.SerializeToString,
+            )
+            signer = grpc.method_handlers_generic_handler("attestor.v1.Signer", {"SignProof": behave})
+            server.add_generic_rpc_handlers((signer,))
         server.add_insecure_port(f"unix:{path}")
         await server.start()
         try:

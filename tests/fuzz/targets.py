@@ -83,7 +83,7 @@ def jwt(data):
 
 
 AGENT_KEY = keys.elliptic_key(ec.SECP256R1(), "agent")
-WIT = CA.wit("spiffe://example.org/agent", AGENT_KEY)
+WIT = CA.wit("spiffe://example.org/agent", AGENT_KEY.public_key())
 
 
 def wit(data):

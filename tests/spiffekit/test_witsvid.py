@@ -106,6 +106,7 @@ BAD = {
 }
 CA = TestCA(now=NOW)
 KEY = CA.new_key()
+PUBLIC = KEY.public_key()
 AGENT, TOOL = "spiffe://example.org/agent", "https://tools.example/run"
 ANOTHER = SpiffeId.parse("spiffe://example.org/other")
 
@@ -122,7 +123,7 @@ def judge(presented, bundles=BUNDLES, audience=VECTORS["audience"], replays=None
 
 
 def present(audience=TOOL, token=None, key=KEY, bound=None, **changes):
-    svid = WitSvid.parse_unverified(token or CA.wit(AGENT, KEY))
+    svid = WitSvid.parse_unverified(token or CA.wit(AGENT, PUBLIC))
     bound = bound or Bound()
     proof = make_proof(svid, key, audience, now=NOW, bound=bound)
     return replace(Presentation(svid.token, proof, bound=bound), **changes)
@@ -144,17 +145,19 @@ def test_a_bad_token_or_proof_is_refused(vector):
 
 
 def test_what_a_token_says_is_handed_out():
-    token = CA.wit(AGENT, KEY, claims={"jti": "ID", "agent_instance_id": "a2"})
+    token = CA.wit(AGENT, PUBLIC, claims={"jti": "ID", "agent_instance_id": "a2"})
     svid = judge(present(token=token), CA.wit_bundle)
     assert (str(svid.spiffe_id), svid.jti, svid.key_id) == (AGENT, "ID", CA.wit_key_id)
     assert (svid.issued_at, svid.expires_at) == (NOW, NOW + timedelta(hours=1))
-    assert (svid.public_key, svid.algorithm) == (KEY.public_key(), "ES256")
+    assert (svid.public_key, svid.algorithm) == (PUBLIC, "ES256")
     assert svid.claims["agent_instance_id"] == "a2"
     assert svid == WitSvid.parse_unverified(token)
 
 
 def test_neither_token_nor_proof_nor_claims_are_shown():
-    presented = present(token=CA.wit(AGENT, KEY, claims={"role": "secret-role"}), bound=Bound("secret-token"))
+    presented = present(
+        token=CA.wit(AGENT, PUBLIC, claims={"role": "secret-role"}), bound=Bound("secret-token")
+    )
     shown = repr(presented) + repr(judge(presented, CA.wit_bundle))
     for secret in (presented.token, presented.proof, "secret-role", "secret-token"):
         assert secret not in shown
@@ -163,7 +166,10 @@ def test_neither_token_nor_proof_nor_claims_are_shown():
 @pytest.mark.requirement("WIT-48")
 def test_a_validator_of_jwt_svids_believes_none():
     """Neither as it is, nor if whoever holds a JWT authority's key could be made to sign one."""
-    for token in (CA.wit(AGENT, KEY), CA.wit(AGENT, KEY, header={"kid": CA.key_id})):
+    for token in (
+        CA.wit(AGENT, PUBLIC),
+        CA.wit(AGENT, PUBLIC, header={"kid": CA.key_id}),
+    ):
         with pytest.raises(JwtSvidError, match=r"typ 'wit\+jwt' is not JWT or JOSE"):
             jwtsvid.verify(token, CA.wit_bundle, audience=["test"], now=NOW)
 
@@ -208,7 +214,7 @@ def test_what_another_library_has_signed_and_proven_is_believed(algorithm):
 @pytest.mark.parametrize("algorithm", sorted(FITTING))
 def test_another_library_believes_our_proofs(algorithm):
     key = FITTING[algorithm]
-    token = CA.wit(AGENT, KEY, claims={"cnf": confirmation(key.public_key(), algorithm)})
+    token = CA.wit(AGENT, PUBLIC, claims={"cnf": confirmation(key.public_key(), algorithm)})
     presented = present(token=token, key=key)
     pem = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     decoded = joserfc_jwt.decode(presented.proof, ECKey.import_key(pem), algorithms=[algorithm])
@@ -239,7 +245,7 @@ def test_nothing_is_proven_with_the_key_of_another():
 
 @pytest.mark.requirement("WIT-46", "WIT-17", "WIT-18")
 def test_a_proof_counts_once_and_a_token_as_often_as_it_is_proven():
-    token = CA.wit(AGENT, KEY, claims={"jti": "one"})
+    token = CA.wit(AGENT, PUBLIC, claims={"jti": "one"})
     replays, presented = Replays(), present(token=token)
     assert judge(presented, CA.wit_bundle, replays=replays)
     for _ in range(2):
@@ -300,6 +306,7 @@ def test_the_subject_is_the_peer_of_the_connection():
 @pytest.mark.requirement("WIT-34", "WIT-36", "WIT-37")
 def test_a_token_comes_in_its_own_field_and_never_as_a_bearer():
     presented = present()
+    assert Presentation.from_headers(presented.headers()) == presented
     fields = {"workload-identity-token": presented.token, "Workload-Proof-Token": presented.proof}
     peer = SpiffeId.parse(AGENT)
     assert Presentation.from_headers(fields, peer=peer) == replace(presented, peer=peer)
@@ -315,7 +322,7 @@ def test_a_token_comes_in_its_own_field_and_never_as_a_bearer():
 
 @pytest.mark.requirement("WIT-25", "WIT-26")
 def test_whoever_limits_lifetimes_has_what_is_needed_for_it():
-    svid = judge(present(token=CA.wit(AGENT, KEY, claims={"nbf": VECTORS["now"]})), CA.wit_bundle)
+    svid = judge(present(token=CA.wit(AGENT, PUBLIC, claims={"nbf": VECTORS["now"]})), CA.wit_bundle)
     assert svid.expires_at.timestamp() - svid.claims["nbf"] == 3600
 
 
@@ -328,7 +335,7 @@ def test_whoever_limits_lifetimes_has_what_is_needed_for_it():
     | st.lists(st.text(max_size=3), max_size=2),
 )
 def test_a_proof_with_any_claim_changed_is_good_only_if_it_says_the_same(name, value):
-    svid = WitSvid.parse_unverified(CA.wit(AGENT, KEY))
+    svid = WitSvid.parse_unverified(CA.wit(AGENT, PUBLIC))
     claims = proof_claims(hash_of(svid.token), TOOL, now=NOW)
     proof = CA.sign({"alg": "ES256", "typ": "wpt+jwt"}, {**claims, name: value}, KEY)
     presented = Presentation(svid.token, proof)

@@ -24,7 +24,7 @@ PUBLIC = {**from_public_key(KEY.public_key()), "alg": "ES256"}
 
 def token(header=None, **claims):
     """Return a signed WIT-SVID; a header or claim that is None is left out."""
-    return CA.wit(AGENT, KEY, header=header, claims=claims)
+    return CA.wit(AGENT, KEY.public_key(), header=header, claims=claims)
 
 
 def digest(text):
@@ -157,7 +157,7 @@ def untrusted():
     for kid in ("Test-wit-key", "another"):
         message = f"no WIT authority {kid!r} in the bundle of example.org"
         yield "unknown kid", *pair({"kid": kid}), "UntrustedError", message
-    theirs = OTHER.wit(AGENT, KEY)
+    theirs = OTHER.wit(AGENT, KEY.public_key())
     yield "key of another trust domain", theirs, proof(theirs), "UntrustedError", bad
     message = "no bundle for trust domain nobody.example"
     yield "no bundle", *pair(sub="spiffe://nobody.example/agent"), "UnknownTrustDomainError", message

@@ -12,19 +12,24 @@ from attestor.connection import Credentials
 from attestor.endpoints.admission import Admission
 from attestor.endpoints.reflection import Reflection
 from attestor.endpoints.refusals import Refusals
+from attestor.endpoints.signer import Signer
 from attestor.endpoints.status import Status
+from attestor.endpoints.wit import WitProfile
 from attestor.endpoints.workload_api import WorkloadApi
 from attestor.instances import Instances
 from attestor.jwt import JwtCache
 from attestor.peer import Process
 from attestor.revocation import RevocationBook, Said
+from attestor.wit import WitSvids
 from attestor.workload import Configured
 from attestor.workload.examination import Examiner
 from spiffekit.daemon.listener import UnixFront
 from spiffekit.testing import TestCA
-from spiffekit.wire.pb.attestor.v1 import status_pb2_grpc
+from spiffekit.wire.pb.attestor.v1 import signer_pb2_grpc, status_pb2_grpc
+from spiffekit.wire.pb.attestor.v1.signer_pb2 import SignProofRequest
 from spiffekit.wire.pb.attestor.v1.status_pb2 import WatchRequest
 from spiffekit.wire.workload_api import SECURITY_HEADER, messages, methods
+from spiffekit.witsvid import Presentation
 from tests.fakes.clock import FakeClock
 from tests.fakes.issuer import FakeClient, FakeIssuer
 from tests.fakes.workload_attestors import GoodAttestor
@@ -120,14 +125,17 @@ class World:
         client = FakeClient(self.issuer, Credentials(None, self.issuer.node()))
         self.jwt = JwtCache(client, self.cache, self.clock)
         self.instances = Instances(client, self.cache, self.clock)
+        self.wit = WitSvids(client, self.cache, self.clock)
+        export = self.options.pop("export", None)  # None: the WIT profile is switched off
+        common = {"admission": self.admission, "refusals": self.refusals, "clock": self.clock}
+        signer = Signer(self.cache, self.examiner, self.instances, self.wit, **common)
         self.api = WorkloadApi(
             self.cache,
             self.examiner,
             self.jwt,
             self.instances,
-            admission=self.admission,
-            refusals=self.refusals,
-            clock=self.clock,
+            **common,
+            wit=None if export is None else WitProfile(self.instances, self.wit, export=export),
             **self.options,
         )
         async with (
@@ -136,6 +144,7 @@ class World:
                 self.api.handler(),
                 Status(self.cache, self.admission).handler(),
                 Reflection(self.admission).handler(),
+                *([] if export is None else [signer.handler()]),
             ),
             Client.connect(f"unix:{self.path}") as client,
         ):
@@ -158,21 +167,35 @@ class Client:
         async with grpc.aio.insecure_channel(target, options=options) as channel:
             yield cls(channel)
 
-    def stream(self, name="FetchX509SVID", metadata=HEADER):
+    def stream(self, name="FetchX509SVID", metadata=HEADER, **fields):
         method = methods()[name]
         kind = self.channel.unary_stream(
             method.path, method.request.SerializeToString, method.response.FromString
         )
-        return kind(method.request(), metadata=metadata, timeout=WITHIN)
+        return kind(method.request(**fields), metadata=metadata, timeout=WITHIN)
+
+    async def sign(self, audience="https://tools.example/run", metadata=HEADER, **fields):
+        """A WIT-SVID with a proof by the instance key."""
+        call = signer_pb2_grpc.SignerStub(self.channel).SignProof
+        answer = await call(SignProofRequest(audience=audience, **fields), metadata=metadata, timeout=WITHIN)
+        return Presentation(answer.wit_svid, answer.proof)
+
+    async def unsigned(self, *arguments, **fields):
+        """The code and the words with which a proof is refused."""
+        try:
+            answer = await self.sign(*arguments, **fields)
+        except grpc.aio.AioRpcError as error:
+            return error.code(), error.details()
+        raise AssertionError(f"signed: {answer}")
 
     def status(self, metadata=HEADER):
         """What was taken back, as a stream."""
         stub = status_pb2_grpc.StatusStub(self.channel)
         return stub.Watch(WatchRequest(), metadata=metadata, timeout=WITHIN)
 
-    async def first(self, name="FetchX509SVID", metadata=HEADER):
+    async def first(self, name="FetchX509SVID", metadata=HEADER, **fields):
         """The first message of a stream, which is then closed."""
-        call = self.stream(name, metadata)
+        call = self.stream(name, metadata, **fields)
         try:
             return await read(call)
         finally:
@@ -188,7 +211,7 @@ class Client:
     async def answer(self, name, metadata=HEADER, **fields):
         """The first or only answer of any method."""
         if methods()[name].streaming:
-            return await self.first(name, metadata)
+            return await self.first(name, metadata, **fields)
         return await self.unary(name, metadata, **fields)
 
     async def refusal(self, name, metadata=HEADER, **fields):
