@@ -14,7 +14,17 @@ from pathlib import Path
 
 from benchmarks.measure import table
 
-NAMES = ["issue", "first_svid", "propagate", "registry", "streams", "attest", "kubernetes", "audit"]
+NAMES = [
+    "issue",
+    "first_svid",
+    "propagate",
+    "take_back",
+    "registry",
+    "streams",
+    "attest",
+    "kubernetes",
+    "audit",
+]
 
 
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")

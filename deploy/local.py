@@ -193,12 +193,12 @@ class Attestor:
         """The value of SPIFFE_ENDPOINT_SOCKET for workloads of this node."""
         return f"unix://{self.socket}"
 
-    def configure(self, settings: dict[str, Any]) -> None:
-        """Fetch what bootstraps the node, and write its configuration."""
+    def configure(self, settings: dict[str, Any], *, trusted: str = "") -> None:
+        """Write its configuration, and fetch what bootstraps it; not the bundle, PEM, if it is given."""
         deployment = self.deployment
         (self.folder / "public").mkdir(parents=True, exist_ok=True)
         bundle = self.folder / "bundle.pem"
-        bundle.write_text(deployment.operator("bundle", "show").stdout)
+        bundle.write_text(trusted or deployment.operator("bundle", "show").stdout)
         tables: dict[str, Settings] = {
             "attestor": {
                 "trust_domain": deployment.trust_domain,
