@@ -18,7 +18,7 @@ from deploy.node import attested
 from issuer.client import connect
 from spiffekit.id import SpiffeId
 from spiffekit.jws import Jws
-from spiffekit.status import TYP
+from spiffekit.status import MAX_BYTES, TYP
 from spiffekit.wire.convert import spiffe_id_to_proto
 from spiffekit.wire.pb.attestor.v1 import status_pb2, status_pb2_grpc
 from spiffekit.wire.pb.issuer.v1 import agents_pb2
@@ -49,7 +49,7 @@ def register(local):
     owner = ("--ownerIssuer", "https://idp.example.org", "--owner", "alice")
     purpose = ("--purpose", "is suspended again and again")
     # Short-lived, so that what earlier rounds were given has ended and need not be revoked with the rest.
-    local.operator("agent", "register", *agent, *owner, *purpose, "--x509TTL", "1m", "--jwtTTL", "1m")
+    local.operator("agent", "register", *agent, *owner, *purpose, "--x509TTL", "20s", "--jwtTTL", "1m")
     local.operator("agent", "activate", *agent, "--reason", "measured")
     return local.register(AGENT.path, str(FLEET), f"unix:uid:{os.getuid()}")
 
@@ -220,6 +220,10 @@ class Verifier:
         """Return when a status came that says whether the agent is suspended."""
         while True:
             message = await self._stream.read()
-            payload = Jws.parse_unverified(message.status, typ=TYP).payload if message.status else {}
+            payload = (
+                Jws.parse_unverified(message.status, typ=TYP, longest=MAX_BYTES).payload
+                if message.status
+                else {}
+            )
             if (str(AGENT) in payload.get("suspended", [])) is suspended:
                 return time.perf_counter()

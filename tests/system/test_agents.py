@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The life of an agent: registered, approved by somebody else, run, suspended while it runs, and ended."""
 
-import json
+import contextlib
 import os
+import sqlite3
 import subprocess
 import sys
 import time
@@ -113,6 +114,10 @@ def payer(local, attestor):
     return Payer(local.folder, attestor)
 
 
+def state_of(local, spiffe_id):
+    return local.operator_json("agent", "show", "--spiffeID", spiffe_id)["state"]
+
+
 def test_the_life_of_an_agent(local, attestor, payer, carl, tmp_path):
     # 1. A class that asks for two people. Carl registers the agent, and may not approve it himself.
     local.operator("class", "put", "--name", "payments", "--twoPeople", "--x509TTL", "10m")
@@ -164,4 +169,74 @@ def test_the_life_of_an_agent(local, attestor, payer, carl, tmp_path):
     assert (again.returncode, "exists, and is retired" in again.stderr) == (1, True)
     with payer:
         payer.until(granted=False)
-    assert json.loads(local.operator("agent", "show", *ID, "--output", "json").stdout)["state"] == "RETIRED"
+    assert state_of(local, PAYER) == "RETIRED"
+
+
+@pytest.fixture
+def lender(local):
+    """An active agent of Alice's, and its SPIFFE ID."""
+    spiffe_id = f"spiffe://example.org/agent/lender-{time.monotonic_ns()}"
+    local.operator("agent", "register", "--spiffeID", spiffe_id, *OWNER, *PURPOSE)
+    local.operator("agent", "activate", "--spiffeID", spiffe_id, "--reason", "approved")
+    return spiffe_id
+
+
+def test_while_the_database_is_away_nothing_is_changed_or_signed(local, lender, tmp_path):
+    step = ("--spiffeID", lender, "--reason", "lends too much")
+    mint = ("x509", "mint", "--spiffeID", lender, "--write", str(tmp_path))
+    with contextlib.closing(sqlite3.connect(local.folder / "issuer" / "issuer.db")) as other:
+        other.execute("BEGIN EXCLUSIVE")  # as whoever copies or mends it
+        suspended, minted = (
+            local.operator("agent", "suspend", *step, check=False),
+            local.operator(*mint, check=False),
+        )
+        assert (suspended.returncode, "database failed" in suspended.stderr) == (1, True)
+        assert (minted.returncode, "database failed" in minted.stderr) == (1, True)
+        assert list(tmp_path.iterdir()) == []
+        assert state_of(local, lender) == "ACTIVE"  # it was not suspended, and nobody is told that it was
+        other.rollback()
+    local.operator(*mint)
+    local.operator("agent", "suspend", *step)
+    assert state_of(local, lender) == "SUSPENDED"
+    assert local.operator(*mint, check=False).returncode == 1
+
+
+def test_what_the_issuer_cannot_understand_gives_nobody_an_identity(local, lender, folder):
+    # 1. It comes back to a state that it does not know, of a later version perhaps, and to a list of people
+    #    that cannot be read.
+    people, step = folder / "people.json", ("--spiffeID", lender, "--reason", "looked at")
+    readable = people.read_bytes()
+    local.issuer.stop()
+    with contextlib.closing(sqlite3.connect(local.folder / "issuer" / "issuer.db")) as database, database:
+        database.execute("UPDATE agents SET state = 'paused' WHERE spiffe_id = ?", [lender])
+    people.write_text("{")
+    local.start_issuer()
+
+    # 2. Such an agent is suspended. Who might own it is not known: nobody resumes it, or has another one.
+    assert state_of(local, lender) == "SUSPENDED"
+    minted = local.operator("x509", "mint", "--spiffeID", lender, check=False)
+    assert (minted.returncode, "is suspended" in minted.stderr) == (1, True)
+    for refused in (
+        local.operator("agent", "resume", *step, check=False),
+        local.operator("agent", "register", "--spiffeID", f"{lender}-2", *OWNER, *PURPOSE, check=False),
+    ):
+        assert (refused.returncode, "the list of people cannot be read" in refused.stderr) == (1, True)
+
+    # 3. With the list, its owner decides.
+    people.write_bytes(readable)
+    local.issuer.stop()
+    local.start_issuer()
+    local.operator("agent", "resume", *step)
+    local.operator("x509", "mint", "--spiffeID", lender)
+
+
+def test_taking_back_asks_nobody_who_cannot_be_known(local, lender, folder):
+    """While the list of people cannot be read, an agent can still be stopped."""
+    people = folder / "people.json"
+    readable = people.read_bytes()
+    local.issuer.stop()
+    people.write_text("{")
+    local.start_issuer()
+    local.operator("agent", "suspend", "--spiffeID", lender, "--reason", "lends too much")
+    local.operator("agent", "retire", "--spiffeID", lender, "--reason", "for good")
+    people.write_bytes(readable)
