@@ -15,7 +15,7 @@ from spiffekit.bundle import Bundle
 from spiffekit.id import TrustDomain
 from spiffekit.jws import Jws
 from tests.issuer.governance.people import IDP, user, write
-from tests.system.conftest import UID
+from tests.system.conftest import UID, eventually
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="two people are two users, which takes root")
 
@@ -25,6 +25,11 @@ OWNER = ("--ownerIssuer", IDP, "--owner", "alice")
 PURPOSE = ("--purpose", "pays the invoices that people approved")
 CARL = 4711  # another user of the admin socket: he registers what Alice, who is root, owns
 TOLD_WITHIN = 3.0  # seconds from the operator's command until the agent's stream has ended
+ANSWERING = {
+    ("owner", f"{IDP}|alice", ""),
+    ("registered the agent", f"{IDP}|carl", f"local:uid={CARL}"),
+    ("approved the agent", f"{IDP}|alice", "local:uid=0"),
+}
 PROGRAM = """
 import asyncio, time
 from spiffekit.workload import WorkloadApi
@@ -114,6 +119,10 @@ def payer(local, attestor):
     return Payer(local.folder, attestor)
 
 
+def answering(traced):
+    return {(one["role"], one["who"], one["account"]) for one in traced["accountable"]}
+
+
 def state_of(local, spiffe_id):
     return local.operator_json("agent", "show", "--spiffeID", spiffe_id)["state"]
 
@@ -135,6 +144,16 @@ def test_the_life_of_an_agent(local, attestor, payer, carl, tmp_path):
         # 3. Alice, who owns it, approves: the process that waits has its SVID.
         local.operator("agent", "activate", *ID, "--reason", "approved in CHG-4711")
         _, (first,) = payer.until(granted=True)
+
+        # The trail has it: what it was given, on which node, as which process, and who answers for it.
+        (issued,) = local.operator_json("audit", "search", "--credential", first)["events"]
+        assert (issued["type"], issued["resource"]) == ("svid.issued", PAYER)
+        traced = local.operator_json("trace", first)
+        assert traced["issued"] == issued
+        assert traced["issued"]["detail"]["evidence"]["process"]["pid"] == payer.pid
+        assert traced["node"]["resource"] == issued["attest"]["node"] == attestor.node_id
+        assert traced["state"].startswith("valid until")
+        assert answering(traced) == ANSWERING
 
         # 4. Suspended while it runs: its stream ends, and its certificate is on the revocation list.
         began = time.monotonic()
@@ -170,6 +189,23 @@ def test_the_life_of_an_agent(local, attestor, payer, carl, tmp_path):
     with payer:
         payer.until(granted=False)
     assert state_of(local, PAYER) == "RETIRED"
+
+    # 8. What was done with it is told for ever, and nothing of it was changed.
+    traced = local.operator_json("trace", second)
+    assert traced["state"].startswith("revoked since")
+    assert answering(traced) == ANSWERING | {("resumed the agent", f"{IDP}|alice", "local:uid=0")}
+    done = [(event["type"], event["outcome"].get("reason", "")) for event in traced["life"]]
+    assert done == [
+        ("agent.registered", ""),
+        ("agent.activated", "approved in CHG-4711"),
+        ("agent.suspended", "pays twice"),
+        ("agent.resumed", "mended"),
+        ("agent.retired", "replaced"),
+        ("agent.retirement_certified", ""),
+    ]
+    told = local.operator("trace", PAYER).stdout
+    assert f"Owner      : {IDP}|alice" in told
+    eventually(lambda: "Nothing was changed" in local.operator("audit", "verify").stdout, True)
 
 
 @pytest.fixture
