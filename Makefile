@@ -17,7 +17,7 @@ help: ## list the targets
 
 setup: .venv/ready ## make .venv with the locked dependencies
 
-demo: .venv/ready ## see the main path happen: earn, use, rotate and lose an identity
+demo: .venv/ready ## see it happen: an agent earns, uses, rotates and loses its identity
 	@$(BIN)/python examples/demo.py
 
 check: lint types test ## everything CI runs

@@ -6,6 +6,7 @@ SPIFFE_ENDPOINT_SOCKET=unix:///run/attestor/public/api.sock python booking_agent
 
 import asyncio
 import sys
+from ssl import SSLContext
 
 from spiffekit.errors import NoIdentityIssuedError
 from spiffekit.id import SpiffeId
@@ -25,22 +26,33 @@ def rotated(update: X509Update) -> None:
 async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> str:
     writer.write(b"price?\n")
     await writer.drain()
-    return (await reader.readline()).decode().strip()
+    if not (answer := await reader.readline()):
+        raise ConnectionResetError("the other side hung up")
+    return answer.decode().strip()
+
+
+async def talk(context: SSLContext, port: int) -> None:
+    kept = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+    try:
+        while True:
+            fresh = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+            print(f"answers {await ask(*kept)} | {await ask(*fresh)}", flush=True)
+            fresh[1].close()
+            await asyncio.sleep(EVERY)
+    finally:
+        kept[1].close()
 
 
 async def main(port: int) -> None:
     async with X509Source.open(on_update=rotated) as source:
         context = mtls_client_context(source, exact(SELLER))
-        kept = await asyncio.open_connection("127.0.0.1", port, ssl=context)
         while True:
             try:
-                fresh = await asyncio.open_connection("127.0.0.1", port, ssl=context)
-                print(f"answers {await ask(*kept)} | {await ask(*fresh)}", flush=True)
-                fresh[1].close()
+                await talk(context, port)
             except NoIdentityIssuedError:
                 print("nothing to present", flush=True)
             except OSError as error:  # of TLS, too
-                print(f"failed {error}", flush=True)
+                print(f"interrupted {error}", flush=True)
             await asyncio.sleep(EVERY)
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The main path on one machine, with real daemons and real processes: `make demo`.
 
-Two agents earn their identities by what they are, talk over mTLS while their certificates rotate, a third
-process is refused, and a deleted entry takes an identity back while it is in use.
+Two agents earn their identities by what they are, talk over mTLS while their certificates rotate, and a third
+process is refused. One of them has an owner: it is suspended while it talks, resumed, retired, and traced.
 """
 
 import os
@@ -24,6 +24,8 @@ EXAMPLES = Path(__file__).resolve().parent
 SVID_TTL = "4s"
 ROTATIONS = 3
 PATIENCE = 30.0  # seconds that any one step may take
+BOOKING = ("--spiffeID", "spiffe://example.org/agents/booking")
+OWNER = ("--ownerIssuer", "https://idp.example.org", "--owner", "alice")
 STARTED = time.monotonic()
 
 
@@ -104,11 +106,13 @@ def show(local: Local, agents: list[Agent]) -> None:
     booking = Agent(local.folder, "booking", "booking_agent.py", attestor, str(port))
     shadow = Agent(local.folder, "shadow", "shadow_agent.py", attestor)
     agents += [pricing, booking, shadow]
-    entries = {}
     for agent in (pricing, booking):
         selectors = [f"unix:uid:{os.getuid()}", f"unix:path:{agent.path}"]
-        entries[agent] = local.register(f"/agents/{agent.name}", attestor.node_id, *selectors)
+        local.register(f"/agents/{agent.name}", attestor.node_id, *selectors)
         say(f"registered spiffe://{local.trust_domain}/agents/{agent.name}", "\n".join(selectors))
+    local.operator("agent", "register", *BOOKING, *OWNER, "--purpose", "books trips that people approved")
+    step(local, "activate", "approved in CHG-4711")
+    say("booking has an owner, and is approved", f"{OWNER[1]}|{OWNER[3]}")
     for agent in (pricing, booking):
         began = time.monotonic()
         pid = agent.start()
@@ -120,7 +124,7 @@ def show(local: Local, agents: list[Agent]) -> None:
     say("booking and pricing talk over mTLS, each knows the other's SPIFFE ID", line)
     talk_through_rotations(booking)
     refuse(shadow, attestor)
-    take_back(local, booking, entries[booking])
+    take_back(local, booking)
     say("done: no secret was handed to anybody, and none was left on the disk of an agent")
 
 
@@ -145,17 +149,30 @@ def refuse(shadow: Agent, attestor: Attestor) -> None:
     say(f"attestor explain {pid}", attestor.explain(pid).strip())
 
 
-def take_back(local: Local, booking: Agent, entry: str) -> None:
+def take_back(local: Local, booking: Agent) -> None:
     began = time.monotonic()
-    local.operator("entry", "delete", "--entryID", entry)
-    deleted = time.monotonic()
+    step(local, "suspend", "books twice")
+    suspended = time.monotonic()
     at, _ = booking.until(lambda line: line == "identity taken back")
     say(
-        f"booking's entry is deleted; its stream ended {(at - began) * 1000:.0f} ms after the command "
-        f"was typed ({max(at - deleted, 0) * 1000:.0f} ms after it returned)"
+        f"booking is suspended; its stream ended {(at - began) * 1000:.0f} ms after the command "
+        f"was typed ({max(at - suspended, 0) * 1000:.0f} ms after it returned)"
     )
     if at - began > 5:
         sys.exit("the identity was taken back too late")
+    step(local, "resume", "mended")
+    _, line = booking.until(certificate)
+    booking.until(answer)
+    say("its owner resumes it, and it talks again", line)
+    step(local, "retire", "replaced", "--certificate", str(local.folder / "booking.end"))
+    booking.until(lambda line: line == "identity taken back")
+    say("retired for ever, with a signed certificate of what is still out there")
+    told = local.operator("trace", f"0x{line.split()[1]}").stdout
+    say(f"issuer trace 0x{line.split()[1]}", told[told.index("What was done with it:") :].strip())
+
+
+def step(local: Local, verb: str, reason: str, *options: str) -> None:
+    local.operator("agent", verb, *BOOKING, "--reason", reason, *options)
 
 
 if __name__ == "__main__":

@@ -5,10 +5,18 @@ SPIFFE_ENDPOINT_SOCKET=unix:///run/attestor/public/api.sock python pricing_agent
 """
 
 import asyncio
+import contextlib
 import sys
 
 from spiffekit.id import SpiffeId
-from spiffekit.workload import X509Source, X509Update, exact, mtls_server_context, peer_spiffe_id
+from spiffekit.workload import (
+    StatusSource,
+    X509Source,
+    X509Update,
+    exact,
+    mtls_server_context,
+    peer_spiffe_id,
+)
 
 CUSTOMER = SpiffeId.parse("spiffe://example.org/agents/booking")
 
@@ -20,15 +28,16 @@ def rotated(update: X509Update) -> None:
 
 async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     customer = peer_spiffe_id(writer)  # verified before the first byte
-    while await reader.readline():
-        writer.write(f"42 EUR for {customer}\n".encode())
-        await writer.drain()
+    with contextlib.suppress(OSError):  # it is cut off when its agent is taken back
+        while await reader.readline():
+            writer.write(f"42 EUR for {customer}\n".encode())
+            await writer.drain()
     writer.close()
 
 
 async def main(port: int) -> None:
-    async with X509Source.open(on_update=rotated) as source:
-        context = mtls_server_context(source, exact(CUSTOMER))
+    async with X509Source.open(on_update=rotated) as source, StatusSource.open() as status:
+        context = mtls_server_context(source, exact(CUSTOMER), status=status)
         server = await asyncio.start_server(serve, "127.0.0.1", port, ssl=context)
         print("listening", flush=True)
         async with server:

@@ -69,15 +69,12 @@ def _tell(found: "Findings") -> None:
     if found.life:
         click.echo("What was done with it:")
         columns = ["When", "What", "By", "Why"]
-        print_table(columns, [[e["time"], e["type"], _by(e), _why(e)] for e in found.life])
+        print_table(columns, [[_when(e), e["type"], _by(e), _why(e)] for e in found.life])
     if found.given:
         click.echo(f"What it was given, the latest {len(found.given)}:")
         print_table(
             ["When", "Kind", "ID", "Until", "Node"],
-            [
-                [e["time"], *_handed(e["credential"]), e.get("attest", {}).get("node", "")]
-                for e in found.given
-            ],
+            [[_when(e), *_handed(e["credential"]), e.get("attest", {}).get("node", "")] for e in found.given],
         )
     if found.accountable:
         click.echo("Accountable:")
@@ -88,8 +85,12 @@ def _tell(found: "Findings") -> None:
         click.echo("Accountable: nobody is recorded")
 
 
+def _when(event: "Event") -> str:
+    return str(event["time"])[:19] + "Z"
+
+
 def _by(event: "Event") -> str:
-    return str(event.get("detail", {}).get("person") or event["actor"])
+    return str(event.get("detail", {}).get("person") or event["actor"].partition(",pid=")[0])
 
 
 def _why(event: "Event") -> str:
@@ -105,12 +106,12 @@ def _credential(found: "Findings", issued: "Event") -> dict[str, object]:
     kind, name, ends = _handed(issued["credential"])
     detail, attest = issued.get("detail", {}), issued.get("attest", {})
     process, policy = detail.get("evidence", {}).get("process", {}), issued.get("policy", {})
-    proof = "" if found.node is None else f", proved {found.node['time']}"
+    proof = "" if found.node is None else f", proved {_when(found.node)}"
     at = f" from {issued['peer']['ip']}" if "peer" in issued else ""
     return {
         "Credential": f"{kind} {name}",
         "For": ", ".join(detail.get("audience", [])),
-        "Issued": f"{issued['time']} until {ends}, event {issued['seq']}",
+        "Issued": f"{_when(issued)} until {ends}, event {issued['seq']}",
         "Now": found.state(datetime.now(UTC)),
         "To process": ", ".join(filter(None, (f"{process['pid']} of user {process['uid']}", process["path"])))
         if process
@@ -128,7 +129,7 @@ def _credential(found: "Findings", issued: "Event") -> dict[str, object]:
 
 def _entry(found: "Findings", entry_id: str) -> str:
     last = found.entry[-1] if found.entry else None
-    return entry_id + (f", {last['type']} {last['time']} by {last['actor']}" if last else "")
+    return entry_id + (f", {last['type']} {_when(last)} by {_by(last)}" if last else "")
 
 
 def _agent(found: "Findings") -> dict[str, object]:
