@@ -3,10 +3,9 @@
 
 import asyncio
 import contextlib
-import fcntl
 import logging
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -33,6 +32,7 @@ from issuer.changes import ChangeLog
 from issuer.config import Config
 from issuer.evidence import EvidenceJudge
 from issuer.governance.audit_log import AuditLog, load_signer
+from issuer.governance.cosigning import RemoteWitness, Witnesses
 from issuer.governance.issuance import Governor
 from issuer.governance.lifecycle import Caretaker, Lifecycle
 from issuer.governance.log_files import LogFiles
@@ -47,15 +47,15 @@ from spiffekit.daemon import health as health_server
 from spiffekit.daemon import health_service, plugins, systemd
 from spiffekit.daemon import logging as logs
 from spiffekit.daemon.clock import SystemClock
-from spiffekit.daemon.config import ConfigError
 from spiffekit.daemon.health import Health
 from spiffekit.daemon.health_service import HealthService
-from spiffekit.daemon.key_files import private_folder
+from spiffekit.daemon.key_files import alone, private_folder
 from spiffekit.daemon.kubernetes.client import KubernetesClient
 from spiffekit.daemon.lifecycle import run_until_signalled
 from spiffekit.daemon.limits import RateLimit
 from spiffekit.daemon.listener import Front, TlsFront, UnixFront, inner_socket, server_options
 from spiffekit.id import SpiffeId, TrustDomain
+from spiffekit.transparency.notes import VerifierKey
 from spiffekit.wire import tls
 from spiffekit.wire.pb.issuer.v1 import agents_pb2, audit_pb2, explain_pb2, revocation_pb2, updates_pb2
 from spiffekit.wire.pb.spire.api.server.agent.v1 import agent_pb2
@@ -80,27 +80,12 @@ async def run(config: Config) -> None:
         StoreError: The database cannot be opened.
     """
     logs.configure(config.issuer.log_level, config.issuer.log_format)
-    with _alone(private_folder(config.issuer.data_dir)):
+    with alone(private_folder(config.issuer.data_dir), "issuer"):
         issuer = await Issuer.create(config)
         try:
             await run_until_signalled(**issuer.services())
         finally:
             issuer.database.close()
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold a folder for this process: two issuers over one database would not hear of each other's changes.
-
-    Raises:
-        ConfigError: Another issuer holds it.
-    """
-    with (folder / "issuer.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ConfigError(f"issuer.data_dir: another issuer runs on {folder}") from error
-        yield
 
 
 class Issuer:
@@ -130,7 +115,16 @@ class Issuer:
         origin = config.audit.origin or f"{table.trust_domain}/audit"
         signer = load_signer(origin, table.data_dir / "audit-key", config.audit.passphrase_file)
         files = LogFiles(table.data_dir / "audit")
-        self.audit_log = AuditLog(database, files, signer, self.clock, required=config.audit.required)
+        self.witnesses = Witnesses(
+            [
+                RemoteWitness(w.url, VerifierKey.parse(w.key), signer.key)
+                for w in config.audit.witness.values()
+            ],
+            self.clock,
+        )
+        self.audit_log = AuditLog(
+            database, files, signer, self.clock, required=config.audit.required, witnesses=self.witnesses
+        )
         self.audit = AuditService(database=database, files=files, key=signer.key)
         self.authorities = Authorities(
             self.trust_domain, policy, keys=keys, database=database, clock=self.clock
@@ -172,6 +166,8 @@ class Issuer:
             "issuer_audit_failing", "1 while the log cannot be sealed.", registry=issuer.registry
         )
         contradicted.set_function(lambda: issuer.audit_log.failing)
+        witnesses = Gauge("issuer_audit_witnesses", "Witnesses of the log's head.", registry=issuer.registry)
+        witnesses.set_function(lambda: issuer.witnesses.cosigned)
         return issuer
 
     log: ChangeLog

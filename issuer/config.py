@@ -8,6 +8,7 @@ from datetime import timedelta
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -18,7 +19,7 @@ from spiffekit.daemon.logging import Format, Level
 from spiffekit.errors import LogFormatError, SpiffeIdError
 from spiffekit.id import SpiffeId, TrustDomain
 from spiffekit.keys import KeyType
-from spiffekit.transparency.notes import check_name
+from spiffekit.transparency.notes import KeyUse, VerifierKey, check_name
 
 MIN_TTL: Final = timedelta(seconds=1)
 MAX_TTL: Final = timedelta(days=36525)  # beyond, instants leave the calendar
@@ -138,6 +139,18 @@ class AgentsTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     review_grace: Span = Span(days=7)
 
 
+class WitnessTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``[audit.witness.NAME]``: who is asked to cosign the log.
+
+    Attributes:
+        url: Where, e.g. "https://witness.example.net:8090".
+        key: Its public key, as it prints it at its start.
+    """
+
+    url: str
+    key: str
+
+
 class AuditTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """``[audit]``: how the audit trail is sealed.
 
@@ -145,11 +158,13 @@ class AuditTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         required: Nothing is done that has to be recorded while the trail cannot be sealed.
         origin: The name of the log, for ever; the trust domain and "/audit" if left out.
         passphrase_file: A file whose first line encrypts the key of the log; without it, it is in the clear.
+        witness: Tables ``[audit.witness.NAME]`` of those who are asked to cosign; see the how-to.
     """
 
     required: bool = True
     origin: str = ""
     passphrase_file: Path | None = None
+    witness: dict[str, WitnessTable] = {}
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -171,11 +186,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             found.append(f"key_manager: exactly one is needed, not {len(self.key_manager)}")
         if (self.agents.people is None) == bool(self.agents.people_issuer):
             found.append("agents.people_issuer: goes with agents.people")
-        if self.audit.origin:
-            try:
-                check_name(self.audit.origin)
-            except LogFormatError as error:
-                found.append(f"audit.origin: {error}")
+        found += _bad_audit(self.audit)
         if self.status_endpoint is not None:
             found += _bad_endpoint(self.status_endpoint)
         if _overlap(table):
@@ -219,6 +230,25 @@ def _bad_endpoint(table: StatusEndpointTable) -> Iterator[str]:
         yield f"status_endpoint.address: {table.address!r} is not an IP address"
     if not 0 <= table.port <= MAX_PORT:
         yield "status_endpoint.port: not a port"
+
+
+def _bad_audit(table: AuditTable) -> Iterator[str]:
+    try:
+        check_name(table.origin or "default")
+    except LogFormatError as error:
+        yield f"audit.origin: {error}"
+    for name, witness in table.witness.items():
+        try:
+            urlsplit(witness.url).port  # noqa: B018 - it raises what is wrong with it
+            if urlsplit(witness.url).scheme not in ("http", "https") or not urlsplit(witness.url).hostname:
+                yield f"audit.witness.{name}.url: {witness.url[:200]!r} is not http(s)://HOST[:PORT][/PATH]"
+        except ValueError as error:
+            yield f"audit.witness.{name}.url: {error}"
+        try:
+            if VerifierKey.parse(witness.key).use is not KeyUse.COSIGNATURE:
+                yield f"audit.witness.{name}.key: is that of a log, not of a witness"
+        except LogFormatError as error:
+            yield f"audit.witness.{name}.key: {error}"
 
 
 def _overlap(table: IssuerTable) -> bool:

@@ -51,6 +51,7 @@ PROMISED = {
     "issuer audit tail": f"lines follow {EVENTS} {ASK}",
     "issuer audit search": f"{EVENTS} id limit {ASK}",
     "issuer audit export": f"{EVENTS} after follow {ASK}",
+    "issuer audit witness": "name dir log listen passphraseFile",
     "issuer audit verify": f"dir key witness from to {ASK}",
     "issuer audit prove": f"dir key file {ASK}",
     "issuer audit check-proof": "key witness output",

@@ -11,6 +11,7 @@ import click
 from issuer.cli.audit_input import event_filters, event_request, events
 from issuer.cli.filters import options
 from issuer.cli.options import VERIFIER_KEY, socket_option
+from issuer.cli.witness import witness
 from spiffekit.daemon.terminal import fail, output_option, print_json, print_record, printable
 
 if TYPE_CHECKING:
@@ -40,6 +41,9 @@ folder_option = click.option(
 @click.group("audit")
 def group() -> None:
     """The audit trail: what happened, and that nothing of it was changed."""
+
+
+group.add_command(witness)
 
 
 @group.command()

@@ -15,6 +15,7 @@ from typing import Final, NoReturn
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from issuer.errors import AuditLogError, StoreError
+from issuer.governance.cosigning import Witnesses
 from issuer.governance.log_files import LogFiles
 from issuer.store import Database
 from spiffekit.daemon.clock import Clock
@@ -22,11 +23,11 @@ from spiffekit.daemon.config import ConfigError
 from spiffekit.daemon.key_files import KeyFiles, read_passphrase
 from spiffekit.errors import SpiffeError
 from spiffekit.transparency.merkle import leaf_hash
-from spiffekit.transparency.notes import Checkpoint, Note, Signer, open_checkpoint
+from spiffekit.transparency.notes import Checkpoint, KeyUse, Note, Signer, open_checkpoint
 from spiffekit.transparency.tiles import (
     ENTRIES,
     WIDTH,
-    Tile,
+    TileReader,
     TreeBuilder,
     changed_entries,
     decode_entries,
@@ -42,8 +43,10 @@ GRACE: Final = timedelta(minutes=1)  # that the log may lag before nothing is re
 _KEY: Final = "log"
 
 
-def load_signer(origin: str, folder: Path, passphrase_file: Path | None = None) -> Signer:
-    """Return the key that signs the log, made at the first start.
+def load_signer(
+    name: str, folder: Path, passphrase_file: Path | None = None, use: KeyUse = KeyUse.NOTE
+) -> Signer:
+    """Return the key of a log, or of a witness; it is made at the first start.
 
     Raises:
         ConfigError: It cannot be read or written.
@@ -60,20 +63,28 @@ def load_signer(origin: str, folder: Path, passphrase_file: Path | None = None) 
         raise ConfigError(f"audit: key of the log in {folder}: {error}") from error
     if not isinstance(key, Ed25519PrivateKey):
         raise ConfigError(f"audit: key of the log in {folder} is not of Ed25519")
-    return Signer(origin, key)
+    return Signer(name, key, use)
 
 
 class AuditLog:
     """The service that seals the trail. While it cannot, and has to, nothing is recorded, so nothing done."""
 
     def __init__(
-        self, database: Database, files: LogFiles, signer: Signer, clock: Clock, *, required: bool
+        self,
+        database: Database,
+        files: LogFiles,
+        signer: Signer,
+        clock: Clock,
+        *,
+        required: bool,
+        witnesses: Witnesses | None = None,
     ) -> None:
         self._database = database
         self._files = files
         self._signer = signer
         self._clock = clock
         self._required = required
+        self._witnesses = witnesses
         self._tree: TreeBuilder | None = None  # None: to be taken up from the files
         self._tail: list[bytes] = []  # the entries of the last, unfinished bundle
         self._failing_since: float | None = None
@@ -119,6 +130,7 @@ class AuditLog:
 
     async def _seal_some(self) -> bool:
         """Seal one batch; return whether there may be more."""
+        taken_up = self._tree is None
         if self._tree is None:
             self._tree = await self._take_up()
         tree, start = self._tree, self._tree.size
@@ -131,7 +143,7 @@ class AuditLog:
             self._tail.append(leaf)
             if not number % WIDTH:
                 await asyncio.sleep(0)  # calls get their turn
-        if tree.size != self.sealed:
+        if rows or taken_up:  # witnesses may know more of what was taken up than we do
             await self._publish(tree, start)
         return len(rows) == BATCH
 
@@ -143,14 +155,15 @@ class AuditLog:
             (tile, encode_entries(self._tail[tile.index * WIDTH - base :][: tile.width]))
             for tile in changed_entries(old, tree.size)
         ]
-        await asyncio.to_thread(self._write, bundles + tree.take_tiles(), note.encode())
+        tiles = bundles + tree.take_tiles()
+        await asyncio.to_thread(self._files.write, tiles)
+        if self._witnesses is not None:
+            # They are asked before anybody else sees the head, so that what is published they have seen.
+            note = await self._witnesses.cosign(head, note, TileReader(head.size, self._files.read).hash_at)
+        await asyncio.to_thread(self._files.publish, note.encode())
+        await asyncio.to_thread(self._files.forget_partials, tiles)
         del self._tail[: tree.size - tree.size % WIDTH - base]
         self.sealed = tree.size
-
-    def _write(self, tiles: list[tuple[Tile, bytes]], note: bytes) -> None:
-        self._files.write(tiles)
-        self._files.publish(note)
-        self._files.forget_partials(tiles)
 
     async def _take_up(self) -> TreeBuilder:
         """Return the tree that was published last, with files and database held against its checkpoint."""

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A small HTTP/1.1 server of whole documents: GET only, one request a connection, plain or over TLS."""
+"""A small HTTP/1.1 server of whole documents: one request a connection, plain or over TLS."""
 
 import asyncio
-import contextlib
+import re
 import ssl
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final, NoReturn
@@ -35,20 +35,37 @@ class Reply:
 
 
 NOT_FOUND: Final = Reply(b"not found\n", status=HTTPStatus.NOT_FOUND)
-_ONLY_GET: Final = Reply(b"only GET\n", status=HTTPStatus.METHOD_NOT_ALLOWED)
+_WRONG_METHOD: Final = Reply(b"method not allowed\n", status=HTTPStatus.METHOD_NOT_ALLOWED)
+_NO_LENGTH: Final = Reply(b"one Content-Length is needed\n", status=HTTPStatus.LENGTH_REQUIRED)
+_TOO_LONG: Final = Reply(b"too long\n", status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+_LENGTH: Final = re.compile(rb"[0-9]{1,9}")
 Respond = Callable[[str], Reply]  # of a request's target, exactly as it was sent
 
 
+@dataclass(frozen=True, slots=True)
+class Take:
+    """What takes the bodies of POST requests, given the target and the whole body."""
+
+    take: Callable[[str, bytes], Awaitable[Reply]]
+    max_body: int  # bytes
+
+
 def serve(
-    address: str, port: int, respond: Respond, *, context: Callable[[], ssl.SSLContext] | None = None
+    address: str,
+    port: int,
+    respond: Respond,
+    *,
+    context: Callable[[], ssl.SSLContext] | None = None,
+    post: Take | None = None,
 ) -> Service:
     """Return the service that answers on `address`:`port`.
 
     Args:
         address: The IP address to bind.
         port: The port there.
-        respond: Makes the answer.
+        respond: Makes the answer to a GET request.
         context: Returns the TLS context of the next connection, so that its certificate rotates.
+        post: Makes the answer to a POST request; none are taken without it.
     """
     open_now = 0
 
@@ -60,7 +77,7 @@ def serve(
                 return
             async with asyncio.timeout(REQUEST_WITHIN):
                 head = await reader.readuntil(b"\r\n\r\n")
-                writer.write(_reply(head, respond).encoded())
+                writer.write((await _reply(head, reader, respond, post)).encoded())
                 await writer.drain()
         except (TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, OSError):
             pass  # whoever asks badly gets nothing
@@ -97,10 +114,21 @@ def _rotating(context: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
     return first
 
 
-def _reply(head: bytes, respond: Respond) -> Reply:
-    parts = head.split(b"\r\n", 1)[0].split(b" ")
-    if len(parts) != 3 or parts[0] != b"GET":
-        return _ONLY_GET
-    with contextlib.suppress(UnicodeDecodeError):
-        return respond(parts[1].decode("ascii"))
-    return NOT_FOUND
+async def _reply(head: bytes, reader: asyncio.StreamReader, respond: Respond, post: Take | None) -> Reply:
+    line, *fields = head.split(b"\r\n")
+    parts = line.split(b" ")
+    if len(parts) != 3 or parts[0] not in ((b"GET",) if post is None else (b"GET", b"POST")):
+        return _WRONG_METHOD
+    try:
+        target = parts[1].decode("ascii")
+    except UnicodeDecodeError:
+        return NOT_FOUND
+    if post is None or parts[0] == b"GET":
+        return respond(target)
+    named = [(name.lower(), value.strip()) for name, _, value in (field.partition(b":") for field in fields)]
+    lengths = [value for name, value in named if name == b"content-length"]
+    if len(lengths) != 1 or not _LENGTH.fullmatch(lengths[0]) or b"transfer-encoding" in dict(named):
+        return _NO_LENGTH
+    if int(lengths[0]) > post.max_body:
+        return _TOO_LONG
+    return await post.take(target, await reader.readexactly(int(lengths[0])))

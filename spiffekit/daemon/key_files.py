@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files that only we may read: private keys and state, written whole or not at all."""
 
+import contextlib
+import fcntl
 import os
 import secrets
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -53,6 +56,21 @@ def private_folder(folder: Path) -> Path:
     if info.st_uid != os.geteuid() or stat.S_IMODE(info.st_mode) & 0o077:
         raise ConfigError(f"{folder}: has to belong to us, with mode 0700")
     return folder
+
+
+@contextlib.contextmanager
+def alone(folder: Path, daemon: str) -> Iterator[None]:
+    """Hold a folder for this process: two daemons over one would not hear of each other's changes.
+
+    Raises:
+        ConfigError: Another one holds it.
+    """
+    with (folder / f"{daemon}.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ConfigError(f"another {daemon} runs on {folder}") from error
+        yield
 
 
 def read_passphrase(file: Path | None) -> bytes | None:

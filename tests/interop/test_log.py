@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from spiffekit.transparency.merkle import consistency_proof, inclusion_proof
+from spiffekit.transparency.notes import KeyUse, Note
 from spiffekit.transparency.tiles import TileReader
 from tests.fakes.clock import FakeClock
 from tests.issuer.governance.trails import ORIGIN, Trail
+from tests.spiffekit.transparency.logs import signer
 
 
 @pytest.fixture(scope="session")
@@ -60,6 +62,21 @@ async def test_they_find_what_we_recorded_and_make_the_same_proofs(reader, trail
     ours = TileReader(size, trail.files.read).hash_at
     assert hashes(found["inclusion"]) == [inclusion_proof(ours, index, size) for index in range(size)]
     assert hashes(found["consistency"]) == [consistency_proof(ours, old, size) for old in range(1, size + 1)]
+
+
+async def test_they_verify_what_our_witness_cosigned(reader, trail):
+    await trail.add(3)
+    await trail.log.seal()
+    cosigner, note = signer("witness.example", KeyUse.COSIGNATURE), Note.parse(trail.files.checkpoint())
+    signature = cosigner.sign(note.text, now=trail.clock.now())
+    trail.files.publish(Note(note.text, (*note.signatures, signature)).encode())
+    found = reader(trail.files.folder, trail.signer.key, cosigner.key)
+    assert found["signers"] == [ORIGIN, "witness.example"]
+    other = signer("witness.example.2", KeyUse.COSIGNATURE).sign("x", now=trail.clock.now())
+    forged = other._replace(name=cosigner.key.name, key_id=cosigner.key.id)
+    trail.files.publish(Note(note.text, (*note.signatures, forged)).encode())
+    with pytest.raises(ValueError, match="invalid signature"):
+        reader(trail.files.folder, trail.signer.key, cosigner.key)
 
 
 @pytest.mark.parametrize("path", ["checkpoint", "tile/0/000", "tile/1/000.p/1", "tile/entries/001.p/44"])

@@ -10,6 +10,8 @@ import pytest
 from issuer.config import Config
 from spiffekit.daemon.config import ConfigError, load
 from spiffekit.keys import KeyType
+from spiffekit.transparency.notes import KeyUse
+from tests.spiffekit.transparency.logs import signer
 
 INSTALLED = ", ".join(sorted(point.name for point in entry_points(group="issuer.node")))
 
@@ -346,3 +348,27 @@ def test_a_log_has_a_name_that_checkpoints_can_have(path, origin):
 )
 def test_tables_besides_that_make_no_sense_are_refused(path, tables, rule):
     assert mistakes(path, f"{MINIMAL}\n{tables}") == [rule]
+
+
+WITNESS = signer("witness.example", KeyUse.COSIGNATURE).key
+
+
+@pytest.mark.parametrize(
+    ("url", "key", "problem"),
+    [
+        (
+            "ftp://w.example",
+            WITNESS,
+            "audit.witness.w.url: 'ftp://w.example' is not http(s)://HOST[:PORT][/PATH]",
+        ),
+        ("https://", WITNESS, "audit.witness.w.url: 'https://' is not http(s)://HOST[:PORT][/PATH]"),
+        ("http://w.example:port", WITNESS, "audit.witness.w.url: Port could not be cast to integer value"),
+        ("http://w.example", "none", "audit.witness.w.key: verifier key: key ID '' is not 8"),
+        ("http://w.example", signer("log").key, "audit.witness.w.key: is that of a log, not of a witness"),
+    ],
+)
+def test_a_witness_has_an_address_and_a_key_of_its_own(path, url, key, problem):
+    text = f'{MINIMAL}\n[audit.witness.w]\nurl = "{url}"\nkey = "{key}"\n'
+    assert mistakes(path, text)[0].startswith(problem)
+    good = f'{MINIMAL}\n[audit.witness.w]\nurl = "https://w.example/logs"\nkey = "{WITNESS}"\n'
+    assert read(path, good).audit.witness["w"].key == str(WITNESS)

@@ -239,7 +239,7 @@ def test_a_second_issuer_on_the_same_data_does_not_start(local):
     command = [sys.executable, "-m", "issuer", "run", "--config", str(local.issuer_config)]
     second = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert second.returncode == 2
-    assert second.stderr == f"error: issuer.data_dir: another issuer runs on {local.folder}/issuer\n"
+    assert second.stderr == f"error: another issuer runs on {local.folder}/issuer\n"
 
 
 def test_a_daemon_that_cannot_start_ends_with_one_line(local, tmp_path):

@@ -5,9 +5,11 @@ import asyncio
 import contextlib
 import ssl
 
+import pytest
+
 from deploy.local import free_port
 from spiffekit.daemon import http_server
-from spiffekit.daemon.http_server import Reply, serve
+from spiffekit.daemon.http_server import Reply, Take, serve
 from spiffekit.testing import TestCA
 from spiffekit.wire import tls
 
@@ -95,3 +97,50 @@ async def test_no_more_connections_than_it_may_have(monkeypatch):
         writer.close()
         await writer.wait_closed()
         await first_answer(port, lambda answer: answer.endswith(b"/x"))
+
+
+async def echo(target, body):
+    return Reply(f"{target} took {body.decode()}".encode())
+
+
+async def post(port, *fields, body=b"hello", method=b"POST"):
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"\r\n".join([method + b" /p HTTP/1.1", b"Host: x", *fields, b"", b""]) + body)
+    try:
+        return await asyncio.wait_for(reader.read(), 5)
+    finally:
+        writer.close()
+
+
+async def test_a_body_is_taken_where_bodies_are_wanted():
+    async with serving(post=Take(echo, 5)) as port:
+        assert (await post(port, b"content-LENGTH:  5")).endswith(b"\r\n\r\n/p took hello")
+        assert (await post(port, b"Content-Length: 0", body=b"")).endswith(b"/p took ")
+        assert (await get(port)).endswith(b"/x")
+    async with serving() as port:
+        assert (await post(port, b"Content-Length: 5")).startswith(b"HTTP/1.1 405 ")
+
+
+REFUSED = {
+    "no length": ([], 411),
+    "two lengths": ([b"Content-Length: 5", b"Content-Length: 5"], 411),
+    "a length that is none": ([b"Content-Length: five"], 411),
+    "a negative length": ([b"Content-Length: -5"], 411),
+    "a length and chunks": ([b"Content-Length: 5", b"Transfer-Encoding: chunked"], 411),
+    "chunks": ([b"Transfer-Encoding: chunked"], 411),
+    "too long": ([b"Content-Length: 6"], 413),
+    "an endless number": ([b"Content-Length: " + b"9" * 1000], 411),
+}
+
+
+@pytest.mark.parametrize(("fields", "status"), REFUSED.values(), ids=REFUSED)
+async def test_a_body_of_which_it_is_not_clear_how_long_it_is_is_refused(fields, status):
+    async with serving(post=Take(echo, 5)) as port:
+        assert (await post(port, *fields)).startswith(b"HTTP/1.1 %d " % status)
+
+
+async def test_another_method_is_refused_and_a_body_that_stays_out_gets_nothing(monkeypatch):
+    monkeypatch.setattr(http_server, "REQUEST_WITHIN", 0.2)
+    async with serving(post=Take(echo, 5)) as port:
+        assert (await post(port, b"Content-Length: 5", method=b"PUT")).startswith(b"HTTP/1.1 405 ")
+        assert await post(port, b"Content-Length: 5", body=b"hel") == b""
