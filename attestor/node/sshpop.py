@@ -73,7 +73,7 @@ class SshPop:
         """
         try:
             theirs = base64.b64decode(json.loads(challenge)["Nonce"], validate=True)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise NodeAttestationError("issuer's challenge is malformed") from error
         if len(theirs) != NONCE:
             raise NodeAttestationError("issuer's challenge has a nonce of another length")

@@ -156,7 +156,7 @@ def question(challenge: bytes, form: type[Form]) -> Form:
         raise NodeAttestationError("issuer's challenge is too large")
     try:
         return msgspec.json.decode(challenge, type=form)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # msgspec's errors, and bytes that are no UTF-8
         raise NodeAttestationError(f"issuer's challenge is malformed: {error}") from error
 
 

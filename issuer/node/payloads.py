@@ -21,5 +21,5 @@ def read(data: bytes, form: type[Form], what: str) -> Form:
         raise NodeRejectedError(f"{what} is too large")
     try:
         return msgspec.json.decode(data, type=form)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # msgspec's errors, and bytes that are no UTF-8
         raise NodeRejectedError(f"{what} is malformed: {error}") from error

@@ -24,7 +24,7 @@ from spiffekit.status import LIFETIME, AgentStatus
 from spiffekit.transparency.notes import Checkpoint, Note
 from spiffekit.transparency.proofs import AddCheckpoint, Proof
 from spiffekit.transparency.tiles import encode_entries
-from tests.fuzz import targets, tpm_targets, wire_targets
+from tests.fuzz import cloud_targets, targets, tpm_targets, wire_targets
 from tests.spiffekit.transparency.logs import signer
 from tests.vectors import load
 
@@ -123,7 +123,7 @@ def seeds():
     }
 
 
-SEEDS = seeds() | wire_targets.SEEDS | tpm_targets.SEEDS
+SEEDS = seeds() | wire_targets.SEEDS | tpm_targets.SEEDS | cloud_targets.SEEDS
 # cryptography warns of certificates that it still reads, such as those with a negative serial number.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 ALL = pytest.mark.parametrize("target", SEEDS, ids=lambda target: target.__name__)
@@ -181,6 +181,7 @@ JSON_TARGETS = [
     targets.tools, targets.invocation,
     targets.wit_payload, targets.wit_proof_payload, targets.private_jwk, targets.status_claims,
     wire_targets.x509pop, wire_targets.sshpop, wire_targets.state, tpm_targets.tpm_ek, tpm_targets.tpm_devid,
+    *(target for target in cloud_targets.SEEDS if target is not cloud_targets.gcp_token),
 ]  # fmt: skip
 
 
@@ -216,7 +217,7 @@ GOOD = [
     targets.spiffe_id, targets.selector, targets.bundle, targets.jwks, targets.x509_bundle,
     targets.certificate, targets.svid, targets.svid_key, targets.pem, targets.der_sequence,
     targets.private_key, targets.private_key_pem, targets.public_key, targets.cgroup, targets.engine,
-    *wire_targets.SEEDS, *tpm_targets.SEEDS,
+    *wire_targets.SEEDS, *tpm_targets.SEEDS, *cloud_targets.SEEDS,
     targets.tools, targets.invocation,
     targets.private_jwk, targets.status_claims, targets.revocation_list,
     targets.note, targets.verifier_key, targets.log_proof, targets.add_checkpoint, targets.log_entries,

@@ -137,14 +137,17 @@ async def ask(_):
 
 def prove(verifier, data):
     try:
-        asyncio.run(verifier.verify(data, ask, Context()))
+        return asyncio.run(verifier.verify(data, ask, Context()))
     except Asked:
-        return
+        return None
 
 
 class Context(NodeContext):
     async def redeem_join_token(self, value):
         assert value.isascii()
+
+    def cluster(self, name):
+        raise Asked
 
 
 def x509pop(data):

@@ -201,9 +201,10 @@ async def test_what_is_no_document_is_refused(text):
         b'{"document":"{}"}',
         b'{"document":1,"rsa2048":""}',
         b"\xff",
+        b'{"document":"\xff","rsa2048":""}',
         bytes(MAX_BYTES + 1),
     ],
-    ids=["empty", "array", "object", "no signature", "number", "bytes", "large"],
+    ids=["empty", "array", "object", "no signature", "number", "bytes", "bytes inside", "large"],
 )
 async def test_a_payload_that_is_none_is_refused(payload):
     with pytest.raises(NodeRejectedError, match="payload"):

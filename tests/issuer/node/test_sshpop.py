@@ -251,7 +251,7 @@ def test_a_file_of_authorities_that_cannot_be_read_is_named(tmp_path):
         create(Config(cert_authorities_path=tmp_path / "none"))
 
 
-@pytest.mark.parametrize("challenge", [b"", b"{}", b'{"Nonce": "AAAA"}', b'{"Nonce": 1}'])
+@pytest.mark.parametrize("challenge", [b"", b"{}", b'{"Nonce": "AAAA"}', b'{"Nonce": 1}', b"[" * 99_999])
 async def test_a_host_answers_no_malformed_challenge(host, challenge):
     with pytest.raises(NodeAttestationError, match="issuer's challenge"):
         await host.attestor.respond(challenge)

@@ -315,7 +315,9 @@ def test_authorities_that_cannot_be_read_are_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "challenge", [b"", b"{}", b"[]", b" " * 40_000], ids=["empty", "nothing", "list", "large"]
+    "challenge",
+    [b"", b"{}", b"[]", b'{"credential":"\xff"}', b" " * 40_000],
+    ids=["empty", "nothing", "list", "bytes", "large"],
 )
 async def test_a_machine_answers_no_malformed_challenge(host, challenge):
     with pytest.raises(NodeAttestationError, match="issuer's challenge"):
