@@ -19,6 +19,7 @@ from spiffekit.errors import RevokedError, VerificationError
 from spiffekit.id import SpiffeId, TrustDomain
 from spiffekit.jwtsvid import JwtSvid
 from spiffekit.status import AgentStatus, StatusBook
+from spiffekit.witsvid import WitSvid
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ class PeerStatus(Protocol):
             StatusUnknownError: Nobody knows now.
         """
 
-    def check_token(self, svid: JwtSvid) -> None:
+    def check_token(self, svid: JwtSvid | WitSvid) -> None:
         """Judge a verified token. Raises as `admit`."""
 
 
@@ -129,7 +130,7 @@ class PeerWatch:
             live.pop(key, None)
             raise
 
-    def check_token(self, svid: JwtSvid) -> None:
+    def check_token(self, svid: JwtSvid | WitSvid) -> None:
         """See `PeerStatus.check_token`."""
         if svid.spiffe_id.trust_domain not in self._without_status:
             status = self.agent_status(svid.spiffe_id.trust_domain)

@@ -18,6 +18,7 @@ from spiffekit.id import SpiffeId, TrustDomain
 from spiffekit.jwtsvid import JwtSvid
 from spiffekit.witsvid import Bound, Presentation, Replays, WitSvid, verify
 from spiffekit.workload.client import ValidatedToken, WorkloadApi
+from spiffekit.workload.live import PeerStatus
 from spiffekit.workload.updates import X509Update
 from spiffekit.x509svid import X509Svid
 
@@ -262,7 +263,27 @@ class WitSource(_TokenSource):
         return await self._api.sign_proof(audience, subject=subject, bound=bound)
 
     def verify(
-        self, presented: Presentation, *, audience: Collection[str], replays: Replays | None
+        self,
+        presented: Presentation,
+        *,
+        audience: Collection[str],
+        replays: Replays | None,
+        status: PeerStatus | None,
     ) -> WitSvid:
-        """Verify what came with a request, by the bundles that are granted now. See `witsvid.verify`."""
-        return verify(presented, self, audience=audience, now=self._clock.now(), replays=replays)
+        """Verify what came with a request, as `witsvid.verify` does, by the bundles that are granted now.
+
+        Args:
+            presented: SVID, proof, and what they have to fit.
+            audience: The URIs that the request may have been sent to.
+            replays: What was here before; None lets a proof count as often as it comes.
+            status: A `StatusSource`; None believes what has been taken back.
+
+        Raises:
+            RevokedError: The SVID, or its subject, is taken back.
+            StatusUnknownError: Nobody knows now.
+            SpiffeError: As `witsvid.verify`.
+        """
+        svid = verify(presented, self, audience=audience, now=self._clock.now(), replays=replays)
+        if status is not None:
+            status.check_token(svid)
+        return svid

@@ -15,6 +15,7 @@ from spiffekit.errors import StatusError, VerificationError
 from spiffekit.id import TrustDomain
 from spiffekit.jwtsvid import JwtSvid
 from spiffekit.status import AgentStatus
+from spiffekit.witsvid import WitSvid
 from spiffekit.workload.client import WorkloadApi
 from spiffekit.workload.live import LiveConnection, Peer, PeerStatus, PeerWatch
 from spiffekit.workload.source import READY_WITHIN, _Follower, _following
@@ -89,7 +90,7 @@ class StatusSource:
         """See `PeerStatus.admit`. Connections of peers that are listed later are cut off."""
         self._watch.admit(connection, peer)
 
-    def check_token(self, svid: JwtSvid) -> None:
+    def check_token(self, svid: JwtSvid | WitSvid) -> None:
         """See `PeerStatus.check_token`."""
         self._watch.check_token(svid)
 

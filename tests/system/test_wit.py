@@ -87,7 +87,7 @@ def serve(attestor, *requests):
         async with WitSource.open(attestor.endpoint) as source:
             for presented in requests:
                 try:
-                    found.append(source.verify(presented, audience=[TOOL], replays=replays))
+                    found.append(source.verify(presented, audience=[TOOL], replays=replays, status=None))
                 except ReplayedError as error:
                     found.append(error)
         return found

@@ -9,15 +9,18 @@ import pytest
 
 from spiffekit.errors import (
     NoIdentityIssuedError,
+    RevokedError,
+    StatusUnknownError,
     UnknownTrustDomainError,
     UntrustedError,
     WorkloadApiError,
     WorkloadApiUnavailableError,
 )
 from spiffekit.id import SpiffeId
+from spiffekit.status import AgentStatus
 from spiffekit.wire.pb.attestor.v1.signer_pb2 import SignProofResponse
 from spiffekit.witsvid import Bound, Replays, WitSvid, hash_of, make_proof
-from spiffekit.workload import WitSource, WorkloadApi
+from spiffekit.workload import PeerWatch, WitSource, WorkloadApi
 from tests.fakes.clock import FakeClock
 from tests.spiffekit.workload.conftest import until
 
@@ -93,7 +96,7 @@ async def test_a_source_proves_and_verifies(api, path, ca, asked):
     clock = FakeClock(ca.now)
     async with api.serving(path) as address, WitSource.open(address, clock=clock) as source:
         presented = await source.prove(TOOL)
-        svid = source.verify(presented, audience=[TOOL], replays=Replays())
+        svid = source.verify(presented, audience=[TOOL], replays=Replays(), status=None)
         assert str(svid.spiffe_id) == AGENT
         assert source.bundles.bundle_for(ca.trust_domain) == source.bundle_for(ca.trust_domain)
 
@@ -114,12 +117,12 @@ async def test_bundles_are_kept_fresh_and_those_withdrawn_are_not_used(api, path
         say(api, other_ca)
         await until(lambda: len(updates) == 2)
         with pytest.raises(UnknownTrustDomainError):
-            source.verify(presented, audience=[TOOL], replays=None)
+            source.verify(presented, audience=[TOOL], replays=None, status=None)
         bundles = {f"spiffe://{ca.trust_domain}": ca.bundle.to_jwt_jwks().decode()}
         api.say("FetchWITBundles", api.messages["WITBundlesResponse"](bundles=bundles))
         await until(lambda: len(updates) == 3)
         with pytest.raises(UntrustedError, match=f"no WIT authority {authority.key_id!r}"):
-            source.verify(presented, audience=[TOOL], replays=None)
+            source.verify(presented, audience=[TOOL], replays=None, status=None)
 
 
 @pytest.mark.requirement("WLAPI-65")
@@ -138,3 +141,20 @@ async def test_who_is_denied_bundles_asks_again_after_a_pause(api, path, ca):
         await clock.advance(timedelta(seconds=31))
         assert len(await waiting) == 1
         await watch.aclose()
+
+
+async def test_what_is_taken_back_is_not_believed_and_neither_is_silence(api, path, ca, asked):
+    say(api, ca)
+    clock = FakeClock(ca.now)
+    watch = PeerWatch(clock=clock)
+    async with api.serving(path) as address, WitSource.open(address, clock=clock) as source:
+        presented = await source.prove(TOOL)
+        with pytest.raises(StatusUnknownError):
+            source.verify(presented, audience=[TOOL], replays=None, status=watch)
+        for retired, sequence in (frozenset(), 1), (frozenset([SpiffeId.parse(AGENT)]), 2):
+            token = ca.status(sequence=sequence, retired=retired)
+            watch.put(AgentStatus.verify(token, ca.bundle, now=clock.now()))
+            if not retired:
+                assert source.verify(presented, audience=[TOOL], replays=None, status=watch)
+        with pytest.raises(RevokedError, match="is retired"):
+            source.verify(presented, audience=[TOOL], replays=None, status=watch)
