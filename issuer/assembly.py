@@ -22,6 +22,7 @@ from issuer.api.dispatch import Dispatcher, Metrics
 from issuer.api.entry import EntryService
 from issuer.api.explain import ExplainService
 from issuer.api.node import NodeService
+from issuer.api.policy import PolicyService
 from issuer.api.revocation import RevocationService
 from issuer.api.svid import SvidService
 from issuer.api.updates import UpdatesService
@@ -37,6 +38,7 @@ from issuer.governance.issuance import Governor
 from issuer.governance.lifecycle import Caretaker, Lifecycle
 from issuer.governance.log_files import LogFiles
 from issuer.governance.people import People
+from issuer.governance.policy import PolicyJudge
 from issuer.governance.revocation import Publisher, Revocations
 from issuer.kubernetes import Clusters
 from issuer.pruning import Pruning
@@ -57,7 +59,14 @@ from spiffekit.daemon.listener import Front, TlsFront, UnixFront, inner_socket, 
 from spiffekit.id import SpiffeId, TrustDomain
 from spiffekit.transparency.notes import VerifierKey
 from spiffekit.wire import tls
-from spiffekit.wire.pb.issuer.v1 import agents_pb2, audit_pb2, explain_pb2, revocation_pb2, updates_pb2
+from spiffekit.wire.pb.issuer.v1 import (
+    agents_pb2,
+    audit_pb2,
+    explain_pb2,
+    policy_pb2,
+    revocation_pb2,
+    updates_pb2,
+)
 from spiffekit.wire.pb.spire.api.server.agent.v1 import agent_pb2
 from spiffekit.wire.pb.spire.api.server.bundle.v1 import bundle_pb2
 from spiffekit.wire.pb.spire.api.server.debug.v1 import debug_pb2
@@ -104,6 +113,7 @@ class Issuer:
         self.kubernetes = {n: KubernetesClient(t.access()) for n, t in config.kubernetes.items()}
         self.clusters = Clusters.of(config.kubernetes, self.kubernetes, self.clock)
         self.people = People(config.agents.people, config.agents.people_issuer)
+        self.policy = PolicyJudge()
         self.verifiers = plugins.load("issuer.node", config.node_attestor, prefix="node_attestor.")
         policy = AuthorityPolicy(
             ca_ttl=table.ca_ttl,
@@ -153,7 +163,14 @@ class Issuer:
         issuer.revocations = Revocations(issuer.trust_domain, registrations)
         issuer.revocations.load(await database.read(lambda tx: tx.revocations.all()))
         issuer.publisher = Publisher(issuer.authorities, issuer.revocations, issuer.log, issuer.clock)
-        database.on_commit += [registrations.apply, issuer.revocations.apply, issuer.log.publish]
+        policy = issuer.policy
+        await database.read(lambda tx: policy.load(tx.policies.newest(), enforced=tx.policies.enforced()))
+        database.on_commit += [
+            registrations.apply,
+            issuer.revocations.apply,
+            policy.apply,
+            issuer.log.publish,
+        ]
         await issuer.authorities.load()
         await issuer.identity.refresh()
         entries = Gauge("issuer_entries", "Registration entries.", registry=issuer.registry)
@@ -313,7 +330,7 @@ class Issuer:
             "jwt_svid_ttl": table.default_jwt_svid_ttl,
             "sign_limit": sign,
             "judge": EvidenceJudge(self.clusters if self.kubernetes else None),
-            "governor": Governor(self.registrations),
+            "governor": Governor(self.registrations, self.policy),
         }
         svid = (
             WitSvidService(self.trust_domain, wit_svid_ttl=table.default_wit_svid_ttl, **signing)
@@ -350,11 +367,13 @@ class Issuer:
             publisher=self.publisher,
             authorities=self.authorities,
         )
+        policy = PolicyService(self.trust_domain, **common, judge=self.policy, authorities=self.authorities)
         explain = ExplainService(self.trust_domain, registrations=self.registrations)
         return [
             (updates_pb2.DESCRIPTOR.services_by_name["Updates"], updates),
             (explain_pb2.DESCRIPTOR.services_by_name["Explain"], explain),
             (agents_pb2.DESCRIPTOR.services_by_name["Agents"], agents),
+            (policy_pb2.DESCRIPTOR.services_by_name["Policy"], policy),
             (revocation_pb2.DESCRIPTOR.services_by_name["Revocation"], revocation),
             (audit_pb2.DESCRIPTOR.services_by_name["Audit"], self.audit),
         ]

@@ -10,7 +10,13 @@ import grpc
 from grpc_health.v1 import health_pb2
 
 from spiffekit.daemon.terminal import require_listener
-from spiffekit.wire.pb.issuer.v1 import agents_pb2_grpc, audit_pb2_grpc, explain_pb2_grpc, revocation_pb2_grpc
+from spiffekit.wire.pb.issuer.v1 import (
+    agents_pb2_grpc,
+    audit_pb2_grpc,
+    explain_pb2_grpc,
+    policy_pb2_grpc,
+    revocation_pb2_grpc,
+)
 from spiffekit.wire.pb.spire.api.server.agent.v1 import agent_pb2_grpc
 from spiffekit.wire.pb.spire.api.server.bundle.v1 import bundle_pb2_grpc
 from spiffekit.wire.pb.spire.api.server.debug.v1 import debug_pb2_grpc
@@ -43,6 +49,7 @@ class IssuerApi:
         self.entries = entry_pb2_grpc.EntryStub(channel)
         self.explain = explain_pb2_grpc.ExplainStub(channel)
         self.revocation = revocation_pb2_grpc.RevocationStub(channel)
+        self.policies = policy_pb2_grpc.PolicyStub(channel)
         self.svids = svid_pb2_grpc.SVIDStub(channel)
         self.check_health: Callable[..., health_pb2.HealthCheckResponse] = channel.unary_unary(
             "/grpc.health.v1.Health/Check",

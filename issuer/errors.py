@@ -8,7 +8,8 @@
     ├── NotFoundError
     ├── AlreadyExistsError        carries the thing that exists
     ├── NotAuthorizedError        the caller may not do that
-    │   └── NodeDeniedError       a node may not, with the reason SPIRE's API gives it
+    │   ├── NodeDeniedError       a node may not, with the reason SPIRE's API gives it
+    │   └── PolicyDeniedError     policy denies it; carries what is recorded of the decision
     ├── EvidenceRejectedError     what a node saw of a workload does not earn the SVID
     ├── NodeRejectedError         a node could not prove itself
     ├── TooSlowError              the caller did not send in time what was waited for
@@ -18,6 +19,7 @@
     └── StoreError                the database failed, or takes no record
 """
 
+from collections.abc import Mapping
 from enum import IntEnum
 
 
@@ -62,6 +64,14 @@ class NodeDeniedError(NotAuthorizedError):
     def __init__(self, message: str, reason: DenialReason) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class PolicyDeniedError(NotAuthorizedError):
+    """Policy denies it; `recorded` goes into the audit trail, by whoever handles the call."""
+
+    def __init__(self, message: str, recorded: Mapping[str, object]) -> None:
+        super().__init__(message)
+        self.recorded = recorded
 
 
 class EvidenceRejectedError(IssuerError):

@@ -202,6 +202,20 @@ class Agent:
         return AgentFacts(spiffe_id=str(self.spiffe_id), owner=str(self.owner), class_=self.agent_class)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredPolicy:
+    """One version of a policy. Whatever is stored stays as it is; a change is another version."""
+
+    name: str
+    version: int = 0  # of this name, from 1
+    sequence: int = 0  # counts the versions of all policies, from 1
+    text: str | None  # Cedar statements; None: this version ended it
+    enforced: bool = False  # whether a statement is not in shadow mode
+    author: str  # the actor, as the audit trail names it
+    reason: str
+    created_at: datetime
+
+
 class RevocationKind(StrEnum):
     """What is taken back."""
 
@@ -271,6 +285,7 @@ class ChangeKind(StrEnum):
     BUNDLE = "bundle"  # key: the trust domain's name
     AGENT = "agent"  # key: the agent's SPIFFE ID; its entries change with it
     AGENT_CLASS = "agent_class"  # key: the class's name
+    POLICY = "policy"  # key: the policy's name
     REVOCATION = "revocation"  # key: "certificate/<serial>", and so on
     AUTHORITY = "authority"  # key: "x509/<id>" or "jwt/<id>"; tainted or revoked
 
@@ -327,6 +342,14 @@ class AttestFacts(Facts, frozen=True, kw_only=True):
     selectors_sha256: str = ""  # of the workload's selectors, which may themselves hold secrets
 
 
+class PolicyFacts(Facts, frozen=True, kw_only=True):
+    """What policy decided by. No IDs: nothing permitted it, or no policy was ever enforced."""
+
+    bundle: str = ""  # hash of the policies and the schema
+    ids: tuple[str, ...] = ()  # the statements that decided
+    eval_id: str = ""  # of the evaluation; those that were answered from memory have the same
+
+
 class CredentialFacts(Facts, frozen=True, kw_only=True):
     """What was handed out. A token is known by its hash, even if it has no ID."""
 
@@ -357,6 +380,7 @@ class AuditRecord:
     severity: Severity | None = None  # None: as the outcome says
     agent: AgentFacts | None = None
     attest: AttestFacts | None = None
+    policy: PolicyFacts | None = None
     credential: CredentialFacts | None = None
     peer: PeerFacts | None = None
     detail: Mapping[str, object] = field(default_factory=dict)  # strings, integers and booleans, nested

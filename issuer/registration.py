@@ -142,7 +142,7 @@ class Registrations:
                     things, key = self._agents, SpiffeId.parse(change.key)
                 case ChangeKind.AGENT_CLASS:
                     things, key = self._classes, change.key
-                case ChangeKind.AUTHORITY | ChangeKind.REVOCATION:
+                case ChangeKind.AUTHORITY | ChangeKind.REVOCATION | ChangeKind.POLICY:
                     continue
             if value is None:
                 things.pop(key, None)

@@ -49,6 +49,7 @@ TABLE: Final[dict[str, frozenset[Kind]]] = {
     **_methods("/issuer.v1.Revocation", "Revoke ListRevoked CertifyRetirement", _OPERATORS),
     **_methods("/issuer.v1.Revocation", "GetStatus", _ANYONE),
     **_methods("/issuer.v1.Audit", "ListEvents ProveEvent GetCheckpoint", _OPERATORS),
+    **_methods("/issuer.v1.Policy", "Put List Get Delete Test Simulate GetBundle", _OPERATORS),
     **_methods(
         "/issuer.v1.Agents",
         "RegisterAgent GetAgent ListAgents UpdateAgent ActivateAgent SuspendAgent ResumeAgent RetireAgent "

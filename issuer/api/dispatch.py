@@ -19,7 +19,15 @@ from issuer.api.authorization import authorize
 from issuer.api.caller import Caller, Callers, Connection, Kind
 from issuer.api.event_types import event_type
 from issuer.keys import KeyManagerError
-from issuer.model import AgentFacts, AttestFacts, AuditRecord, CredentialFacts, Outcome, PeerFacts
+from issuer.model import (
+    AgentFacts,
+    AttestFacts,
+    AuditRecord,
+    CredentialFacts,
+    Outcome,
+    PeerFacts,
+    PolicyFacts,
+)
 from issuer.store import Database
 from spiffekit.daemon import health_service
 from spiffekit.daemon.clock import Clock
@@ -90,6 +98,7 @@ class Call:
         reason: str = "",
         agent: AgentFacts | None = None,
         attest: AttestFacts | None = None,
+        policy: PolicyFacts | None = None,
         credential: CredentialFacts | None = None,
         **detail: object,
     ) -> AuditRecord:
@@ -105,6 +114,7 @@ class Call:
             reason=reason,
             agent=agent,
             attest=attest,
+            policy=policy,
             credential=credential,
             peer=None if here else PeerFacts(ip=self.connection.address),
             detail={"call": self.id, **detail},
@@ -203,7 +213,8 @@ class Dispatcher:
         if (
             call is not None
             and call.caller.kind in (Kind.LOCAL, Kind.ADMIN)
-            and not isinstance(error, errors.StoreError)
+            # What the database refuses cannot be recorded; what policy denies, its service has recorded.
+            and not isinstance(error, errors.StoreError | errors.PolicyDeniedError)
         ):
             await self._audit_refusal(call, status)
         return status

@@ -8,7 +8,8 @@ from typing import Any
 
 from issuer.api.dispatch import Call
 from issuer.ca.signing import IssuedX509Svid
-from issuer.model import AgentFacts, AttestFacts, AuditRecord, CredentialFacts, Node
+from issuer.errors import PolicyDeniedError
+from issuer.model import AgentFacts, AttestFacts, AuditRecord, CredentialFacts, Node, Outcome
 from spiffekit.wire.convert import seconds
 
 
@@ -18,17 +19,27 @@ def issued_record(call: Call, said: Mapping[str, Any]) -> AuditRecord:
     Args:
         said: ``id``, with ``serial`` of an X.509-SVID, ``audience`` and ``jti`` of a JWT-SVID, or ``kind``
             and ``jti`` of a WIT-SVID; ``exp`` in seconds since 1970; and where they are known ``entry``,
-            ``evidence`` and ``agent``.
+            ``evidence``, ``agent`` and ``policy``.
     """
     detail: dict[str, Any] = dict(said)
-    spiffe_id, agent = detail.pop("id"), detail.pop("agent", None)
     serial, jti, exp = detail.pop("serial", ""), detail.pop("jti", ""), detail.pop("exp")
     kind = detail.pop("kind", "x509-svid" if serial else "jwt-svid")
+    return _record(call, detail, credential=_credential(kind, serial=serial, jti=jti, exp=exp))
+
+
+def denied_record(call: Call, error: PolicyDeniedError, said: Mapping[str, Any]) -> AuditRecord:
+    """Return the record of an SVID that policy denied; `said` is what is known of the workload."""
+    return _record(call, {**error.recorded, **said}, outcome=Outcome.DENIED, reason=str(error))
+
+
+def _record(call: Call, detail: dict[str, Any], **facts: Any) -> AuditRecord:
+    spiffe_id, agent = detail.pop("id"), detail.pop("agent", None)
     evidence: Mapping[str, Any] = detail.get("evidence", {})
     node = call.caller.node
     return call.record(
         spiffe_id,
-        credential=_credential(kind, serial=serial, jti=jti, exp=exp),
+        **facts,
+        policy=detail.pop("policy", None),
         attest=None if node is None else _attest(node, evidence.get("selectors_sha256", "")),
         agent=None
         if agent is None

@@ -2,27 +2,30 @@
 """spire.api.server.svid.v1: nodes get SVIDs for their entries, operators mint them by hand."""
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Final, NamedTuple
 
 from issuer.api.convert import id_field
 from issuer.api.dispatch import Call, item_status
-from issuer.api.issued import issued_record
+from issuer.api.issued import denied_record, issued_record
 from issuer.ca.authorities import Authorities
 from issuer.ca.requests import check_dns_names, parse_csr
-from issuer.ca.signing import IssuedToken, IssuedX509Svid
+from issuer.ca.signing import IssuedToken, IssuedX509Svid, check_audience
 from issuer.errors import (
     EvidenceRejectedError,
     InvalidRequestError,
     IssuerError,
     NotAuthorizedError,
     NotFoundError,
+    PolicyDeniedError,
 )
 from issuer.evidence import EvidenceJudge, recorded
 from issuer.governance.issuance import Governor
-from issuer.model import RegistrationEntry
+from issuer.governance.policy import attest_of
+from issuer.model import AuditRecord, RegistrationEntry
 from issuer.registration import Registrations
 from issuer.store import Database
 from issuer.store.nodes import SERVER_PATH
@@ -30,6 +33,7 @@ from spiffekit.daemon.limits import RateLimit
 from spiffekit.errors import EvidenceError, SpiffeIdError
 from spiffekit.evidence import Evidence
 from spiffekit.id import SpiffeId, TrustDomain
+from spiffekit.policy import Attest
 from spiffekit.wire.convert import seconds, spiffe_id_to_proto
 from spiffekit.wire.evidence import evidence_from_proto
 from spiffekit.wire.pb.spire.api import types_pb2
@@ -45,7 +49,8 @@ class Judged(NamedTuple):
     """What an entry gives to a workload, and what the node saw of it."""
 
     spiffe_id: SpiffeId
-    evidence: Evidence | None
+    evidence: Evidence | None = None
+    attest: Attest | None = None  # what policy sees of node and evidence; None for what is minted by hand
 
     @property
     def recorded(self) -> dict[str, Any]:
@@ -88,7 +93,7 @@ class SvidService:
         async def one(
             params: svid_pb2.NewX509SVIDParams, result: Any, entry: RegistrationEntry, given: Judged
         ) -> dict[str, Any]:
-            svid, signed = await self._sign(entry, given.spiffe_id, params.csr, call)
+            svid, signed = await self._sign(entry, given, params.csr, call)
             _fill(result.svid, svid, entry.hint)
             return signed
 
@@ -105,24 +110,29 @@ class SvidService:
             raise InvalidRequestError(f"params: more than {MAX_BATCH}")
         self._limit.spend(call.caller.source, len(asked))
         entries = self._registrations.authorized(call.caller.node_id, call.now).by_id
-        issued = []
+        issued: list[dict[str, Any]] = []
+        denied: list[AuditRecord] = []
         for index, params in enumerate(asked):
             if index % CHUNK == CHUNK - 1:
                 await asyncio.sleep(0)
             result = results.add()
+            saw: dict[str, Any] = {}
             try:
                 entry = _authorized(entries, params.entry_id)
                 given = self._judged(entry, params, call)
+                saw = {"entry": entry.id, **given.recorded}
                 signed = await one(params, result, entry, given)
             except (IssuerError, EvidenceError) as error:
                 if isinstance(error, EvidenceRejectedError):  # a node that claims too much is an attack
                     extra = {"node": str(call.caller.node_id), "entry": params.entry_id, "reason": str(error)}
                     logger.warning("evidence refused", extra=extra)
+                if isinstance(error, PolicyDeniedError):
+                    denied.append(denied_record(call, error, saw))
                 result.status.CopyFrom(item_status(error))
                 continue
             result.status.message = "OK"
-            issued.append({"entry": entry.id, **signed, **given.recorded})
-        await self._record(call, issued)
+            issued.append({**signed, **saw})
+        await self._record(call, issued, denied)
 
     def _judged(
         self,
@@ -132,20 +142,21 @@ class SvidService:
     ) -> Judged:
         """Return the ID that the entry gives, for what the node saw of the workload."""
         if not entry.needs_evidence and not asked.HasField("evidence"):
-            return Judged(entry.spiffe_id, None)
+            return Judged(entry.spiffe_id, None, attest_of(call.caller.node, None))
         if call.caller.node is None:
             raise NotAuthorizedError("only a node has evidence")
         evidence = evidence_from_proto(asked.evidence) if asked.HasField("evidence") else None
         spiffe_id = self._judge.judge(entry, evidence, call.caller.node, call.now)
-        return Judged(spiffe_id, evidence)
+        return Judged(spiffe_id, evidence, attest_of(call.caller.node, evidence))
 
     async def _sign(
-        self, entry: RegistrationEntry, spiffe_id: SpiffeId, csr: bytes, call: Call
+        self, entry: RegistrationEntry, given: Judged, csr: bytes, call: Call
     ) -> tuple[IssuedX509Svid, dict[str, Any]]:
         # Only the key of the request counts; every name comes from the entry.
-        allowed = self._governor.allow_x509(spiffe_id, entry.x509_svid_ttl or self._x509_ttl)
+        ttl = entry.x509_svid_ttl or self._x509_ttl
+        allowed = self._governor.allow_x509(given.spiffe_id, ttl, call.now, given.attest)
         svid = await self._authorities.x509.sign(
-            spiffe_id,
+            given.spiffe_id,
             parse_csr(csr).public_key_der,
             ttl=allowed.ttl,
             now=call.now,
@@ -161,20 +172,20 @@ class SvidService:
         entries = self._registrations.authorized(call.caller.node_id, call.now).by_id
         entry = _authorized(entries, request.entry_id)
         given = self._judged(entry, request, call)
-        svid, signed = await self._sign_jwt(
-            given.spiffe_id,
-            tuple(request.audience),
-            entry.jwt_svid_ttl or self._jwt_ttl,
-            call,
-            jti=entry.jwt_svid_include_jti,
-        )
-        await self._record(call, [{"entry": entry.id, **signed, **given.recorded}])
+        saw = {"entry": entry.id, **given.recorded}
+        ttl = entry.jwt_svid_ttl or self._jwt_ttl
+        async with self._denials_recorded(call, saw):
+            svid, signed = await self._sign_jwt(
+                given, tuple(request.audience), ttl, call, jti=entry.jwt_svid_include_jti
+            )
+        await self._record(call, [{**signed, **saw}])
         return svid_pb2.NewJWTSVIDResponse(svid=_jwt(svid, entry.hint))
 
     async def _sign_jwt(
-        self, spiffe_id: SpiffeId, audience: tuple[str, ...], ttl: timedelta, call: Call, *, jti: bool = False
+        self, given: Judged, audience: tuple[str, ...], ttl: timedelta, call: Call, *, jti: bool = False
     ) -> tuple[IssuedToken, dict[str, Any]]:
-        allowed = self._governor.allow_jwt(spiffe_id, ttl, audience)
+        spiffe_id, audience = given.spiffe_id, check_audience(audience)
+        allowed = self._governor.allow_jwt(spiffe_id, ttl, call.now, given.attest, audience=audience)
         svid = await self._authorities.jwt.sign(
             spiffe_id,
             audience,
@@ -205,7 +216,8 @@ class SvidService:
             raise InvalidRequestError(f"csr: {error}") from error
         self._mintable(spiffe_id)
         check_dns_names(dns_names)
-        allowed = self._governor.allow_x509(spiffe_id, asked_ttl(request.ttl, self._x509_ttl))
+        async with self._denials_recorded(call):
+            allowed = self._governor.allow_x509(spiffe_id, asked_ttl(request.ttl, self._x509_ttl), call.now)
         svid = await self._authorities.x509.sign(
             spiffe_id,
             parsed.public_key_der,
@@ -223,7 +235,8 @@ class SvidService:
         spiffe_id = id_field("id", request.id, self._trust_domain)
         self._mintable(spiffe_id)
         ttl = asked_ttl(request.ttl, self._jwt_ttl)
-        svid, signed = await self._sign_jwt(spiffe_id, tuple(request.audience), ttl, call)
+        async with self._denials_recorded(call):
+            svid, signed = await self._sign_jwt(Judged(spiffe_id), tuple(request.audience), ttl, call)
         await self._record(call, [signed])
         return svid_pb2.MintJWTSVIDResponse(svid=_jwt(svid))
 
@@ -233,10 +246,22 @@ class SvidService:
         if spiffe_id.path == SERVER_PATH:
             raise InvalidRequestError("id: is that of the issuer itself")
 
-    async def _record(self, call: Call, issued: list[dict[str, Any]]) -> None:
+    @contextlib.asynccontextmanager
+    async def _denials_recorded(
+        self, call: Call, saw: Mapping[str, Any] | None = None
+    ) -> AsyncIterator[None]:
+        try:
+            yield
+        except PolicyDeniedError as error:
+            await self._database.record(denied_record(call, error, saw or {}))
+            raise
+
+    async def _record(
+        self, call: Call, issued: list[dict[str, Any]], denied: Sequence[AuditRecord] = ()
+    ) -> None:
         """Record what was issued before it is handed out: what cannot be recorded is not issued."""
-        if issued:
-            await self._database.record(*(issued_record(call, said) for said in issued))
+        if issued or denied:
+            await self._database.record(*(issued_record(call, said) for said in issued), *denied)
         # An agent that was suspended meanwhile has no record of it among what was taken back.
         for said in issued:
             self._governor.check_active(SpiffeId.parse(said["id"]))

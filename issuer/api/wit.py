@@ -14,7 +14,6 @@ from issuer.api.svid import Judged, SvidService, asked_ttl
 from issuer.ca.signing import Holder, IssuedToken
 from issuer.errors import EvidenceRejectedError
 from issuer.model import RegistrationEntry
-from spiffekit.id import SpiffeId
 from spiffekit.wire.convert import seconds, spiffe_id_to_proto
 from spiffekit.wire.pb.spire.api import types_pb2
 from spiffekit.wire.pb.spire.api.server.svid.v1 import svid_pb2
@@ -39,7 +38,7 @@ class WitSvidService(SvidService):
             if given.evidence is None:
                 raise EvidenceRejectedError("evidence: a WIT-SVID requires it")
             holder = Holder(params.public_key, params.signing_algorithm, given.evidence.instance_uid)
-            svid, signed = await self._sign_wit(given.spiffe_id, holder, self._wit_ttl, call)
+            svid, signed = await self._sign_wit(given, holder, self._wit_ttl, call)
             result.svid.CopyFrom(_wit(svid, entry.hint))
             return signed
 
@@ -53,14 +52,17 @@ class WitSvidService(SvidService):
         spiffe_id = id_field("id", request.id, self._trust_domain)
         self._mintable(spiffe_id)
         holder = Holder(request.public_key, request.signing_algorithm)
-        svid, signed = await self._sign_wit(spiffe_id, holder, asked_ttl(request.ttl, self._wit_ttl), call)
+        ttl = asked_ttl(request.ttl, self._wit_ttl)
+        async with self._denials_recorded(call):
+            svid, signed = await self._sign_wit(Judged(spiffe_id), holder, ttl, call)
         await self._record(call, [signed])
         return svid_pb2.MintWITSVIDResponse(svid=_wit(svid))
 
     async def _sign_wit(
-        self, spiffe_id: SpiffeId, holder: Holder, ttl: timedelta, call: Call
+        self, given: Judged, holder: Holder, ttl: timedelta, call: Call
     ) -> tuple[IssuedToken, dict[str, Any]]:
-        allowed = self._governor.allow_wit(spiffe_id, ttl)
+        spiffe_id = given.spiffe_id
+        allowed = self._governor.allow_wit(spiffe_id, ttl, call.now, given.attest)
         owner = "" if allowed.owner is None else str(allowed.owner)
         svid = await self._authorities.wit.sign(spiffe_id, holder, ttl=allowed.ttl, now=call.now, owner=owner)
         return svid, {

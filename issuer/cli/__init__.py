@@ -14,6 +14,7 @@ from issuer.cli import (
     entry,
     jwt,
     node,
+    policy,
     revocation,
     service,
     token,
@@ -49,6 +50,7 @@ for command in (
     audit.group,
     trace.trace,
     agent_class.group,
+    policy.group,
     revocation.group,
 ):
     main.add_command(command)

@@ -28,6 +28,7 @@ from issuer.store.entries import EntryStore
 from issuer.store.events import Event, encode
 from issuer.store.join_tokens import JoinTokenStore
 from issuer.store.nodes import NodeStore
+from issuer.store.policies import PolicyStore
 from issuer.store.revocations import RevocationStore
 from spiffekit.daemon.clock import Clock
 
@@ -77,6 +78,11 @@ class Transaction:
     def agents(self) -> AgentStore:
         """Agents and their classes."""
         return AgentStore(self._connection, self.changes, self.entries)
+
+    @cached_property
+    def policies(self) -> PolicyStore:
+        """Policies, every version of them."""
+        return PolicyStore(self._connection, self.changes)
 
     @cached_property
     def revocations(self) -> RevocationStore:

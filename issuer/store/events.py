@@ -3,7 +3,7 @@
 
 An event is canonical JSON (RFC 8785) of at most 16 KiB, and exactly those bytes are a leaf of the log that
 shows that nothing was changed. It has those of its members that are known: ``v id seq time type severity
-outcome actor action resource agent attest credential peer detail``.
+outcome actor action resource agent attest policy credential peer detail``.
 """
 
 import json
@@ -24,6 +24,7 @@ from issuer.model import (
     Facts,
     Outcome,
     PeerFacts,
+    PolicyFacts,
     Severity,
     new_entry_id,
 )
@@ -60,6 +61,7 @@ class Event:
 _FACTS: Final[dict[str, type[Facts]]] = {
     "agent": AgentFacts,
     "attest": AttestFacts,
+    "policy": PolicyFacts,
     "credential": CredentialFacts,
     "peer": PeerFacts,
 }

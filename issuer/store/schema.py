@@ -122,6 +122,20 @@ revocations = Table(
 Index("revocations_spiffe_id", revocations.c.spiffe_id)
 Index("revocations_until", revocations.c.until)
 
+policies = Table(  # rows are neither changed nor deleted: triggers see to it
+    "policies",
+    metadata,
+    Column("sequence", Integer, primary_key=True, autoincrement=False),
+    Column("name", Text, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("text", Text),  # NULL: this version ended the policy
+    Column("enforced", Boolean, nullable=False),
+    Column("author", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    UniqueConstraint("name", "version"),
+)
+
 changes = Table(
     "changes",
     metadata,

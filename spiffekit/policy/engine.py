@@ -13,7 +13,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property, lru_cache
 from types import ModuleType
 from typing import Any, Final
 
@@ -50,33 +50,7 @@ class Policy:
             PolicyError: It breaks a rule of ours or of Cedar's, or does not fit the schema.
             PolicyEngineError: There is no engine.
         """
-        if not _NAME.fullmatch(self.name):
-            raise PolicyError(f"policy {self.name[:80]!r}: a name is 1 to 64 of a-z, 0-9, '.', '_' and '-'")
-        _check_text(self.name, self.text)
-        cedar, schema = _engine()
-        try:
-            parsed = json.loads(cedar.policies_to_json_str(self.text))
-            verdict = cedar.validate_policies(self.text, schema)
-        except ValueError as error:
-            raise PolicyError(f"policy {self.name!r}: {_short(error)}") from error
-        if parsed["templates"]:
-            raise PolicyError(f"policy {self.name!r}: templates (?principal, ?resource) are not supported")
-        found: dict[str, Any] = {}
-        numbers = {key: int(key.removeprefix("policy")) + 1 for key in parsed["staticPolicies"]}
-        for key in sorted(numbers, key=numbers.__getitem__):
-            statement = parsed["staticPolicies"][key]
-            statement_id = f"{self.name}#{_label(self.name, numbers[key], statement)}"
-            if statement_id in found:
-                raise PolicyError(f"policy {self.name!r}: two statements are called {statement_id!r}")
-            found[statement_id] = statement
-        if not found:
-            raise PolicyError(f"policy {self.name!r}: has no statement")
-        for wrong in sorted(verdict.errors, key=str)[:1]:
-            number = numbers[wrong.policy_id]
-            message = wrong.error.removeprefix(f"for policy `{wrong.policy_id}`, ")
-            raise PolicyError(f"policy {self.name!r}, statement {number}: {_short(message)}")
-        _compiled(found)  # what is too deep for the engine fails here
-        return found
+        return _statements(self.name, self.text, _engine())
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,16 +67,20 @@ class Decision:
 class Policies:
     """All policies that hold, ready to be asked. You get one by `compile`."""
 
-    def __init__(self, policies: tuple[Policy, ...], statements: Statements) -> None:
+    def __init__(self, policies: tuple[Policy, ...], statements: Statements, *, shadow: bool) -> None:
         self.policies = policies
         self.hash = _hash(policies)
-        self._enforced = {k: s for k, s in statements.items() if not _is_shadow(s)}
+        self._enforced = {k: s for k, s in statements.items() if shadow or not _is_shadow(s)}
         self._set = _compiled(self._enforced)
         self._with_shadow = _compiled(statements) if len(self._enforced) < len(statements) else None
 
     @classmethod
-    def compile(cls, policies: Iterable[Policy]) -> "Policies":
+    def compile(cls, policies: Iterable[Policy], *, shadow: bool = False) -> "Policies":
         """Check and compile policies.
+
+        Args:
+            policies: In any order.
+            shadow: Whether the statements in shadow mode count as well, to see what would come of it.
 
         Raises:
             PolicyError: One is malformed, there are two of a name, or too many statements.
@@ -116,7 +94,12 @@ class Policies:
             statements |= policy.statements()
             if len(statements) > MAX_STATEMENTS:
                 raise PolicyError(f"policy {policy.name!r}: there are more than {MAX_STATEMENTS} statements")
-        return cls(ordered, statements)
+        return cls(ordered, statements, shadow=shadow)
+
+    @property
+    def enforces(self) -> bool:
+        """Whether any statement counts."""
+        return bool(self._enforced)
 
     def decide(self, request: Request) -> Decision:
         """Return the decision; whatever goes wrong is a denial."""
@@ -131,9 +114,16 @@ class Policies:
         The least that can be allowed is so when each prohibition that speaks of selectors holds and no such
         permission does; the most, the other way round. Where both agree, selectors do not matter.
         """
-        least = self._ask(_compiled(self._assumed("forbid")), request)
-        most = self._ask(_compiled(self._assumed("permit")), request)
+        least, most = self._ask(self._least, request), self._ask(self._most, request)
         return least if least.allowed == most.allowed else None
+
+    @cached_property
+    def _least(self) -> Any:
+        return _compiled(self._assumed("forbid"))
+
+    @cached_property
+    def _most(self) -> Any:
+        return _compiled(self._assumed("permit"))
 
     def _assumed(self, effect: str) -> Statements:
         """Return the statements; of those on selectors only the ones of an effect, unconditional."""
@@ -159,6 +149,37 @@ class Policies:
             return Decision(allowed=True, bundle=self.hash, ids=ids)
         reason = f"policy {ids[0]} forbids it" if ids else "no policy permits it"
         return Decision(allowed=False, bundle=self.hash, ids=ids, reason=reason)
+
+
+@lru_cache(maxsize=MAX_STATEMENTS)
+def _statements(name: str, text: str, engine: tuple[Any, Any]) -> Statements:
+    if not _NAME.fullmatch(name):
+        raise PolicyError(f"policy {name[:80]!r}: a name is 1 to 64 of a-z, 0-9, '.', '_' and '-'")
+    _check_text(name, text)
+    cedar, schema = engine
+    try:
+        parsed = json.loads(cedar.policies_to_json_str(text))
+        verdict = cedar.validate_policies(text, schema)
+    except ValueError as error:
+        raise PolicyError(f"policy {name!r}: {_short(error)}") from error
+    if parsed["templates"]:
+        raise PolicyError(f"policy {name!r}: templates (?principal, ?resource) are not supported")
+    found: dict[str, Any] = {}
+    numbers = {key: int(key.removeprefix("policy")) + 1 for key in parsed["staticPolicies"]}
+    for key in sorted(numbers, key=numbers.__getitem__):
+        statement = parsed["staticPolicies"][key]
+        statement_id = f"{name}#{_label(name, numbers[key], statement)}"
+        if statement_id in found:
+            raise PolicyError(f"policy {name!r}: two statements are called {statement_id!r}")
+        found[statement_id] = statement
+    if not found:
+        raise PolicyError(f"policy {name!r}: has no statement")
+    for wrong in sorted(verdict.errors, key=str)[:1]:
+        number = numbers[wrong.policy_id]
+        message = wrong.error.removeprefix(f"for policy `{wrong.policy_id}`, ")
+        raise PolicyError(f"policy {name!r}, statement {number}: {_short(message)}")
+    _compiled(found)  # what is too deep for the engine fails here
+    return found
 
 
 def _check_text(name: str, text: str) -> None:

@@ -92,7 +92,7 @@ class Request:
         who, attest = self.principal, self.attest
         found: dict[str, Any] = {
             "action": self.action,
-            "resource": [self.resource.kind, self.resource.id],
+            "resources": [[self.resource.kind, self.resource.id]],
             "owner": who.owner,
             "class": who.agent_class,
             "team": who.team,
@@ -106,14 +106,13 @@ class Request:
     @classmethod
     def replayed(
         cls, recorded: Mapping[str, Any], spiffe_id: SpiffeId, at: datetime
-    ) -> tuple["Request", bool]:
-        """Return the request that `recorded` told of, and whether it had selectors, which are not known.
+    ) -> tuple[list["Request"], bool]:
+        """Return the requests, one for each resource, and whether they had selectors, which are not known.
 
         Raises:
             ValueError: It is none.
         """
         try:
-            kind, name = recorded["resource"]
             attest = None
             if "node" in recorded:
                 attest = Attest(
@@ -126,14 +125,17 @@ class Request:
                 team=recorded["team"],
                 review_overdue=recorded["review_overdue"],
             )
-            request = cls(
-                action=recorded["action"],
-                principal=principal,
-                resource=Resource(kind=kind, id=name),
-                at=at,
-                attest=attest,
-            )
-            return request, bool(recorded.get("selectors"))
+            requests = [
+                cls(
+                    action=recorded["action"],
+                    principal=principal,
+                    resource=Resource(kind=kind, id=name),
+                    at=at,
+                    attest=attest,
+                )
+                for kind, name in recorded["resources"]
+            ]
+            return requests, bool(recorded.get("selectors"))
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"not a recorded request: {error}") from error
 

@@ -12,12 +12,20 @@ from issuer.model import AgentClass, AgentState, JoinToken, Outcome
 from issuer.store.schema import audit, metadata
 from spiffekit.testing import TestCA
 from spiffekit.wire.convert import bundle_to_proto
-from spiffekit.wire.pb.issuer.v1 import agents_pb2, agents_pb2_grpc, revocation_pb2, revocation_pb2_grpc
+from spiffekit.wire.pb.issuer.v1 import (
+    agents_pb2,
+    agents_pb2_grpc,
+    policy_pb2,
+    policy_pb2_grpc,
+    revocation_pb2,
+    revocation_pb2_grpc,
+)
 from spiffekit.wire.pb.spire.api import types_pb2
 from spiffekit.wire.pb.spire.api.server.agent.v1 import agent_pb2, agent_pb2_grpc
 from spiffekit.wire.pb.spire.api.server.bundle.v1 import bundle_pb2, bundle_pb2_grpc
 from spiffekit.wire.pb.spire.api.server.entry.v1 import entry_pb2, entry_pb2_grpc
 from spiffekit.wire.pb.spire.api.server.svid.v1 import svid_pb2, svid_pb2_grpc
+from tests.issuer.governance.policies import a_stored
 from tests.issuer.strategies import an_agent
 from tests.issuer_api.entries import message
 from tests.issuer_api.test_svid import request, uri
@@ -35,6 +43,7 @@ READS = {
     "/issuer.v1.Explain": "Why",
     "/issuer.v1.Revocation": "ListRevoked GetStatus",
     "/issuer.v1.Audit": "ListEvents ProveEvent GetCheckpoint",
+    "/issuer.v1.Policy": "List Get Test Simulate GetBundle",
     "/issuer.v1.Agents": "GetAgent ListAgents ListAgentClasses",
 }
 ACTS = {}
@@ -248,6 +257,20 @@ async def DeleteAgentClass(stub):
     await stub.DeleteAgentClass(agents_pb2.DeleteAgentClassRequest(name="empty"))
 
 
+laid_down = {"service": "/issuer.v1.Policy", "stub": policy_pb2_grpc.PolicyStub}
+ALL = "permit(principal, action, resource);"
+
+
+@act(**laid_down)
+async def Put(stub):
+    await stub.Put(policy_pb2.PutPolicyRequest(name="new", text=ALL, reason="because"))
+
+
+@act(**laid_down)
+async def Delete(stub):
+    await stub.Delete(policy_pb2.DeletePolicyRequest(name="old", reason="because"))
+
+
 @pytest.fixture
 async def world(place, clock):
     async with World.open(place, clock, wit=True) as made:
@@ -267,6 +290,7 @@ async def channels(world):
         agent = an_agent(f"/agent/{state}", state=state)
         await world.database.write(lambda tx, agent=agent: tx.agents.create(agent))
     await world.database.write(lambda tx: tx.agents.put_class(AgentClass(name="empty")))
+    await world.database.write(lambda tx: tx.policies.add(a_stored(ALL, "old")))
     return {
         "operator": await world.local(),
         "stranger": await world.dial(),

@@ -301,3 +301,12 @@ async def test_a_key_id_that_stands_twice_is_refused(local):
         Code.INVALID_ARGUMENT.value[0],
         "kid 'test-key' is that of a JWT and of a WIT authority",
     )
+
+
+async def test_policy_is_asked_before_one_is_signed_for_an_agent(world):
+    await world.database.write(lambda tx: tx.agents.create(an_agent()))
+    await world.database.write(lambda tx: tx.policies.add(a_stored(NONE)))
+    with pytest.raises(grpc.aio.AioRpcError, match="policy p#1 forbids it"):
+        await mint(await world.local(), "/agent/payer")
+    (denied,) = [record for record in await world.trail() if record.type == "svid.refused"]
+    assert (denied.agent.spiffe_id, denied.policy.ids) == ("spiffe://example.org/agent/payer", ("p#1",))

@@ -23,6 +23,7 @@ from issuer.api.dispatch import Dispatcher, Metrics
 from issuer.api.entry import EntryService
 from issuer.api.explain import ExplainService
 from issuer.api.node import NodeService
+from issuer.api.policy import PolicyService
 from issuer.api.revocation import RevocationService
 from issuer.api.svid import SvidService
 from issuer.api.updates import UpdatesService
@@ -36,6 +37,7 @@ from issuer.governance.issuance import Governor
 from issuer.governance.lifecycle import Lifecycle
 from issuer.governance.log_files import LogFiles
 from issuer.governance.people import People
+from issuer.governance.policy import PolicyJudge
 from issuer.governance.revocation import Publisher, Revocations
 from issuer.keys.memory import MemoryKeyManager
 from issuer.model import Node, RegistrationEntry
@@ -53,7 +55,14 @@ from spiffekit.id import SpiffeId, TrustDomain
 from spiffekit.keys import private_key_to_der, public_key_to_der
 from spiffekit.selector import Selector
 from spiffekit.wire import tls
-from spiffekit.wire.pb.issuer.v1 import agents_pb2, audit_pb2, explain_pb2, revocation_pb2, updates_pb2
+from spiffekit.wire.pb.issuer.v1 import (
+    agents_pb2,
+    audit_pb2,
+    explain_pb2,
+    policy_pb2,
+    revocation_pb2,
+    updates_pb2,
+)
 from spiffekit.wire.pb.spire.api import types_pb2
 from spiffekit.wire.pb.spire.api.server.agent.v1 import agent_pb2
 from spiffekit.wire.pb.spire.api.server.bundle.v1 import bundle_pb2
@@ -72,6 +81,7 @@ SERVICES = {
     "health": health_service.SERVICE,
     "audit": audit_pb2.DESCRIPTOR.services_by_name["Audit"],
     "agents": agents_pb2.DESCRIPTOR.services_by_name["Agents"],
+    "policy": policy_pb2.DESCRIPTOR.services_by_name["Policy"],
     "revocation": revocation_pb2.DESCRIPTOR.services_by_name["Revocation"],
     "explain": explain_pb2.DESCRIPTOR.services_by_name["Explain"],
     "updates": updates_pb2.DESCRIPTOR.services_by_name["Updates"],
@@ -136,7 +146,11 @@ class World:
             world.log = ChangeLog(last, kept=options.get("kept", 10_000))
             world.revocations = Revocations(TRUST_DOMAIN, known)
             world.publisher = Publisher(world.authorities, world.revocations, world.log, clock)
-            database.on_commit += [known.apply, world.revocations.apply, world.log.publish]
+            world.policy = policy = PolicyJudge()
+            await database.read(lambda tx: policy.load(tx.policies.newest(), enforced=tx.policies.enforced()))
+            database.on_commit += [
+                known.apply, world.revocations.apply, policy.apply, world.log.publish,
+            ]  # fmt: skip
             await world.authorities.load()
             await world.identity.refresh()
             async with contextlib.AsyncExitStack() as stack:
@@ -212,8 +226,9 @@ class World:
                 jwt_svid_ttl=timedelta(minutes=5),
                 sign_limit=limits["sign_limit"],
                 judge=EvidenceJudge(self.options.get("pods")),
-                governor=Governor(self.registrations),
+                governor=Governor(self.registrations, self.policy),
             ),
+            "policy": PolicyService(TRUST_DOMAIN, **common, judge=self.policy, authorities=self.authorities),
             "revocation": RevocationService(
                 TRUST_DOMAIN,
                 database=self.database,

@@ -40,7 +40,7 @@ def test_what_policy_cannot_see_makes_none():
 
 @pytest.mark.parametrize("request_", DIFFERENT, ids=range(len(DIFFERENT)))
 def test_the_record_of_a_request_asks_it_again_but_for_the_selectors(request_):
-    again, hidden = Request.replayed(request_.recorded(), PAYER, request_.at)
+    (again,), hidden = Request.replayed(request_.recorded(), PAYER, request_.at)
     had = request_.attest is not None and request_.attest.selectors is not None
     assert hidden is had
     if not had:
@@ -53,9 +53,14 @@ def test_no_selector_is_recorded():
     assert "hunter2" not in str(a_request(attest=an_attest(selectors=SELECTORS)).recorded())
 
 
-@pytest.mark.parametrize(
-    "broken", [{}, {"resource": 1}, {"resource": ["a"]}, {"resource": ["a", "b"], "node": "n"}, []]
-)
+def test_a_record_may_name_several_resources():
+    recorded = a_request().recorded() | {"resources": [["Audience", "bank"], ["Audience", "other"]]}
+    assert Request.replayed(recorded, PAYER, NOW) == ([a_request(), a_request(name="other")], False)
+    with pytest.raises(ValueError, match="not a recorded request"):
+        Request.replayed(recorded | {"resources": [["Audience"]]}, PAYER, NOW)
+
+
+@pytest.mark.parametrize("broken", [{}, {"resources": 1}, {"node": "n"}, []])
 def test_what_is_no_record_is_refused(broken):
     with pytest.raises(ValueError, match="not a recorded request"):
         Request.replayed(broken, PAYER, NOW)
