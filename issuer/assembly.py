@@ -173,18 +173,14 @@ class Issuer:
         ]
         await issuer.authorities.load()
         await issuer.identity.refresh()
-        entries = Gauge("issuer_entries", "Registration entries.", registry=issuer.registry)
-        entries.set_function(lambda: registrations.count()[0])
-        nodes = Gauge("issuer_nodes", "Attested nodes.", registry=issuer.registry)
-        nodes.set_function(lambda: registrations.count()[1])
-        sealed = Gauge("issuer_audit_sealed", "Events in the audit log.", registry=issuer.registry)
-        sealed.set_function(lambda: issuer.audit_log.sealed)
-        contradicted = Gauge(
-            "issuer_audit_failing", "1 while the log cannot be sealed.", registry=issuer.registry
-        )
-        contradicted.set_function(lambda: issuer.audit_log.failing)
-        witnesses = Gauge("issuer_audit_witnesses", "Witnesses of the log's head.", registry=issuer.registry)
-        witnesses.set_function(lambda: issuer.witnesses.cosigned)
+        for name, text, read in (
+            ("issuer_entries", "Registration entries.", lambda: registrations.count()[0]),
+            ("issuer_nodes", "Attested nodes.", lambda: registrations.count()[1]),
+            ("issuer_audit_sealed", "Events in the audit log.", lambda: issuer.audit_log.sealed),
+            ("issuer_audit_failing", "1 while the log cannot be sealed.", lambda: issuer.audit_log.failing),
+            ("issuer_audit_witnesses", "Witnesses of the log's head.", lambda: issuer.witnesses.cosigned),
+        ):
+            Gauge(name, text, registry=issuer.registry).set_function(read)
         return issuer
 
     log: ChangeLog

@@ -87,7 +87,8 @@ async def test_a_change_is_tried_before_it_counts(said, files, world, node):
     assert "1 of 1 decisions would come out otherwise" in told
     assert "denied" in told
     assert "p#1" in told
-    assert "no policy permits it" in await said("simulate", "--since", "7d", "--without", "p")
+    simulated = json.loads(await said("simulate", "--since", "7d", "--without", "p", "--output", "json"))
+    assert simulated["flips"][0]["reason"] == "no policy permits it"
     assert "0 of 1" in await said("simulate", "--since", "1h")
     await said("put", "--name", "q", "--file", files / "shadow", *WHY)
     assert "1 of 1" in await said("simulate", "--since", "1h", "--shadow")

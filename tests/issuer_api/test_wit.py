@@ -23,9 +23,11 @@ from spiffekit.wire.pb.spire.api import types_pb2
 from spiffekit.wire.pb.spire.api.server.bundle.v1 import bundle_pb2, bundle_pb2_grpc
 from spiffekit.wire.pb.spire.api.server.svid.v1 import svid_pb2, svid_pb2_grpc
 from spiffekit.witsvid import Presentation, WitSvid, make_proof, verify
+from tests.issuer.governance.policies import a_stored
 from tests.issuer.strategies import an_agent
 from tests.issuer_api.calls import refused
 from tests.issuer_api.world import TRUST_DOMAIN, World, id_message, spiffe_id
+from tests.spiffekit.policy.asked import NONE
 from tests.vectors import keys
 
 Code = grpc.StatusCode
@@ -307,6 +309,6 @@ async def test_policy_is_asked_before_one_is_signed_for_an_agent(world):
     await world.database.write(lambda tx: tx.agents.create(an_agent()))
     await world.database.write(lambda tx: tx.policies.add(a_stored(NONE)))
     with pytest.raises(grpc.aio.AioRpcError, match="policy p#1 forbids it"):
-        await mint(await world.local(), "/agent/payer")
+        await mint(svid_pb2_grpc.SVIDStub(await world.local()), "/agent/payer")
     (denied,) = [record for record in await world.trail() if record.type == "svid.refused"]
     assert (denied.agent.spiffe_id, denied.policy.ids) == ("spiffe://example.org/agent/payer", ("p#1",))
