@@ -20,7 +20,7 @@ LEVELS: Final = ("unknown", "join_token", "platform", "tpm")  # by number
 SIMULATION: Final = 600.0  # seconds; a hundred thousand events take a while
 name_option = click.option("--name", required=True, help="The policy.")
 reason_option = click.option("--reason", required=True, help="Why; it is kept in the audit trail.")
-text_type = click.Path(path_type=Path, exists=True, dir_okay=False)
+text_type = click.Path(path_type=Path)
 
 
 def change_options(function: F) -> F:
@@ -74,6 +74,8 @@ def _changes(
 def _text(path: Path) -> str:
     try:
         text = path.read_text("utf-8")
+    except OSError as error:
+        raise click.UsageError(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise click.UsageError(f"{path} is not UTF-8") from None
     if not text.strip():

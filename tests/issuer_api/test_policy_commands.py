@@ -117,7 +117,7 @@ async def test_one_decision_is_asked_for(said, files, world):
 
 
 async def test_what_cannot_be_read_is_not_sent(said, files):
-    for name, message in (("empty", "is empty"), ("binary", "is not UTF-8"), ("missing", "does not exist")):
+    for name, message in (("empty", "is empty"), ("binary", "is not UTF-8"), ("missing", "No such file")):
         assert message in await said("put", "--name", "p", "--file", files / name, *WHY, code=2)
     assert "policy 'p': " in await said("put", "--name", "p", "--file", files / "bad", *WHY, code=1)
 
