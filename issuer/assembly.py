@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry, Gauge
 from issuer.api import status_endpoint
 from issuer.api.agents import AgentsService
 from issuer.api.audit import AuditService
+from issuer.api.audit_reports import AuditReportsService
 from issuer.api.bundle import BundleService
 from issuer.api.caller import Callers, Connection, local_connection, tls_connection
 from issuer.api.debug import DebugService
@@ -62,6 +63,7 @@ from spiffekit.wire import tls
 from spiffekit.wire.pb.issuer.v1 import (
     agents_pb2,
     audit_pb2,
+    audit_reports_pb2,
     explain_pb2,
     policy_pb2,
     revocation_pb2,
@@ -365,6 +367,9 @@ class Issuer:
         )
         policy = PolicyService(self.trust_domain, **common, judge=self.policy, authorities=self.authorities)
         explain = ExplainService(self.trust_domain, registrations=self.registrations)
+        per_second = self.config.audit.reports_per_second
+        limit = RateLimit(per_second, per_second * 100, monotonic=self.clock.monotonic)
+        reports = AuditReportsService(self.trust_domain, **common, limit=limit)
         return [
             (updates_pb2.DESCRIPTOR.services_by_name["Updates"], updates),
             (explain_pb2.DESCRIPTOR.services_by_name["Explain"], explain),
@@ -372,6 +377,7 @@ class Issuer:
             (policy_pb2.DESCRIPTOR.services_by_name["Policy"], policy),
             (revocation_pb2.DESCRIPTOR.services_by_name["Revocation"], revocation),
             (audit_pb2.DESCRIPTOR.services_by_name["Audit"], self.audit),
+            (audit_reports_pb2.DESCRIPTOR.services_by_name["AuditReports"], reports),
         ]
 
 

@@ -159,12 +159,14 @@ class AuditTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         origin: The name of the log, for ever; the trust domain and "/audit" if left out.
         passphrase_file: A file whose first line encrypts the key of the log; without it, it is in the clear.
         witness: Tables ``[audit.witness.NAME]`` of those who are asked to cosign; see the how-to.
+        reports_per_second: Events that one attestor may add; at once, 100 times as many.
     """
 
     required: bool = True
     origin: str = ""
     passphrase_file: Path | None = None
     witness: dict[str, WitnessTable] = {}
+    reports_per_second: float = 50.0
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -223,6 +225,16 @@ def _bad_clusters(tables: Mapping[str, KubernetesTable]) -> Iterator[str]:
             table.access()
         except AccessError as error:
             yield f"kubernetes.{name}: {error}"
+
+
+def _bad_audit(table: AuditTable) -> Iterator[str]:
+    if not 0 < table.reports_per_second < math.inf:
+        yield "audit.reports_per_second: has to be a positive number"
+    if table.origin:
+        try:
+            check_name(table.origin)
+        except LogFormatError as error:
+            yield f"audit.origin: {error}"
 
 
 def _bad_endpoint(table: StatusEndpointTable) -> Iterator[str]:

@@ -100,6 +100,16 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AttestorRun:
+    """One run of a node's attestor, as far as its events are recorded."""
+
+    node: SpiffeId
+    boot: str  # what names the run, in hex
+    last: int = 0  # number of the last event
+    ended: bool = False  # it said that nothing follows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JoinToken:
     """A secret that proves one node, once. `agent_id` is an alias that the node gets besides."""
 

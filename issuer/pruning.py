@@ -15,6 +15,7 @@ logger = logging.getLogger(__name__)
 
 EVERY: Final = timedelta(minutes=5)
 BATCH: Final = 1000  # things removed in one transaction
+RUNS_KEPT: Final = timedelta(days=7)  # of attestors whose nodes are gone: they may come back
 ACTOR: Final = "issuer"
 
 
@@ -78,4 +79,5 @@ class Pruning:
             )
         ended = tx.revocations.ended(tx.now, self._batch)
         tx.revocations.forget(ended)
+        tx.attestor_runs.forget_strangers(tx.now - RUNS_KEPT)
         return len(gone) + len(ended) + tx.join_tokens.prune(tx.now)

@@ -45,6 +45,7 @@ TABLE: Final[dict[str, frozenset[Kind]]] = {
     **_methods(f"{_SERVER}debug.v1.Debug", "GetInfo", _LOCAL),
     **_methods("/grpc.health.v1.Health", "Check List Watch", _LOCAL),
     **_methods("/issuer.v1.Updates", "Watch", _NODES),
+    **_methods("/issuer.v1.AuditReports", "Report", _NODES),
     **_methods("/issuer.v1.Explain", "Why", _OPERATORS),
     **_methods("/issuer.v1.Revocation", "Revoke ListRevoked CertifyRetirement", _OPERATORS),
     **_methods("/issuer.v1.Revocation", "GetStatus", _ANYONE),

@@ -15,6 +15,8 @@ from issuer.store.schema import audit, stamp
 
 _LAST: Final = sa.select(sa.func.max(audit.c.sequence))
 _ADD: Final = audit.insert()
+NODES_WORD: Final = "node."  # what types begin with of events that a node alone vouches for
+_OUR_WORD: Final = ~audit.c.type.startswith(NODES_WORD)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +106,10 @@ class AuditStore:
     def credentials(self, subject: str, since: datetime, *, valid_at: datetime) -> list[AuditRecord]:
         """Return the records of what a subject was given from an instant on, and that ends after another."""
         query = sa.select(audit.c.event).where(
-            audit.c.subject == subject, audit.c.at >= stamp(since), audit.c.credential.is_not(None)
+            audit.c.subject == subject,
+            audit.c.at >= stamp(since),
+            audit.c.credential.is_not(None),
+            _OUR_WORD,
         )
         rows = self._connection.execute(query.order_by(audit.c.sequence))
         # There may be a hundred thousand, of which few are left: only these are read whole.
@@ -112,8 +117,8 @@ class AuditStore:
 
     def by_credential(self, credential: str) -> AuditRecord | None:
         """Return the first record of a serial number, `jti` or hash that was handed out, or None."""
-        query = sa.select(audit.c.event).where(audit.c.credential == credential).order_by(audit.c.sequence)
-        row = self._connection.execute(query.limit(1)).first()
+        query = sa.select(audit.c.event).where(audit.c.credential == credential, _OUR_WORD)
+        row = self._connection.execute(query.order_by(audit.c.sequence).limit(1)).first()
         return None if row is None else decode(row.event)
 
     def since(self, sequence: int, limit: int) -> list[tuple[int, AuditRecord]]:

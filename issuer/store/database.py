@@ -20,6 +20,7 @@ from issuer.errors import IssuerError, StoreError
 from issuer.model import AuditRecord, Change
 from issuer.store import schema
 from issuer.store.agents import AgentStore
+from issuer.store.attestor_runs import AttestorRunStore
 from issuer.store.audit import AuditStore
 from issuer.store.authorities import AuthorityStore
 from issuer.store.bundles import BundleStore
@@ -103,6 +104,11 @@ class Transaction:
     def authorities(self) -> AuthorityStore:
         """The journal of authorities."""
         return AuthorityStore(self._connection, self.changes)
+
+    @cached_property
+    def attestor_runs(self) -> AttestorRunStore:
+        """Runs of attestors."""
+        return AttestorRunStore(self._connection)
 
     @cached_property
     def audit(self) -> AuditStore:

@@ -136,6 +136,17 @@ policies = Table(  # rows are neither changed nor deleted: triggers see to it
     UniqueConstraint("name", "version"),
 )
 
+attestor_runs = Table(
+    "attestor_runs",
+    metadata,
+    Column("node", Text, primary_key=True),
+    Column("boot", Text, primary_key=True),
+    Column("turn", Integer, nullable=False),  # the node's greatest is of the run that reported last
+    Column("last", BigInteger, nullable=False),
+    Column("ended", Boolean, nullable=False),
+    Column("at", BigInteger, nullable=False),  # of the node's last report
+)
+
 changes = Table(
     "changes",
     metadata,

@@ -323,6 +323,12 @@ def test_variables_are_replaced_when_that_is_wanted(path, monkeypatch):
     assert unset in mistakes(path, text, expand_env=True)
 
 
+@pytest.mark.parametrize("number", ["0", "-1.5", "inf", "nan"])
+def test_reports_have_a_positive_rate(path, number):
+    rule = "audit.reports_per_second: has to be a positive number"
+    assert mistakes(path, f"{MINIMAL}\n[audit]\nreports_per_second = {number}\n") == [rule]
+
+
 @pytest.mark.parametrize("origin", ["a b", "a+b", "x" * 256])
 def test_a_log_has_a_name_that_checkpoints_can_have(path, origin):
     assert mistakes(path, f'{MINIMAL}\n[audit]\norigin = "{origin}"\n')[0].startswith(

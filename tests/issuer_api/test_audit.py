@@ -15,6 +15,8 @@ from spiffekit.wire.convert import bundle_to_proto
 from spiffekit.wire.pb.issuer.v1 import (
     agents_pb2,
     agents_pb2_grpc,
+    audit_reports_pb2,
+    audit_reports_pb2_grpc,
     policy_pb2,
     policy_pb2_grpc,
     revocation_pb2,
@@ -194,6 +196,12 @@ async def MintWITSVID(stub):
 async def BatchNewWITSVID(stub):
     wanted = svid_pb2.NewWITSVIDParams(entry_id="web", evidence=saw("unix:uid:1000"), **holder())
     return await stub.BatchNewWITSVID(svid_pb2.BatchNewWITSVIDRequest(params=[wanted]))
+
+
+@act(service="/issuer.v1.AuditReports", stub=audit_reports_pb2_grpc.AuditReportsStub, caller="node")
+async def Report(stub):
+    started = audit_reports_pb2.ReportedEvent(number=1, started={"version": "1.0"})
+    await stub.Report(audit_reports_pb2.ReportRequest(boot=bytes(16), events=[started]))
 
 
 def spec(path):

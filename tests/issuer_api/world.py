@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry
 
 from issuer.api.agents import AgentsService
 from issuer.api.audit import AuditService
+from issuer.api.audit_reports import AuditReportsService
 from issuer.api.bundle import BundleService
 from issuer.api.caller import Callers, local_connection, tls_connection
 from issuer.api.debug import DebugService
@@ -58,6 +59,7 @@ from spiffekit.wire import tls
 from spiffekit.wire.pb.issuer.v1 import (
     agents_pb2,
     audit_pb2,
+    audit_reports_pb2,
     explain_pb2,
     policy_pb2,
     revocation_pb2,
@@ -80,6 +82,7 @@ SERVICES = {
     "debug": debug_pb2.DESCRIPTOR.services_by_name["Debug"],
     "health": health_service.SERVICE,
     "audit": audit_pb2.DESCRIPTOR.services_by_name["Audit"],
+    "audit_reports": audit_reports_pb2.DESCRIPTOR.services_by_name["AuditReports"],
     "agents": agents_pb2.DESCRIPTOR.services_by_name["Agents"],
     "policy": policy_pb2.DESCRIPTOR.services_by_name["Policy"],
     "revocation": revocation_pb2.DESCRIPTOR.services_by_name["Revocation"],
@@ -204,7 +207,7 @@ class World:
         common = {"database": self.database, "registrations": self.registrations}
         limits = {
             name: RateLimit(*self.options.get(name, (MANY, MANY)), monotonic=self.clock.monotonic)
-            for name in ("attest_limit", "sign_limit")
+            for name in ("attest_limit", "sign_limit", "report_limit")
         }
         return {
             "agent": NodeService(
@@ -240,6 +243,7 @@ class World:
                 TRUST_DOMAIN, **common, lifecycle=Lifecycle(self.options.get("people", People(None)))
             ),
             "audit": AuditService(database=self.database, files=self.audit_files, key=self.audit_signer.key),
+            "audit_reports": AuditReportsService(TRUST_DOMAIN, **common, limit=limits["report_limit"]),
             "debug": DebugService(registrations=self.registrations, identity=self.identity, clock=self.clock),
             "health": HealthService(self.health),
             "explain": ExplainService(TRUST_DOMAIN, registrations=self.registrations),
