@@ -25,14 +25,17 @@ MAX_SECONDS: Final = 253_402_300_799  # since 1970: the end of the calendar
 MAX_PATH: Final = 4096  # bytes
 MAX_AUDIENCE: Final = 4096  # bytes of all names together
 MAX_NAMES: Final = 100  # entries or kinds of selectors of one event
+TOKENS: Final = ("jwt-svid", "wit-svid")
 _NOTHING: Final[Mapping[str, Any]] = {}
 
 _ENTRY: Final = re.compile(r"[A-Za-z0-9._-]{1,255}", re.ASCII)
 _INSTANCE: Final = re.compile(r"([a-z2-7]{26})?", re.ASCII)
-_JTI: Final = re.compile(r"[!-~]{1,255}", re.ASCII)
 _KIND: Final = re.compile(r"[!-~]{1,255}", re.ASCII)
-_SERIAL: Final = re.compile(r"[1-9][0-9]{0,48}", re.ASCII)  # RFC 5280 §4.1.2.2: at most 20 bytes
-_SHA256: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_CREDENTIALS: Final = {
+    "serial": re.compile(r"[1-9][0-9]{0,48}", re.ASCII),  # RFC 5280 §4.1.2.2: at most 20 bytes
+    "jti": re.compile(r"[!-~]{1,255}", re.ASCII),
+    "token_sha256": re.compile(r"[0-9a-f]{64}", re.ASCII),
+}
 _HASH_OR_NONE: Final = re.compile(r"([0-9a-f]{64})?", re.ASCII)
 _VERSION: Final = re.compile(r"[ -~]{0,255}", re.ASCII)
 _WORD: Final = re.compile(r"[a-z_]{1,64}", re.ASCII)
@@ -153,18 +156,13 @@ def _credential(fetched: audit_reports_pb2.SvidFetched) -> CredentialFacts:
     if not 0 <= fetched.expires_at <= MAX_SECONDS:
         raise InvalidRequestError("fetched.expires_at: is before 1970 or after 9999")
     exp = datetime.fromtimestamp(fetched.expires_at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    match fetched.WhichOneof("credential"):
-        case "serial":
-            serial = _text("fetched.serial", fetched.serial, _SERIAL)
-            return CredentialFacts(kind="x509-svid", serial=serial, exp=exp)
-        case "jti":
-            jti = _text("fetched.jti", fetched.jti, _JTI)
-            return CredentialFacts(kind="jwt-svid", jti=jti, exp=exp)
-        case "token_sha256":
-            sha256 = _text("fetched.token_sha256", fetched.token_sha256, _SHA256)
-            return CredentialFacts(kind="jwt-svid", sha256=sha256, exp=exp)
-        case _:
-            raise InvalidRequestError("fetched.credential: is missing")
+    told = fetched.WhichOneof("credential")
+    if told is None:
+        raise InvalidRequestError("fetched.credential: is missing")
+    if fetched.kind not in (("x509-svid",) if told == "serial" else TOKENS):
+        raise InvalidRequestError(f"fetched.kind: {fetched.kind[:64]!r} is none that has a {told}")
+    found = _text(f"fetched.{told}", getattr(fetched, told), _CREDENTIALS[told])
+    return CredentialFacts(kind=fetched.kind, exp=exp, **{told.removeprefix("token_"): found})
 
 
 def _process(process: audit_reports_pb2.ReportedProcess) -> dict[str, Any]:

@@ -22,7 +22,13 @@ NEXT = bytes(range(16, 32))
 NODE = "spiffe://example.org/spire/agent/test/n1"
 WEB = "spiffe://example.org/web"
 PROCESS = {"pid": 4711, "uid": 1000, "path": "/usr/bin/agent", "sha256": "ab" * 32}
-FETCHED = {"spiffe_id": WEB, "token_sha256": "cd" * 32, "expires_at": 1_800_000_000, "entry_id": "web"}
+FETCHED = {
+    "spiffe_id": WEB,
+    "kind": "jwt-svid",
+    "token_sha256": "cd" * 32,
+    "expires_at": 1_800_000_000,
+    "entry_id": "web",
+}
 HOUR = timedelta(hours=1)
 
 
@@ -138,7 +144,8 @@ async def issued(world, channel, **kind):
         params = svid_pb2.NewX509SVIDParams(entry_id="web", csr=csr())
         await stub.BatchNewX509SVID(svid_pb2.BatchNewX509SVIDRequest(params=[params]))
     credential = (await world.trail())[-1].credential
-    return {"token_sha256": None, "serial": credential.serial or None, "jti": credential.jti or None}
+    known = {"serial": credential.serial or None, "jti": credential.jti or None}
+    return {"kind": credential.kind, "token_sha256": None, **known}
 
 
 @pytest.mark.parametrize("kind", [{}, {"jti": True}])
@@ -157,7 +164,7 @@ async def test_an_svid_that_another_node_has_or_nobody_or_of_another_id_is_an_al
     told = await issued(world, other)
     await tell(
         fetch(1, at, **told),
-        fetch(2, at, token_sha256=None, serial="4711"),
+        fetch(2, at, kind="x509-svid", token_sha256=None, serial="4711"),
         fetch(3, at, token_sha256=None, jti=told["serial"]),
     )
     await telling(audit_reports_pb2_grpc.AuditReportsStub(other), at)(
@@ -170,7 +177,7 @@ async def test_an_svid_that_another_node_has_or_nobody_or_of_another_id_is_an_al
 
 async def test_what_a_node_says_is_no_proof_that_anything_was_issued(world, tell, at):
     """Else a node could have revocations and certificates of retirement name what never was."""
-    await tell(fetch(1, at, token_sha256=None, serial="4711"))
+    await tell(fetch(1, at, kind="x509-svid", token_sha256=None, serial="4711"))
     since = world.clock.now() - HOUR
 
     def read(tx):
@@ -381,7 +388,9 @@ BAD = {
     "fetched.spiffe_id: ": [fetch(1, 0, spiffe_id="web")],
     "fetched.spiffe_id: is not of trust domain": [fetch(1, 0, spiffe_id="spiffe://other.org/web")],
     "fetched.credential: is missing": [fetch(1, 0, token_sha256=None)],
-    "fetched.serial: ": [fetch(1, 0, token_sha256=None, serial="007")],
+    "fetched.kind: 'jwt-svid' is none that has a serial": [fetch(1, 0, token_sha256=None, serial="7")],
+    "fetched.kind: 'x509-svid' is none that has a token": [fetch(1, 0, kind="x509-svid")],
+    "fetched.serial: ": [fetch(1, 0, kind="x509-svid", token_sha256=None, serial="007")],
     "fetched.jti: ": [fetch(1, 0, token_sha256=None, jti="a\nb")],
     "fetched.token_sha256: ": [fetch(1, 0, token_sha256="CD" * 32)],
     "fetched.expires_at: ": [fetch(1, 0, expires_at=-1)],

@@ -267,6 +267,15 @@ async def test_what_nobody_knows_is_not_found(said, what, message):
     assert await said("trace", what, code=1) == f"error: {message}\n"
 
 
+async def test_what_a_node_alone_says_was_never_issued(world, said):
+    told = AuditRecord(
+        at=world.clock.now(), actor=NODE, act="", subject=PAYER, outcome=Outcome.OK, type="node.svid_fetched",
+        credential=CredentialFacts(kind="x509-svid", serial="4711", exp="2100-01-01T00:00:00Z"),
+    )  # fmt: skip
+    await world.database.record(told)
+    assert "'4711' was ever issued here" in await said("trace", "4711", code=1)
+
+
 async def test_an_issuer_that_cannot_answer_is_no_answer(world, given):
     class Away(grpc.RpcError):
         def code(self):

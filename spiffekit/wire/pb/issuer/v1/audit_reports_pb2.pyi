@@ -53,8 +53,9 @@ class AttestorStarted(_message.Message):
     def __init__(self, version: _Optional[str] = ...) -> None: ...
 
 class SvidFetched(_message.Message):
-    __slots__ = ("spiffe_id", "serial", "jti", "token_sha256", "expires_at", "entry_id", "instance_uid", "audience")
+    __slots__ = ("spiffe_id", "kind", "serial", "jti", "token_sha256", "expires_at", "entry_id", "instance_uid", "audience")
     SPIFFE_ID_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
     SERIAL_FIELD_NUMBER: _ClassVar[int]
     JTI_FIELD_NUMBER: _ClassVar[int]
     TOKEN_SHA256_FIELD_NUMBER: _ClassVar[int]
@@ -63,6 +64,7 @@ class SvidFetched(_message.Message):
     INSTANCE_UID_FIELD_NUMBER: _ClassVar[int]
     AUDIENCE_FIELD_NUMBER: _ClassVar[int]
     spiffe_id: str
+    kind: str
     serial: str
     jti: str
     token_sha256: str
@@ -70,7 +72,7 @@ class SvidFetched(_message.Message):
     entry_id: str
     instance_uid: str
     audience: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, spiffe_id: _Optional[str] = ..., serial: _Optional[str] = ..., jti: _Optional[str] = ..., token_sha256: _Optional[str] = ..., expires_at: _Optional[int] = ..., entry_id: _Optional[str] = ..., instance_uid: _Optional[str] = ..., audience: _Optional[_Iterable[str]] = ...) -> None: ...
+    def __init__(self, spiffe_id: _Optional[str] = ..., kind: _Optional[str] = ..., serial: _Optional[str] = ..., jti: _Optional[str] = ..., token_sha256: _Optional[str] = ..., expires_at: _Optional[int] = ..., entry_id: _Optional[str] = ..., instance_uid: _Optional[str] = ..., audience: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class SvidRefused(_message.Message):
     __slots__ = ("reason", "call")
