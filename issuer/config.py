@@ -166,7 +166,7 @@ class AuditTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     origin: str = ""
     passphrase_file: Path | None = None
     witness: dict[str, WitnessTable] = {}
-    reports_per_second: float = 50.0
+    reports_per_second: float = 10.0
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
