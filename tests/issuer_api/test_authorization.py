@@ -30,6 +30,7 @@ NODES = ANYBODY | {
     "SVID/NewJWTSVID",
     "SVID/BatchNewWITSVID",
     "Updates/Watch",
+    "AuditReports/Report",
 }
 ADMINS = ANYBODY | {
     "Agent/CountAgents",
