@@ -227,16 +227,6 @@ def _bad_clusters(tables: Mapping[str, KubernetesTable]) -> Iterator[str]:
             yield f"kubernetes.{name}: {error}"
 
 
-def _bad_audit(table: AuditTable) -> Iterator[str]:
-    if not 0 < table.reports_per_second < math.inf:
-        yield "audit.reports_per_second: has to be a positive number"
-    if table.origin:
-        try:
-            check_name(table.origin)
-        except LogFormatError as error:
-            yield f"audit.origin: {error}"
-
-
 def _bad_endpoint(table: StatusEndpointTable) -> Iterator[str]:
     if not _is_address(table.address):
         yield f"status_endpoint.address: {table.address!r} is not an IP address"
@@ -245,6 +235,8 @@ def _bad_endpoint(table: StatusEndpointTable) -> Iterator[str]:
 
 
 def _bad_audit(table: AuditTable) -> Iterator[str]:
+    if not 0 < table.reports_per_second < math.inf:
+        yield "audit.reports_per_second: has to be a positive number"
     try:
         check_name(table.origin or "default")
     except LogFormatError as error:
