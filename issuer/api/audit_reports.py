@@ -95,6 +95,8 @@ class AuditReportsService:
     def _event(self, tx: Transaction, call: Call, boot: str, event: Reported) -> AuditRecord:
         node = call.caller.known_node
         clock = _clock(call, event)
+        detail: dict[str, Any] = {"boot": boot, "number": event.number, "at": event.at.isoformat()}
+        detail |= {"clock": clock} if clock else {}
         record = call.record(
             str(event.subject or node.id),
             event.outcome,
@@ -102,10 +104,7 @@ class AuditReportsService:
             agent=self._agent(event),
             attest=AttestFacts(node=str(node.id), level=node.level.name.lower()),
             credential=event.credential,
-            boot=boot,
-            number=event.number,
-            at=event.at.isoformat(),
-            **({"clock": clock} if clock else {}),
+            **detail,
             **event.detail,
         )
         severity = Severity.WARNING if clock else event.severity
