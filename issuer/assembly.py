@@ -298,20 +298,15 @@ class Issuer:
         roots = [a.certificate_der for b in self.registrations.bundles() for a in b.x509_authorities]
         return tls.server_context(self.identity.x509_svid(), roots)
 
+    def _limit(self, per_second: float, at_once: float) -> RateLimit:
+        return RateLimit(per_second, at_once, monotonic=self.clock.monotonic)
+
     def _spires(self) -> list[tuple[Any, object]]:
         """Return the services of SPIRE's API and of gRPC, each with its descriptor."""
         table = self.config.issuer
         common: dict[str, Any] = {"database": self.database, "registrations": self.registrations}
-        attest = RateLimit(
-            table.attestations_per_second,
-            max(table.attestations_per_second * 10, 10),
-            monotonic=self.clock.monotonic,
-        )
-        sign = RateLimit(
-            table.signatures_per_second,
-            max(table.signatures_per_second * 2, 1000),
-            monotonic=self.clock.monotonic,
-        )
+        attest = self._limit(table.attestations_per_second, max(table.attestations_per_second * 10, 10))
+        sign = self._limit(table.signatures_per_second, max(table.signatures_per_second * 2, 1000))
         node = NodeService(
             self.trust_domain,
             **common,
@@ -368,7 +363,7 @@ class Issuer:
         policy = PolicyService(self.trust_domain, **common, judge=self.policy, authorities=self.authorities)
         explain = ExplainService(self.trust_domain, registrations=self.registrations)
         per_second = self.config.audit.reports_per_second
-        limit = RateLimit(per_second, per_second * 100, monotonic=self.clock.monotonic)
+        limit = self._limit(per_second, per_second * 100)
         reports = AuditReportsService(self.trust_domain, **common, limit=limit)
         return [
             (updates_pb2.DESCRIPTOR.services_by_name["Updates"], updates),
