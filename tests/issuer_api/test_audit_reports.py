@@ -181,7 +181,7 @@ async def test_what_a_node_says_is_no_proof_that_anything_was_issued(world, tell
     since = world.clock.now() - HOUR
 
     def read(tx):
-        return tx.audit.by_credential("4711"), tx.audit.credentials(WEB, since)
+        return tx.audit.by_credential("4711"), tx.audit.credentials(WEB, since, valid_at=since)
 
     assert await world.database.read(read) == (None, [])
 
