@@ -24,6 +24,7 @@ NAMES = [
     "attest",
     "kubernetes",
     "audit",
+    "policy",
 ]
 
 
