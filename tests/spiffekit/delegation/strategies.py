@@ -5,8 +5,13 @@ Everything comes from one small pool, so that values are met and constraints fit
 drawn from all of JSON, nothing ever fits, and a law about what fits would hold for want of cases.
 """
 
+import contextlib
+
 from hypothesis import strategies as st
 
+from spiffekit.delegation.clauses import parse_constraint
+from spiffekit.delegation.constraints import Argument
+from spiffekit.errors import ConstraintError
 from tests.vectors.narrowing import (
     WILDCARD,
     all_of,
@@ -124,12 +129,42 @@ def derived_tools(draw, parent):
     found = {}
     for tool, arguments in parent.items():
         own = {name: draw(derived(constraint)) for name, constraint in arguments.items()}
-        if not arguments or draw(st.integers(0, 9)) == 0:
-            own = draw(st.dictionaries(st.sampled_from(ARGUMENTS), constraints, max_size=2))
+        match draw(st.integers(0, 5)):
+            case 0 if own:
+                own.pop(draw(st.sampled_from(sorted(own))))
+            case 1:
+                own |= {draw(st.sampled_from(ARGUMENTS)): draw(constraints)}
         if draw(st.booleans()):
             found[tool] = own
     return found
 
 
-invocations = st.dictionaries(st.sampled_from((*ARGUMENTS, "cc")), st.sampled_from(VALUES), max_size=3)
-counts = st.dictionaries(st.sampled_from(ARGUMENTS), st.sampled_from(SPENT))
+def arguments(value):
+    """Return the arguments of a value, with what was spent; none if it is no JSON value."""
+    found = []
+    for spent in SPENT:
+        with contextlib.suppress(ConstraintError):
+            found.append(Argument.of(value, spent))
+    return found
+
+
+UNIVERSE = [(value, argument) for value in VALUES for argument in arguments(value)]
+
+
+def permitted(constraint):
+    """Return where in the universe an argument is that the constraint permits."""
+    return {at for at, (_, argument) in enumerate(UNIVERSE) if constraint.permits(argument)}
+
+
+@st.composite
+def invocations(draw, tools):
+    """Draw a tool, arguments and what was spent: mostly what the tools permit, sometimes anything."""
+    tool = draw(st.sampled_from(sorted({"pay", "shell", *tools})))
+    given, spent = {}, {}
+    for name, constraint in tools.get(tool, {"to": WILDCARD}).items():
+        good = sorted(permitted(parse_constraint(constraint)))
+        at = draw(st.sampled_from(good) if good else st.sampled_from(range(len(UNIVERSE))))
+        given[name], spent[name] = UNIVERSE[at][0], UNIVERSE[at][1].spent
+    if draw(st.integers(0, 5)) == 0:
+        given[draw(st.sampled_from((*ARGUMENTS, "cc")))] = draw(st.sampled_from(VALUES))
+    return tool, given, {name: total for name, total in spent.items() if total is not None}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from spiffekit.delegation.clauses import TYPES, parse_constraint
 from spiffekit.delegation.constraints import MAX_VALUE_BYTES, MAX_VALUES, Argument, Constraint
 from spiffekit.errors import ConstraintError
-from tests.spiffekit.delegation.strategies import SPENT, VALUES, constraints, derived
+from tests.spiffekit.delegation.strategies import constraints, derived, permitted
 from tests.vectors import load
 from tests.vectors.narrowing import (
     WILDCARD,
@@ -33,22 +33,6 @@ DECLARED = (  # §4.5, the example of §3.5.3, and our own
     | {(kind, "wildcard") for kind in TYPES}
     | {("exact", kind) for kind in ("range", "one_of", "path_containment", "url_prefix")}
 )
-
-
-def arguments(value):
-    """The argument of a value, with what was spent; none if there is none of such a value."""
-    for spent in SPENT:
-        try:
-            yield Argument.of(value, spent)
-        except ConstraintError:
-            continue
-
-
-UNIVERSE = [argument for value in VALUES for argument in arguments(value)]
-
-
-def permitted(constraint):
-    return {at for at, argument in enumerate(UNIVERSE) if constraint.permits(argument)}
 
 
 def narrower(child, parent):

@@ -6,7 +6,7 @@ import string
 from urllib.parse import unquote, urljoin, urlsplit
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spiffekit.delegation.resources import MAX_BYTES, below, path, url
@@ -26,6 +26,7 @@ def of(form, value):
         return None
 
 
+@settings(max_examples=500, deadline=None)
 @given(root=spellings, rest=spellings)
 def test_a_path_below_another_is_there_however_it_is_resolved(root, rest):
     root, found = of(path, "/" + root), of(path, f"/{root}{rest}")
@@ -34,9 +35,10 @@ def test_a_path_below_another_is_there_however_it_is_resolved(root, rest):
         assert posixpath.commonpath([root, posixpath.normpath(found)]) == root
 
 
+@settings(max_examples=500, deadline=None)
 @given(root=spellings, rest=spellings)
 def test_a_url_below_another_is_there_however_it_is_read(root, rest):
-    root, found = of(url, "https://a.example" + root), of(url, f"https://a.example{root}{rest}")
+    root, found = of(url, "https://a.example/" + root), of(url, f"https://a.example/{root}{rest}")
     if root and found and below(found[0], root[0]):
         read = urlsplit(found[0])
         assert (read.scheme, read.netloc, read.username, read.fragment) == ("https", "a.example", None, "")
