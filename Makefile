@@ -35,8 +35,8 @@ types: .venv/ready
 test: .venv/ready
 	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report= -p tests.gates
 
-test-kubernetes: .venv/ready ## hold our fake API server's promises against the cluster of KUBECONFIG
-	TEST_KUBECONFIG="$(KUBECONFIG)" $(BIN)/python -m pytest tests/contracts/test_kubernetes.py
+test-kubernetes: .venv/ready ## hold what our fake API server and kubelet promise against the cluster of KUBECONFIG
+	TEST_KUBECONFIG="$(KUBECONFIG)" $(BIN)/python -m pytest tests/contracts/test_kubernetes.py tests/contracts/test_kubelets.py
 
 proto: .venv/ready ## generate spiffekit/wire/pb from proto/
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python proto/generate.py
