@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A clock that stands still until a test moves it."""
+"""A clock that stands still until a test moves it, and one that goes on from where a test puts it."""
 
 import asyncio
 import heapq
 from datetime import UTC, datetime, timedelta
+
+from spiffekit.daemon.clock import SystemClock
 
 
 class FakeClock:
@@ -56,3 +58,15 @@ class FakeClock:
     async def _settle(self):
         for _ in range(20):
             await asyncio.sleep(0)
+
+
+class SteppedClock(SystemClock):
+    """The machine's clock, but for how far ahead of it a test has put this one."""
+
+    ahead = timedelta()
+
+    def monotonic(self):
+        return super().monotonic() + self.ahead.total_seconds()
+
+    def now(self):
+        return super().now() + self.ahead

@@ -18,19 +18,8 @@ from spiffekit.daemon.kubernetes.objects import NAMESPACES
 from spiffekit.daemon.kubernetes.watch import Watch
 from spiffekit.evidence import ContainerFacts, PodFacts
 from spiffekit.selector import Selector
+from tests.fakes.clock import SteppedClock
 from tests.fakes.kubernetes import ADMIN, ApiServer, Authority, container_id, image_of, pod, status
-
-
-class SteppedClock(SystemClock):
-    """The machine's clock, but for how long ago things seem."""
-
-    ahead = timedelta()
-
-    def monotonic(self):
-        return super().monotonic() + self.ahead.total_seconds()
-
-    def now(self):
-        return datetime.now(UTC) + self.ahead
 
 
 class World:

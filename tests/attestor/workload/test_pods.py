@@ -9,11 +9,10 @@ import pytest
 
 from attestor.workload.cgroups import Pod as Place
 from attestor.workload.pods import BUSY, MAX_AGE, RETRY, KubeletPods, WatchedPods
-from spiffekit.daemon.clock import SystemClock
 from spiffekit.daemon.kubernetes.access import Access
 from spiffekit.daemon.kubernetes.client import KubernetesClient, KubernetesError
 from spiffekit.daemon.kubernetes.objects import PodList
-from tests.fakes.clock import FakeClock
+from tests.fakes.clock import FakeClock, SteppedClock
 from tests.fakes.kubernetes import ADMIN, ApiServer, Authority, container_id, pod
 
 
@@ -176,13 +175,6 @@ async def test_uid_and_container_have_to_belong_together(wrong):
 # From the API server.
 
 
-class SteppedClock(SystemClock):
-    ahead = 0.0
-
-    def monotonic(self):
-        return super().monotonic() + self.ahead
-
-
 @pytest.fixture(scope="module")
 def authority():
     return Authority()
@@ -240,6 +232,6 @@ async def test_without_the_api_servers_word_nothing_is_known(watched):
     server, pods, clock = watched
     server.store.put("pods", pod("one"))
     await pods.find(place(pod("one")))
-    clock.ahead = 121
+    clock.ahead = timedelta(seconds=121)
     with pytest.raises(KubernetesError, match="cannot be seen now"):
         await pods.find(place(pod("one")))

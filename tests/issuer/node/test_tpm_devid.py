@@ -22,7 +22,6 @@ from spiffekit.certificates import pem_certificate
 from spiffekit.daemon.config import ConfigError
 from spiffekit.selector import typo
 from spiffekit.testing import CA_USAGE, TestCA
-from tests.engines import swtpm
 from tests.issuer.node import tpm_structures as made
 from tests.issuer.node.x509pop_node import ROOT, Context, Intermediate
 
@@ -71,18 +70,6 @@ class Device:
             "devid_pub_path": self.folder / "public",
         }
         return machine.create(machine.Config(**paths | {"tcti": self.tcti} | options))
-
-
-@pytest.fixture(scope="module")
-def real(tmp_path_factory):
-    with swtpm.running(tmp_path_factory.mktemp("tpm")) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def other(tmp_path_factory):
-    with swtpm.running(tmp_path_factory.mktemp("other")) as found:
-        yield found
 
 
 @pytest.fixture(scope="module")

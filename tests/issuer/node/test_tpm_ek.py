@@ -16,7 +16,6 @@ from issuer.node.payloads import MAX_BYTES
 from issuer.node.tpm_ek import Config, create
 from spiffekit.daemon.config import ConfigError
 from spiffekit.selector import typo
-from tests.engines import swtpm
 from tests.issuer.node.x509pop_node import Context
 
 ZEROS = "00" * 32
@@ -37,18 +36,6 @@ def fingerprint(payload):
 async def prove(host, verifier, respond=None, **changes):
     payload = json.loads(await host.payload()) | changes
     return await verifier.verify(json.dumps(payload).encode(), respond or host.respond, Context())
-
-
-@pytest.fixture(scope="module")
-def real(tmp_path_factory):
-    with swtpm.running(tmp_path_factory.mktemp("tpm")) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def other(tmp_path_factory):
-    with swtpm.running(tmp_path_factory.mktemp("other")) as found:
-        yield found
 
 
 @pytest.fixture

@@ -10,13 +10,14 @@ import grpc
 import pytest
 from cryptography import x509
 
-from spiffekit.daemon.listener import Limits, TlsFront, inner_socket, server_options
+from spiffekit.daemon.listener import Limits, TlsFront
 from spiffekit.daemon.peer import PeerUnknownError
 from spiffekit.errors import SpiffeError
 from spiffekit.testing import TestCA
 from spiffekit.wire import tls
 from spiffekit.wire.tls import load_identity
 from spiffekit.x509svid import spiffe_id_of, verify
+from tests.spiffekit.daemon.fronts import serving as behind
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0"
 
@@ -65,20 +66,8 @@ async def front(issuer):
 async def serving(issuer, host="127.0.0.1", limits=None):
     front = TlsFront(host, 0, context=issuer.context, identify=issuer.identify, limits=limits)
 
-    async def who(_request, context):
-        return front.peer_of(context).encode()
-
-    handlers = {"Who": grpc.unary_unary_rpc_method_handler(who)}
-    with inner_socket() as inner:
-        server = grpc.aio.server(options=server_options(1024))
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("Test", handlers),))
-        server.add_insecure_port(f"unix:{inner}")
-        await server.start()
-        try:
-            async with front.open(inner):
-                yield front
-        finally:
-            await server.stop(0)
+    async with behind(front, str.encode):
+        yield front
 
 
 def client(ca, svid=None):

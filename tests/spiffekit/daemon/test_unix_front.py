@@ -22,10 +22,9 @@ from spiffekit.daemon.listener import (
     Limits,
     UnixFront,
     UnknownPeerError,
-    inner_socket,
-    server_options,
 )
 from spiffekit.daemon.peer import PeerUnknownError
+from tests.spiffekit.daemon.fronts import serving
 
 WHO = "/Test/Who"
 
@@ -39,27 +38,8 @@ def front_at(path, identify=lambda process: (process.pid, process.uid), **option
     return UnixFront(path, mode=0o777, identify=identify, **options)
 
 
-@contextlib.asynccontextmanager
-async def served(front):
-    """A gRPC server behind `front`, whose one method tells who calls."""
-
-    async def who(_request, context):
-        try:
-            return repr(front.peer_of(context)).encode()
-        except UnknownPeerError as error:
-            await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
-
-    handlers = {"Who": grpc.unary_unary_rpc_method_handler(who)}
-    with inner_socket() as inner:
-        server = grpc.aio.server(options=server_options(1024))
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("Test", handlers),))
-        server.add_insecure_port(f"unix:{inner}")
-        await server.start()
-        try:
-            async with front.open(inner):
-                yield inner
-        finally:
-            await server.stop(0)
+def served(front):
+    return serving(front, lambda peer: repr(peer).encode())
 
 
 async def ask(target, message=b""):

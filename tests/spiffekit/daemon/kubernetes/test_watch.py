@@ -3,7 +3,6 @@
 
 import asyncio
 import contextlib
-import time
 from datetime import timedelta
 
 import pytest
@@ -15,7 +14,7 @@ from spiffekit.daemon.kubernetes.access import Access
 from spiffekit.daemon.kubernetes.client import KubernetesClient, KubernetesError
 from spiffekit.daemon.kubernetes.objects import NAMESPACES, PODS
 from spiffekit.daemon.kubernetes.watch import Watch
-from tests.fakes.clock import FakeClock
+from tests.fakes.clock import FakeClock, SteppedClock
 from tests.fakes.kubernetes import ADMIN, ApiServer, Authority, pod
 
 
@@ -207,13 +206,6 @@ async def test_more_pods_than_a_cluster_can_have_are_not_kept(server, authority,
             found.require_fresh()
 
 
-class SteppedClock(SystemClock):
-    ahead = 0.0
-
-    def monotonic(self):
-        return time.monotonic() + self.ahead
-
-
 async def test_silence_is_not_taken_for_peace(server, authority):
     """A watch that hangs says nothing, like one in which nothing happens; only the next one tells."""
     clock = SteppedClock()
@@ -224,9 +216,9 @@ async def test_silence_is_not_taken_for_peace(server, authority):
     task = asyncio.create_task(found.run())
     async with asyncio.timeout(5):
         await found.changed()
-    clock.ahead = 59
+    clock.ahead = timedelta(seconds=59)
     found.require_fresh()
-    clock.ahead = 62
+    clock.ahead = timedelta(seconds=62)
     with pytest.raises(KubernetesError, match="cannot be seen now"):
         found.require_fresh()
     task.cancel()
