@@ -119,6 +119,23 @@ async def operator(local, *arguments):
     await asyncio.to_thread(local.operator, *arguments)
 
 
+async def gets_nothing(program, endpoint):
+    """The program starts again, and asks once."""
+    process = await asyncio.create_subprocess_exec(
+        program,
+        "-c",
+        "import asyncio; from spiffekit.workload import WorkloadApi\n"
+        "async def main():\n"
+        "    async with WorkloadApi.connect() as api: await api.fetch_x509()\n"
+        "asyncio.run(main())",
+        stderr=asyncio.subprocess.PIPE,
+        env=script_environment(SPIFFE_ENDPOINT_SOCKET=endpoint),
+    )
+    _, errors = await asyncio.wait_for(process.communicate(), WITHIN)
+    assert process.returncode == 1
+    assert NoIdentityIssuedError.__name__ in errors.decode()
+
+
 async def test_an_agent_is_suspended_resumed_revoked_and_retired_while_it_talks(
     local, attestor, folder, program
 ):
@@ -182,21 +199,4 @@ async def test_an_agent_is_suspended_resumed_revoked_and_retired_while_it_talks(
             await operator(local, "agent", "retire", "--spiffeID", PAYER, "--reason", "replaced")
             await agent.says("denied", STREAMS_END)
             assert SpiffeId.parse(PAYER) in (status.agent_status(TrustDomain("example.org"))).retired
-
-
-async def test_a_program_that_is_taken_back_gets_nothing_when_it_starts_again(local, attestor, folder):
-    """The agent of the story above is retired by now."""
-    environment = script_environment(SPIFFE_ENDPOINT_SOCKET=attestor.endpoint)
-    process = await asyncio.create_subprocess_exec(
-        folder / "bin" / "payer",
-        "-c",
-        "import asyncio; from spiffekit.workload import WorkloadApi\n"
-        "async def main():\n"
-        "    async with WorkloadApi.connect() as api: await api.fetch_x509()\n"
-        "asyncio.run(main())",
-        stderr=asyncio.subprocess.PIPE,
-        env=environment,
-    )
-    _, errors = await asyncio.wait_for(process.communicate(), WITHIN)
-    assert process.returncode == 1
-    assert NoIdentityIssuedError.__name__ in errors.decode()
+            await gets_nothing(program, attestor.endpoint)

@@ -41,12 +41,13 @@ def attestor(local):
     return local.start_attestor(settings={"attestor": {"wit": True}})
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def agent(local, attestor):
     """An entry that gives each process an identity of its own."""
     entry_id = local.register("/agent", attestor.node_id, UID, options=["--perProcess"])
     eventually(lambda: ids_of(attestor), ["spiffe://example.org/agent"])
-    return entry_id
+    yield entry_id
+    local.operator("entry", "delete", "--entryID", entry_id, check=False)  # a test may have deleted it
 
 
 @pytest.fixture
