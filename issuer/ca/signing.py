@@ -2,7 +2,6 @@
 """Sign SVIDs: build from the profile, sign, and check the result before anybody gets it."""
 
 import secrets
-import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -20,7 +19,6 @@ from issuer.model import AuthorityRecord
 from spiffekit.certificates import check_leaf, spiffe_id_of
 from spiffekit.errors import UnsupportedKeyError
 from spiffekit.id import SpiffeId, TrustDomain
-from spiffekit.jwk import encode_base64url
 from spiffekit.jws import algorithms_of, signing_input, with_signature
 from spiffekit.keys import PublicKey, check_public_key, public_key_from_der, public_key_to_der
 from spiffekit.witsvid import TOKEN_TYPE, confirmation
@@ -272,7 +270,7 @@ class JwtSigner(TokenSigner):
         if self._issuer:
             claims["iss"] = self._issuer
         if jti:
-            claims["jti"] = encode_base64url(uuid.uuid4().bytes)
+            claims["jti"] = _token_id()
         if owner:
             claims["owner"] = owner
         token = await self.token("JWT", claims)
@@ -307,7 +305,7 @@ class WitSigner(TokenSigner):
         """
         confirmed = holder.confirmed()
         now, expires_at = self._lifetime(spiffe_id, ttl, now)
-        jti = secrets.token_urlsafe(16)
+        jti = _token_id()
         claims: dict[str, object] = {
             "sub": str(spiffe_id),
             "cnf": confirmed,
@@ -322,6 +320,11 @@ class WitSigner(TokenSigner):
             claims["owner"] = owner
         token = await self.token(TOKEN_TYPE, claims)
         return IssuedToken(token, spiffe_id, now, expires_at, self._record.id, jti)
+
+
+def _token_id() -> str:
+    """Return a new `jti`. People type it: it never begins with a "-", which commands take for an option."""
+    return secrets.token_hex(16)
 
 
 def _check_subject(spiffe_id: SpiffeId, trust_domain: TrustDomain) -> None:

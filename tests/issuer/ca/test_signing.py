@@ -287,6 +287,7 @@ async def test_a_configured_issuer_and_a_wanted_token_id_stand_in_the_token(ec_a
     second = decode((await jwt_with(ec_authorities, jti=True)).token, ec_authorities).claims
     assert first["iss"] == "https://issuer"
     assert first["jti"] != second["jti"]
+    assert re.fullmatch("[0-9a-f]{32}", first["jti"])  # people type it: it never looks like an option
     assert "jti" not in decode((await jwt_with(ec_authorities, jti=False)).token, ec_authorities).claims
 
 
