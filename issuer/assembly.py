@@ -2,24 +2,22 @@
 """Where the issuer is put together: the only place that names concrete classes."""
 
 import asyncio
-import contextlib
 import logging
 import ssl
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, NoReturn
 
-import grpc
 from prometheus_client import CollectorRegistry, Gauge
 
+from issuer import server
 from issuer.api import status_endpoint
 from issuer.api.agents import AgentsService
 from issuer.api.audit import AuditService
 from issuer.api.audit_reports import AuditReportsService
 from issuer.api.bundle import BundleService
-from issuer.api.caller import Callers, Connection, local_connection, tls_connection
+from issuer.api.caller import Callers, Connection, tls_connection
 from issuer.api.debug import DebugService
-from issuer.api.dispatch import Dispatcher, Metrics
+from issuer.api.dispatch import Metrics
 from issuer.api.entry import EntryService
 from issuer.api.explain import ExplainService
 from issuer.api.node import NodeService
@@ -56,7 +54,7 @@ from spiffekit.daemon.key_files import alone, private_folder
 from spiffekit.daemon.kubernetes.client import KubernetesClient
 from spiffekit.daemon.lifecycle import run_until_signalled
 from spiffekit.daemon.limits import RateLimit
-from spiffekit.daemon.listener import Front, TlsFront, UnixFront, inner_socket, server_options
+from spiffekit.daemon.listener import TlsFront
 from spiffekit.id import SpiffeId, TrustDomain
 from spiffekit.transparency.notes import VerifierKey
 from spiffekit.wire import tls
@@ -76,11 +74,6 @@ from spiffekit.wire.pb.spire.api.server.entry.v1 import entry_pb2
 from spiffekit.wire.pb.spire.api.server.svid.v1 import svid_pb2
 
 logger = logging.getLogger(__name__)
-
-MAX_REQUEST = 4 * 1024 * 1024  # bytes: a batch of 500 requests for certificates, or of 1,000 entries
-DRAIN = 5.0  # seconds that open calls have to finish
-SOCKET_MODE = 0o770
-SOCKET_FOLDER_MODE = 0o750
 
 
 async def run(config: Config) -> None:
@@ -249,17 +242,13 @@ class Issuer:
         raise AssertionError("waits for ever")
 
     async def _serve(self, ready: Callable[[], None]) -> NoReturn:
-        """Serve the TCP port and the admin socket, each with a gRPC server of its own behind it."""
+        """Serve the TCP port and the admin socket."""
         table = self.config.issuer
-        _make_socket_folder(table.admin_socket.parent)
         remote: TlsFront[Connection] = TlsFront(
             table.bind_address,
             table.bind_port,
             context=self._tls_context,
             identify=lambda peer: tls_connection(peer, BundleSet(self.registrations.bundles()), self.clock),
-        )
-        local: UnixFront[Connection] = UnixFront(
-            table.admin_socket, mode=SOCKET_MODE, identify=local_connection
         )
         callers = Callers(
             self.trust_domain,
@@ -268,24 +257,15 @@ class Issuer:
             clock=self.clock,
             admin_ids=frozenset(map(SpiffeId.parse, table.admin_ids)),
         )
-        implementations = self._spires() + self._ours(callers)
-        metrics = Metrics(self.registry)
-        async with contextlib.AsyncExitStack() as stack:
-            fronts: tuple[Front[Connection], ...] = (remote, local)
-            for front in fronts:
-                dispatcher = Dispatcher(
-                    callers,
-                    connection_of=front.peer_of,
-                    database=self.database,
-                    clock=self.clock,
-                    metrics=metrics,
-                )
-                handlers = [dispatcher.handler(*pair) for pair in implementations]
-                inner = await stack.enter_async_context(_grpc_server(handlers))
-                await stack.enter_async_context(front.open(inner))
-            ready()
-            await asyncio.Event().wait()
-        raise AssertionError("waits for ever")
+        await server.serve(
+            [remote, server.admin_front(table.admin_socket)],
+            self._spires() + self._ours(callers),
+            ready,
+            callers=callers,
+            database=self.database,
+            clock=self.clock,
+            metrics=Metrics(self.registry),
+        )
 
     def _web_context(self) -> ssl.SSLContext:
         """Return the context of one connection of the status endpoint, where nobody shows a certificate."""
@@ -374,23 +354,3 @@ class Issuer:
             (audit_pb2.DESCRIPTOR.services_by_name["Audit"], self.audit),
             (audit_reports_pb2.DESCRIPTOR.services_by_name["AuditReports"], reports),
         ]
-
-
-@contextlib.asynccontextmanager
-async def _grpc_server(handlers: list[grpc.GenericRpcHandler]) -> AsyncIterator[Path]:
-    """Run a gRPC server on an inner socket and yield the socket's path."""
-    with inner_socket() as path:
-        server = grpc.aio.server(options=server_options(MAX_REQUEST))
-        server.add_generic_rpc_handlers(tuple(handlers))
-        server.add_insecure_port(f"unix:{path}")
-        await server.start()
-        try:
-            yield path
-        finally:
-            await server.stop(DRAIN)
-
-
-def _make_socket_folder(folder: Path) -> None:
-    if not folder.exists():
-        folder.mkdir(mode=SOCKET_FOLDER_MODE, parents=True)
-        folder.chmod(SOCKET_FOLDER_MODE)  # whatever the umask says

@@ -214,9 +214,10 @@ async def test_an_executable_has_no_descriptor_but_its_pipes():
     digest = hashlib.sha256(sleep.read_bytes()).hexdigest()
     async with child.running(child.Program(sleep, digest, ("60",)), "sleep") as one:
         proc = Path(f"/proc/{one.process.pid}")
-        await until(lambda: (proc / "exe").readlink() == sleep)
+        # The link to the executable changes a moment before the arguments can be read.
+        await until(lambda: (proc / "cmdline").read_bytes() == f"{sleep}\0{60}\0".encode())
+        assert (proc / "exe").readlink() == sleep
         assert {path.name for path in (proc / "fd").iterdir()} == {"0", "1", "2"}
-        assert (proc / "cmdline").read_bytes() == f"{sleep}\0{60}\0".encode()
 
 
 async def test_another_file_than_the_configured_one_does_not_run(tmp_path, caplog):
