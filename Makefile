@@ -33,7 +33,7 @@ types: .venv/ready
 	$(BIN)/mypy
 
 test: .venv/ready
-	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report= -p tests.gates
+	$(BIN)/python -m pytest -n 2 --dist loadfile --reruns 1 --cov --cov-report= -p tests.gates
 
 test-kubernetes: .venv/ready ## hold what our fake API server and kubelet promise against the cluster of KUBECONFIG
 	TEST_KUBECONFIG="$(KUBECONFIG)" $(BIN)/python -m pytest tests/contracts/test_kubernetes.py tests/contracts/test_kubelets.py
