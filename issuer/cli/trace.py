@@ -57,6 +57,7 @@ def _document(found: "Findings") -> dict[str, Any]:
         "agent": None if found.agent is None else plain(found.agent),
         "life": found.life,
         "given": found.given,
+        "refused": found.refused,
         "revoked": [plain(one) for one in found.revoked],
         "accountable": [asdict(one) for one in found.accountable],
     }
@@ -75,6 +76,12 @@ def _tell(found: "Findings") -> None:
         print_table(
             ["When", "Kind", "ID", "Until", "Node"],
             [[_when(e), *_handed(e["credential"]), e.get("attest", {}).get("node", "")] for e in found.given],
+        )
+    if found.refused:
+        click.echo(f"What it was refused, the latest {len(found.refused)}:")
+        print_table(
+            ["When", "Why", "By policy", "Node"],
+            [[_when(e), _why(e), _statements(e.get("policy", {})), e["actor"]] for e in found.refused],
         )
     if found.accountable:
         click.echo("Accountable:")
@@ -105,7 +112,7 @@ def _handed(credential: dict[str, str]) -> list[str]:
 def _credential(found: "Findings", issued: "Event") -> dict[str, object]:
     kind, name, ends = _handed(issued["credential"])
     detail, attest = issued.get("detail", {}), issued.get("attest", {})
-    process, policy = detail.get("evidence", {}).get("process", {}), issued.get("policy", {})
+    process = detail.get("evidence", {}).get("process", {})
     proof = "" if found.node is None else f", proved {_when(found.node)}"
     at = f" from {issued['peer']['ip']}" if "peer" in issued else ""
     return {
@@ -121,10 +128,28 @@ def _credential(found: "Findings", issued: "Event") -> dict[str, object]:
         "On node": f"{attest['node']} ({attest['level']}{proof}){at}" if "node" in attest else "",
         "Asked by": issued["actor"] if issued["actor"] != attest.get("node") else "",
         "By entry": _entry(found, detail.get("entry", "")),
-        "By policy": f"{', '.join(policy.get('ids', []))} of bundle {policy.get('bundle', '')}"
-        if policy
-        else "none was asked",
+        "By policy": _policy(issued),
+        "In shadow": _shadow(detail.get("shadow")),
     }
+
+
+def _policy(issued: "Event") -> str:
+    """Say which statements decided, and by which hash they are known with all that stood beside them."""
+    policy = issued.get("policy", {})
+    if not policy:
+        return "none was asked"
+    return f"{_statements(policy) or 'none counted'}, of {policy.get('bundle', 'none')}"
+
+
+def _statements(policy: dict[str, Any]) -> str:
+    return ", ".join(policy.get("ids", []))
+
+
+def _shadow(said: dict[str, Any] | None) -> str:
+    """Say what would have come of it with the statements in shadow mode, where that is something else."""
+    if said is None:
+        return ""
+    return f"would be {'allowed' if said['allowed'] else 'denied'} by {', '.join(said['ids'])}"
 
 
 def _entry(found: "Findings", entry_id: str) -> str:

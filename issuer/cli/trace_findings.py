@@ -53,6 +53,7 @@ class Findings:
     agent: agents_pb2.Agent | None = None  # as it is now
     life: list[Event] = field(default_factory=list)
     given: list[Event] = field(default_factory=list)  # the latest, if an identity was asked for
+    refused: list[Event] = field(default_factory=list)  # likewise
     revoked: list[revocation_pb2.Revoked] = field(default_factory=list)
     accountable: list[Accountable] = field(default_factory=list)
 
@@ -100,7 +101,7 @@ def _credential(api: IssuerApi, what: str) -> Findings:
         agent=agent,
         life=life,
         revoked=[one for one in _revoked(api, spiffe_id) if _is_of(one, name, at)],
-        accountable=_accountable(life, issued, entry),
+        accountable=[*_accountable(life, issued, entry), *_authors(api, issued)],
     )
 
 
@@ -117,10 +118,7 @@ def _is_of(one: revocation_pb2.Revoked, credential: str, issued_at: str) -> bool
 
 def _identity(api: IssuerApi, spiffe_id: str) -> Findings:
     agent, life = _agent(api, spiffe_id), _life(api, spiffe_id)
-    latest = audit_pb2.ListEventsRequest(
-        resource=spiffe_id, type="svid.issued", newest_first=True, page_size=LATEST
-    )
-    given = [json.loads(e.json) for e in api.audit.ListEvents(latest, timeout=DEADLINE).events][::-1]
+    given = _latest(api, resource=spiffe_id, type="svid.issued")
     entry = list(_events(api, type="entry.", resource=spiffe_id))
     if agent is None and not given and not entry:
         raise NotFoundError(f"nothing is known of {spiffe_id[:2048]}")
@@ -130,6 +128,7 @@ def _identity(api: IssuerApi, spiffe_id: str) -> Findings:
         agent=agent,
         life=life,
         given=given,
+        refused=_latest(api, resource=spiffe_id, type="svid.refused"),
         revoked=_revoked(api, spiffe_id),
         accountable=_accountable(life, None, entry),
     )
@@ -138,6 +137,12 @@ def _identity(api: IssuerApi, spiffe_id: str) -> Findings:
 def _events(api: IssuerApi, **filters: Any) -> Iterator[Event]:
     for event in events(api, audit_pb2.ListEventsRequest(**filters)):
         yield json.loads(event.json)
+
+
+def _latest(api: IssuerApi, **filters: Any) -> list[Event]:
+    """Return the latest events, the last one last."""
+    asked = audit_pb2.ListEventsRequest(**filters, newest_first=True, page_size=LATEST)
+    return [json.loads(event.json) for event in api.audit.ListEvents(asked, timeout=DEADLINE).events][::-1]
 
 
 def _life(api: IssuerApi, spiffe_id: str) -> list[Event]:
@@ -154,11 +159,8 @@ def _node(api: IssuerApi, issued: Event) -> Event | None:
     node = issued.get("attest", {}).get("node", "")
     if not node or issued["resource"] == node:
         return None
-    asked = audit_pb2.ListEventsRequest(
-        resource=node, type="attest.", after=issued["seq"], newest_first=True, page_size=LATEST
-    )
-    found = [json.loads(event.json) for event in api.audit.ListEvents(asked, timeout=DEADLINE).events]
-    return next((event for event in found if event["outcome"]["decision"] == "allow"), None)
+    found = _latest(api, resource=node, type="attest.", after=issued["seq"])
+    return next((event for event in reversed(found) if event["outcome"]["decision"] == "allow"), None)
 
 
 def _entry(api: IssuerApi, issued: Event) -> Iterator[Event]:
@@ -218,6 +220,14 @@ def _accountable(life: list[Event], issued: Event | None, entry: list[Event]) ->
     if issued is not None and issued["type"] == "svid.minted":
         found.append(_actor("had it signed", issued))
     return found
+
+
+def _authors(api: IssuerApi, issued: Event) -> Iterator[Accountable]:
+    """Yield who wrote the policies that decided, as they were then."""
+    ids = issued.get("policy", {}).get("ids", [])
+    for name in dict.fromkeys(statement.partition("#")[0] for statement in ids):
+        for event in _latest(api, resource=name, type="policy.put", after=issued["seq"])[-1:]:
+            yield _actor(f"wrote policy {name}", event)
 
 
 def _actor(role: str, event: Event) -> Accountable:

@@ -169,6 +169,32 @@ async def test_what_ended_by_itself_says_so():
     assert found.state(ends - timedelta(seconds=1)) == "valid until 2026-01-02T03:04:05Z"
 
 
+async def test_who_wrote_the_policy_that_decided_answers_too(
+    traced, said, payer, entry, channel, clock, tmp_path
+):
+    async def put(name, text):
+        (tmp_path / "policy").write_text(text)
+        await said("policy", "put", "--name", name, "--file", str(tmp_path / "policy"), "--reason", "CHG-1")
+
+    await put("all", '@id("ok") permit(principal, action, resource);')
+    await put("weak", '@id("tpm") @mode("shadow") forbid(principal, action, resource);')
+    node = svid_pb2_grpc.SVIDStub(channel)
+    result = await sign(node, entry.id, evidence(clock))
+    serial = str(x509.load_der_x509_certificate(result.svid.cert_chain[0]).serial_number)
+    assert roles(await traced(serial))[-1] == (ME, "wrote policy all")
+    told = await said("trace", serial)
+    assert "By policy  : all#ok, of " in told
+    assert "In shadow  : would be denied by weak#tpm" in told
+
+    await put("weak", '@id("tpm") forbid(principal, action, resource);')
+    assert (await sign(node, entry.id, evidence(clock))).status.code == Code.PERMISSION_DENIED.value[0]
+    whole = await traced(PAYER)
+    assert [event["policy"]["ids"] for event in whole["refused"]] == [["weak#tpm"]]
+    told = await said("trace", PAYER)
+    assert "What it was refused, the latest 1:" in told
+    assert "policy weak#tpm forbids it" in told
+
+
 async def test_an_agent_is_traced_to_what_it_was_given(traced, said, given):
     found = await traced(PAYER)
     assert [event["credential"]["serial"] for event in found["given"]] == [given]

@@ -30,6 +30,10 @@ ANSWERING = {
     ("registered the agent", f"{IDP}|carl", f"local:uid={CARL}"),
     ("approved the agent", f"{IDP}|alice", "local:uid=0"),
 }
+POLICY = """
+@id("all") permit(principal, action, resource);
+@id("tpm") forbid(principal, action, resource) when { context has attest && context.attest.level < 3 };
+"""
 PROGRAM = """
 import asyncio, time
 from spiffekit.workload import WorkloadApi
@@ -88,8 +92,8 @@ def carl(local):
 class Payer:
     """The agent: a process from an executable of its own that follows its identity."""
 
-    def __init__(self, folder, attestor):
-        self.path = executable(folder / "bin", "payer")
+    def __init__(self, path, attestor):
+        self.path = path
         self._attestor = attestor
 
     def __enter__(self):
@@ -118,7 +122,19 @@ class Payer:
 
 @pytest.fixture
 def payer(local, attestor):
-    return Payer(local.folder, attestor)
+    return Payer(executable(local.folder / "bin", "payer"), attestor)
+
+
+@pytest.fixture
+def put_policy(local, tmp_path):
+    """Store a policy."""
+
+    def put(text):
+        (tmp_path / "cedar").write_text(text)
+        given = ("--name", "payments", "--file", str(tmp_path / "cedar"))
+        local.operator("policy", "put", *given, "--reason", "CHG-4712")
+
+    return put
 
 
 def answering(traced):
@@ -129,7 +145,7 @@ def state_of(local, spiffe_id):
     return local.operator_json("agent", "show", "--spiffeID", spiffe_id)["state"]
 
 
-def test_the_life_of_an_agent(local, attestor, payer, carl, tmp_path):
+def test_the_life_of_an_agent(local, attestor, payer, carl, put_policy, tmp_path):
     # 1. A class that asks for two people. Carl registers the agent, and may not approve it himself.
     local.operator("class", "put", "--name", "payments", "--twoPeople", "--x509TTL", "10m")
     registered = carl("agent", "register", *ID, *OWNER, *PURPOSE, "--class", "payments")
@@ -157,22 +173,45 @@ def test_the_life_of_an_agent(local, attestor, payer, carl, tmp_path):
         assert traced["state"].startswith("valid until")
         assert answering(traced) == ANSWERING
 
-        # 4. Suspended while it runs: its stream ends, and its certificate is on the revocation list.
+        # 4. A policy that asks for nodes with a TPM runs in shadow first. Another process still gets an SVID;
+        #    what would have come of it is in the trail, and `simulate` finds it.
+        put_policy(POLICY.replace("forbid", '@mode("shadow") forbid'))
+        with Payer(payer.path, attestor) as another:
+            _, (watched,) = another.until(granted=True)
+        (event,) = local.operator_json("audit", "search", "--credential", watched)["events"]
+        assert event["detail"]["shadow"] == {"allowed": False, "ids": ["payments#tpm"]}
+        simulated = local.operator_json("policy", "simulate", "--since", "1h", "--shadow")
+        assert {flip["spiffe_id"] for flip in simulated["flips"]} == {PAYER}
+
+        # 5. Enforced, it refuses the next process, and the trail says why. Then it lets such nodes pass.
+        put_policy(POLICY)
+        with Payer(payer.path, attestor) as another:
+            another.until(granted=False)
+        refused = local.operator_json("trace", PAYER)["refused"]
+        assert {tuple(event["policy"]["ids"]) for event in refused} == {("payments#tpm",)}
+        put_policy(POLICY.replace("< 3", "< 1"))
+        with Payer(payer.path, attestor) as another:
+            _, (third,) = another.until(granted=True)
+        traced = local.operator_json("trace", third)
+        assert traced["issued"]["policy"]["ids"] == ["payments#all"]
+        assert answering(traced) == ANSWERING | {("wrote policy payments", "local:uid=0", "local:uid=0")}
+
+        # 6. Suspended while it runs: its stream ends, and its certificate is on the revocation list.
         began = time.monotonic()
         local.operator("agent", "suspend", *ID, "--reason", "pays twice")
         at, _ = payer.until(granted=False)
         assert at - began < TOLD_WITHIN
         listed = local.operator_json("revocation", "list")["revoked"]
-        revoked = [one for one in listed if PAYER in (one["key"], one["spiffe_id"])]
-        assert [(one["key"], one["reason"]) for one in revoked] == [(first, "certificate_hold")]
+        revoked = {(one["key"], one["reason"]) for one in listed if PAYER in (one["key"], one["spiffe_id"])}
+        assert revoked == {(serial, "certificate_hold") for serial in (first, watched, third)}
 
-        # 5. Only who owns it gives it back; then the same process has another certificate.
+        # 7. Only who owns it gives it back; then the same process has another certificate.
         assert carl("agent", "resume", *ID, "--reason", "mended").returncode == 1
         local.operator("agent", "resume", *ID, "--reason", "mended")
         _, (second,) = payer.until(granted=True)
         assert second != first
 
-        # 6. Retired: the stream ends for good, and a signed certificate says what is still out there.
+        # 8. Retired: the stream ends for good, and a signed certificate says what is still out there.
         began = time.monotonic()
         local.operator("agent", "retire", *ID, "--reason", "replaced", "--certificate", str(tmp_path / "end"))
         at, _ = payer.until(granted=False)
@@ -186,17 +225,20 @@ def test_the_life_of_an_agent(local, attestor, payer, carl, tmp_path):
     assert second in {one["id"] for one in said["outstanding"]}
     assert max(one["exp"] for one in said["outstanding"]) <= said["fully_dead_at"]
 
-    # 7. Nobody gets that SPIFFE ID again.
+    # 9. Nobody gets that SPIFFE ID again.
     again = local.operator("agent", "register", *ID, *OWNER, *PURPOSE, check=False)
     assert (again.returncode, "exists, and is retired" in again.stderr) == (1, True)
     with payer:
         payer.until(granted=False)
     assert state_of(local, PAYER) == "RETIRED"
 
-    # 8. What was done with it is told for ever, and nothing of it was changed.
+    # 10. What was done with it is told for ever, and nothing of it was changed.
     traced = local.operator_json("trace", second)
     assert traced["state"].startswith("revoked since")
-    assert answering(traced) == ANSWERING | {("resumed the agent", f"{IDP}|alice", "local:uid=0")}
+    assert answering(traced) == ANSWERING | {
+        ("resumed the agent", f"{IDP}|alice", "local:uid=0"),
+        ("wrote policy payments", "local:uid=0", "local:uid=0"),
+    }
     done = [(event["type"], event["outcome"].get("reason", "")) for event in traced["life"]]
     assert done == [
         ("agent.registered", ""),
