@@ -26,8 +26,9 @@ from attestor.errors import (
     NodeBannedError,
     WitUnsupportedError,
 )
+from attestor.listing import send, sync
 from attestor.node import NodeAttestor, Releasing
-from attestor.updates import Update, bundles_from_proto, entries_from_proto, update_from_proto
+from attestor.updates import Update, bundles_from_proto, update_from_proto
 from spiffekit.bundle import Bundle
 from spiffekit.daemon.clock import Clock
 from spiffekit.daemon.listener import FIXED_WINDOW
@@ -35,18 +36,17 @@ from spiffekit.errors import SpiffeError
 from spiffekit.evidence import Evidence
 from spiffekit.id import TrustDomain
 from spiffekit.wire import tls
-from spiffekit.wire.convert import bundle_from_proto, seconds
+from spiffekit.wire.convert import bundle_from_proto
 from spiffekit.wire.evidence import evidence_to_proto
 from spiffekit.wire.pb.issuer.v1 import updates_pb2, updates_pb2_grpc
 from spiffekit.wire.pb.spire.api import types_pb2
 from spiffekit.wire.pb.spire.api.server.agent.v1 import agent_pb2, agent_pb2_grpc
 from spiffekit.wire.pb.spire.api.server.bundle.v1 import bundle_pb2, bundle_pb2_grpc
-from spiffekit.wire.pb.spire.api.server.entry.v1 import entry_pb2, entry_pb2_grpc
+from spiffekit.wire.pb.spire.api.server.entry.v1 import entry_pb2_grpc
 from spiffekit.wire.pb.spire.api.server.svid.v1 import svid_pb2, svid_pb2_grpc
 
 DEADLINE: Final = 30.0  # seconds of a call
 CLOSE_AFTER: Final = 5.0  # seconds
-SYNC_PAGE: Final = 500  # entries asked for at once
 MAX_MESSAGE: Final = 64 * 1024 * 1024  # bytes; what the issuer pushes is bounded by its chunks
 _REATTEST: Final = frozenset((1, 2, 3, 5))  # EXPIRED, NOT_ATTESTED, NOT_ACTIVE, MUST_REATTEST
 _BANNED: Final = 4
@@ -183,7 +183,7 @@ class IssuerClient:
         )
         with self._errors():
             stream = self._nodes.AttestAgent(timeout=DEADLINE)
-            await _send(stream, opening)
+            await send(stream, opening)
             while True:
                 answer = await stream.read()
                 if not isinstance(answer, agent_pb2.AttestAgentResponse):
@@ -192,7 +192,7 @@ class IssuerClient:
                     await stream.done_writing()
                     return tuple(answer.result.svid.cert_chain), answer.result.reattestable
                 response = await attestor.respond(answer.challenge)
-                await _send(stream, agent_pb2.AttestAgentRequest(challenge_response=response))
+                await send(stream, agent_pb2.AttestAgentRequest(challenge_response=response))
 
     async def renew(self, csr_der: bytes) -> tuple[bytes, ...]:
         """Return the chain of another SVID for this node."""
@@ -293,7 +293,7 @@ class IssuerClient:
         with self._errors():
             stream = self._entries.SyncAuthorizedEntries(timeout=DEADLINE)
             try:
-                return await _sync(stream, known)
+                return await sync(stream, known)
             finally:
                 stream.cancel()
 
@@ -309,7 +309,7 @@ class IssuerClient:
         channel, stream = self._channel, self._updates.Watch()
         try:
             with self._errors(), _tolerated(grpc.StatusCode.UNIMPLEMENTED):
-                await _send(stream, updates_pb2.WatchRequest(revision=revision, epoch=epoch))
+                await send(stream, updates_pb2.WatchRequest(revision=revision, epoch=epoch))
                 while True:
                     yield update_from_proto(await _pushed(stream, quiet))
             raise NotImplementedError("issuer has no push stream")
@@ -330,12 +330,6 @@ def _tolerated(code: grpc.StatusCode) -> Iterator[None]:
             raise
 
 
-async def _send(stream: Any, message: Any) -> None:
-    """Send a message. A stream that has ended takes none, and the next read says why it has."""
-    with contextlib.suppress(asyncio.InvalidStateError):
-        await stream.write(message)
-
-
 async def _pushed(stream: Any, quiet: timedelta) -> updates_pb2.WatchResponse:
     try:
         async with asyncio.timeout(quiet.total_seconds()):  # wait_for may swallow that we are cancelled
@@ -353,39 +347,6 @@ async def _close_later(channel: grpc.aio.Channel) -> None:
         await asyncio.sleep(CLOSE_AFTER)
     finally:
         await channel.close()
-
-
-async def _sync(stream: Any, known: Mapping[str, Entry]) -> tuple[Entry, ...]:
-    await _send(stream, entry_pb2.SyncAuthorizedEntriesRequest())
-    revisions: list[entry_pb2.EntryRevision] = []
-    found: dict[str, Entry] = {}
-
-    async def read() -> bool:
-        answer = await stream.read()
-        if not isinstance(answer, entry_pb2.SyncAuthorizedEntriesResponse):
-            raise IssuerUnavailableError("issuer ended the list of entries too early")
-        revisions.extend(answer.entry_revisions)
-        found.update({entry.id: entry for entry in entries_from_proto(answer.entries)[0]})
-        return answer.more
-
-    while await read():
-        pass
-    wanted = []
-    for revision in revisions:
-        entry = known.get(revision.id)
-        if entry is not None and (entry.revision, seconds(entry.created_at)) == (
-            revision.revision_number,
-            revision.created_at,
-        ):
-            found[entry.id] = entry
-        else:
-            wanted.append(revision.id)
-    for start in range(0, len(wanted), SYNC_PAGE):
-        ids = wanted[start : start + SYNC_PAGE]
-        await _send(stream, entry_pb2.SyncAuthorizedEntriesRequest(ids=ids))
-        while await read():
-            pass
-    return tuple(found.values())
 
 
 def make_csr(key: Any) -> bytes:

@@ -20,7 +20,8 @@ from attestor.errors import (
     NodeAttestationError,
     NodeBannedError,
 )
-from attestor.issuer_client import SYNC_PAGE, IssuerClient, make_csr, new_key
+from attestor.issuer_client import IssuerClient, make_csr, new_key
+from attestor.listing import SYNC_PAGE
 from attestor.node import join_token
 from issuer.model import JoinToken
 from spiffekit.bundle import BundleSet
