@@ -14,6 +14,8 @@ MAX_VALUE_BYTES: Final = 8192  # bytes of UTF-8; a label or an environment varia
 _NUMBER: Final = re.compile(r"[0-9]+", re.ASCII)
 _PATH: Final = re.compile(r"/.+")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
+_PATH_OF_USER: Final = re.compile(r"[0-9]+:/.+", re.ASCII)  # uid:path
+_SHA256_OF_USER: Final = re.compile(r"[0-9]+:[0-9a-f]{64}", re.ASCII)
 _INODE: Final = re.compile(r"[0-9]+:[0-9]+", re.ASCII)  # device:inode
 _UNIT: Final = re.compile(r"[^/\s]+\.[a-z]+")  # with its type, e.g. web.service
 _SLUID: Final = re.compile(r"s[0-9A-Za-z]+", re.ASCII)
@@ -66,6 +68,8 @@ KINDS: Final = {
         "parent:uid": _NUMBER,
         "parent:path": _PATH,
         "parent:sha256": _SHA256,
+        "ancestor:path": _PATH_OF_USER,
+        "ancestor:sha256": _SHA256_OF_USER,
         "declared:cmdline": _ANY,
     },
     "docker": _CONTAINER | IMAGE_SIGNATURES,

@@ -46,6 +46,10 @@ def explain(pid: int | None, call: str | None, socket: Path, output: str) -> Non
 def _lines(pid: int, answer: Any) -> list[str]:
     found = [selector for finding in answer.findings for selector in finding.selectors]
     lines = [f"process {pid} on node {answer.node_id}"]
+    lines += [
+        f"  below process {above.pid} of uid {above.uid}: {above.executable or '(no path)'}"
+        for above in answer.ancestors
+    ]
     for finding in answer.findings:
         lines.append(f"  {finding.type}, at {_clock(finding.collected_at)} in {finding.took / 1000:.1f} ms")
         lines += [f"    {selector}" for selector in finding.selectors]

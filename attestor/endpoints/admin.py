@@ -11,12 +11,13 @@ import grpc
 from attestor.cache import Cache
 from attestor.endpoints.refusals import Refusals
 from attestor.errors import PeerGoneError
-from attestor.peer import Process
+from attestor.peer import Process, ancestors
 from attestor.workload.examination import Examiner
 from spiffekit.daemon.peer import PeerProcess, PeerUnknownError
 from spiffekit.id import SpiffeId
 from spiffekit.selector import Selector
 from spiffekit.wire.convert import seconds
+from spiffekit.wire.evidence import ancestor_to_proto
 from spiffekit.wire.pb.attestor.v1 import admin_pb2
 
 logger = logging.getLogger(__name__)
@@ -76,6 +77,7 @@ class Admin:
             PeerGoneError: It exited meanwhile.
         """
         findings = await self._examiner.findings(process)
+        above = ancestors(process.proc)
         process.require_alive()
         selectors = frozenset().union(*(finding.facts.selectors for finding in findings))
         entries = self._cache.matching(selectors)
@@ -113,6 +115,7 @@ class Admin:
                 )
                 for change in self._examiner.postures.of(process)[-MAX_CHANGES:]
             ],
+            ancestors=map(ancestor_to_proto, above),
         )
 
     def _misses(self, selectors: frozenset[Selector]) -> list[admin_pb2.Miss]:

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the kernel says of any process: its user, groups, and if asked for, its executable and its parent."""
+"""What the kernel says of any process: its user, groups, and if asked for, its executable and ancestors."""
 
 import grp
 import pwd
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
-from contextlib import closing
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -16,8 +16,10 @@ from attestor.errors import PeerGoneError, WorkloadAttestationError
 from attestor.peer import Process, status
 from attestor.workload import Facts
 from attestor.workload.aside import Aside
-from attestor.workload.executable import Executables
+from attestor.workload.executable import Description, Executables
 from spiffekit.daemon.peer import PeerProcess, PeerUnknownError
+from spiffekit.errors import SelectorError
+from spiffekit.evidence import MAX_ANCESTORS
 from spiffekit.selector import Selector
 
 TYPE: Final = "unix"
@@ -33,6 +35,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         workload_size_limit: Largest executable that is hashed, in bytes: 0 is any, below 0 hashes none.
         hash_remote_executables: Hash on FUSE and network file systems too, whose server may lie to us.
         discover_parent: Add the selectors `parent:uid`, `parent:path` and `parent:sha256`.
+        discover_ancestors: Add the selectors `ancestor:path` and `ancestor:sha256`, for up to eight of them.
         declare_cmdline: Add `declared:cmdline`, which the process itself could forge.
     """
 
@@ -40,6 +43,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     workload_size_limit: int = 0
     hash_remote_executables: bool = False
     discover_parent: bool = False
+    discover_ancestors: bool = False
     declare_cmdline: bool = False
 
 
@@ -67,33 +71,39 @@ class UnixAttestor:
                 found |= _selectors({"path": {exe.path}, "inode": {exe.inode}, "sha256": {exe.sha256}})
         except (OSError, ValueError, PeerGoneError) as error:
             raise WorkloadAttestationError(f"process cannot be examined: {error}") from error
+        depth = MAX_ANCESTORS if self._config.discover_ancestors else int(self._config.discover_parent)
+        above = await self._above(process, depth)
         if self._config.discover_parent:
-            found |= await self._parent(process)
+            found |= _parent(above)
+        if self._config.discover_ancestors:
+            found |= _ancestors(above)
         if self._config.declare_cmdline:
             found |= await self._aside.run(process.peer.uid, _cmdline, process)
         return Facts(found)
 
-    async def _parent(self, process: Process) -> frozenset[Selector]:
-        """Return what holds for the direct parent; nothing if it exits meanwhile or cannot be examined.
+    async def _above(self, process: Process, depth: int) -> list["_Ancestor"]:
+        """Return who is above a process, its parent first: `depth`, or up to one that cannot be examined.
 
-        A pidfd holds the parent before it is read. It lives afterwards, and has the number that the kernel
-        then names as parent: so it was the parent that was read, not one that got the number later.
+        A pidfd holds each before it is read. It lives afterwards, and has the number that the kernel then
+        names as parent of one that lives: so what was read is the parent, not one that got its number later.
         """
-        try:
-            pid, _ = process.birth()
-            with closing(PeerProcess.from_pid(pid)) as peer:
-                parent = Process.of(peer)
-                seen = _Status.of(parent)
-                if seen.own_pid == INIT:  # adopts all whose parent exited, so it says nothing
-                    return frozenset()
-                exe = await self._executables.describe(parent)
-                uid, path, sha256 = {str(seen.uid)}, {exe.path}, {exe.sha256}
-                found = _selectors({"parent:uid": uid, "parent:path": path, "parent:sha256": sha256})
-                if process.birth()[0] != pid or not peer.alive():
-                    return frozenset()
-        except (OSError, ValueError, WorkloadAttestationError, PeerGoneError, PeerUnknownError):
-            return frozenset()
-        return found
+        above: list[_Ancestor] = []
+        with ExitStack() as held:
+            try:
+                while len(above) < depth:
+                    pid, _ = process.birth()
+                    parent = Process.of(PeerProcess.from_pid(pid))
+                    held.callback(parent.peer.close)
+                    seen, exe = _Status.of(parent), await self._executables.describe(parent)
+                    if process.birth()[0] != pid:
+                        break
+                    process.require_alive()
+                    parent.require_alive()
+                    above.append(_Ancestor(seen, exe))
+                    process = parent
+            except (OSError, ValueError, WorkloadAttestationError, PeerGoneError, PeerUnknownError):
+                pass  # what is known already stands
+        return above
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +122,39 @@ class _Status:
             return cls(uid, gid, groups, int(fields["NSpid"].split()[-1]))
         except LookupError as error:
             raise ValueError("status lacks a field") from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Ancestor:
+    status: _Status
+    exe: Description
+
+
+def _parent(above: list[_Ancestor]) -> frozenset[Selector]:
+    # The first process of a PID namespace adopts all whose parent exited, so it says nothing.
+    if not above or above[0].status.own_pid == INIT:
+        return frozenset()
+    uid, exe = above[0].status.uid, above[0].exe
+    return _stated([("parent:uid", str(uid)), ("parent:path", exe.path), ("parent:sha256", exe.sha256)])
+
+
+def _ancestors(above: list[_Ancestor]) -> frozenset[Selector]:
+    # User and program in one: an entry that needs both of one ancestor must not get them of two.
+    return _stated(
+        (f"ancestor:{kind}", f"{one.status.uid}:{value}")
+        for one in above
+        for kind, value in (("path", one.exe.path), ("sha256", one.exe.sha256))
+        if value
+    )
+
+
+def _stated(values: Iterable[tuple[str, str]]) -> frozenset[Selector]:
+    """Return a selector for each kind and value that can be one: what others are called denies nothing."""
+    found: frozenset[Selector] = frozenset()
+    for kind, value in values:
+        with suppress(SelectorError):
+            found |= _selectors({kind: {value}})
+    return found
 
 
 def _identity(seen: _Status) -> Mapping[str, AbstractSet[str]]:

@@ -34,8 +34,14 @@ def evidence_to_proto(evidence: Evidence) -> evidence_pb2.Evidence:
         facts = getattr(evidence, name)
         if facts is not None:
             _fill(getattr(message, name), facts)
-    for ancestor in evidence.ancestors:
-        _fill(message.ancestors.add(), ancestor)
+    message.ancestors.extend(map(ancestor_to_proto, evidence.ancestors))
+    return message
+
+
+def ancestor_to_proto(ancestor: AncestorFacts) -> evidence_pb2.AncestorFacts:
+    """Return the message of a process above another."""
+    message = evidence_pb2.AncestorFacts()
+    _fill(message, ancestor)
     return message
 
 

@@ -3,8 +3,10 @@
 
 import asyncio
 import contextlib
+import json
 import os
 from datetime import timedelta
+from pathlib import Path
 
 import grpc
 import pytest
@@ -146,6 +148,25 @@ async def test_sources_ages_and_the_node_are_told(world, explaining):
     assert said.findings[0].collected_at == world.clock.now().timestamp() * 1e6
     assert said.findings[0].took >= 0
     assert said.matches[0].per_process
+
+
+async def test_who_is_above_a_process_is_told_from_its_parent_upwards(explaining, children):
+    child = children(SLEEP)
+    async with explaining() as explain:
+        told = (await explain(child.pid)).ancestors
+        command = [str(child.pid), "--socketPath", str(explain.path)]
+        lines, written = [
+            (await asyncio.to_thread(CliRunner().invoke, cli.explain.explain, command + more)).output
+            for more in ([], ["--output", "json"])
+        ]
+    mine = str(Path("/proc/self/exe").readlink())
+    assert (told[0].pid, told[0].uid, told[0].executable) == (os.getpid(), os.geteuid(), mine)
+    assert told[0].start_ticks > 0
+    assert len(told) == 1 or told[1].pid == os.getppid()
+    shown = [line for line in lines.splitlines() if line.startswith("  below process ")]
+    assert len(shown) == len(told)
+    assert shown[0] == f"  below process {os.getpid()} of uid {os.geteuid()}: {mine}"
+    assert json.loads(written)["ancestors"][0]["executable"] == mine
 
 
 async def test_a_template_that_gives_nothing_says_why(world, explaining):

@@ -22,33 +22,34 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from spiffekit.wire.pb.issuer.v1 import evidence_pb2 as spiffekit_dot_wire_dot_pb_dot_issuer_dot_v1_dot_evidence__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)spiffekit/wire/pb/attestor/v1/admin.proto\x12\x0b\x61ttestor.v1\"!\n\x07Refused\x12\x16\n\x0e\x63orrelation_id\x18\x01 \x01(\t\"\'\n\rLookUpRequest\x12\x16\n\x0e\x63orrelation_id\x18\x01 \x01(\t\"\x9a\x01\n\x0eLookUpResponse\x12\n\n\x02\x61t\x18\x01 \x01(\x03\x12\x0b\n\x03pid\x18\x02 \x01(\x05\x12\x0b\n\x03uid\x18\x03 \x01(\r\x12\x0c\n\x04\x63ode\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x11\n\tselectors\x18\x06 \x03(\t\x12\x0e\n\x06\x66\x61iled\x18\x07 \x03(\t\x12!\n\x06misses\x18\x08 \x03(\x0b\x32\x11.attestor.v1.Miss\"\x1d\n\x0e\x45xplainRequest\x12\x0b\n\x03pid\x18\x01 \x01(\x05\"\xd8\x01\n\x0f\x45xplainResponse\x12&\n\x08\x66indings\x18\x01 \x03(\x0b\x32\x14.attestor.v1.Finding\x12#\n\x07matches\x18\x02 \x03(\x0b\x32\x12.attestor.v1.Match\x12!\n\x06misses\x18\x03 \x03(\x0b\x32\x11.attestor.v1.Miss\x12\x0f\n\x07\x65ntries\x18\x04 \x01(\x05\x12\x0f\n\x07node_id\x18\x05 \x01(\t\x12\x33\n\x0fposture_changes\x18\x06 \x03(\x0b\x32\x1a.attestor.v1.PostureChange\"G\n\rPostureChange\x12\n\n\x02\x61t\x18\x01 \x01(\x03\x12\x0f\n\x07\x65ntries\x18\x02 \x03(\t\x12\x0c\n\x04gone\x18\x03 \x03(\t\x12\x0b\n\x03new\x18\x04 \x03(\t\"]\n\x07\x46inding\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x11\n\tselectors\x18\x02 \x03(\t\x12\r\n\x05\x65rror\x18\x03 \x01(\t\x12\x14\n\x0c\x63ollected_at\x18\x04 \x01(\x03\x12\x0c\n\x04took\x18\x05 \x01(\x03\"h\n\x05Match\x12\x10\n\x08\x65ntry_id\x18\x01 \x01(\t\x12\x11\n\tspiffe_id\x18\x02 \x01(\t\x12\x0c\n\x04hint\x18\x03 \x01(\t\x12\x17\n\x0fsvid_expires_at\x18\x04 \x01(\x03\x12\x13\n\x0bper_process\x18\x05 \x01(\x08\"T\n\x04Miss\x12\x10\n\x08\x65ntry_id\x18\x01 \x01(\t\x12\x11\n\tspiffe_id\x18\x02 \x01(\t\x12\x0f\n\x07missing\x18\x03 \x03(\t\x12\x16\n\x0etemplate_error\x18\x04 \x01(\t2\x90\x01\n\x05\x41\x64min\x12\x44\n\x07\x45xplain\x12\x1b.attestor.v1.ExplainRequest\x1a\x1c.attestor.v1.ExplainResponse\x12\x41\n\x06LookUp\x12\x1a.attestor.v1.LookUpRequest\x1a\x1b.attestor.v1.LookUpResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)spiffekit/wire/pb/attestor/v1/admin.proto\x12\x0b\x61ttestor.v1\x1a*spiffekit/wire/pb/issuer/v1/evidence.proto\"!\n\x07Refused\x12\x16\n\x0e\x63orrelation_id\x18\x01 \x01(\t\"\'\n\rLookUpRequest\x12\x16\n\x0e\x63orrelation_id\x18\x01 \x01(\t\"\x9a\x01\n\x0eLookUpResponse\x12\n\n\x02\x61t\x18\x01 \x01(\x03\x12\x0b\n\x03pid\x18\x02 \x01(\x05\x12\x0b\n\x03uid\x18\x03 \x01(\r\x12\x0c\n\x04\x63ode\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x11\n\tselectors\x18\x06 \x03(\t\x12\x0e\n\x06\x66\x61iled\x18\x07 \x03(\t\x12!\n\x06misses\x18\x08 \x03(\x0b\x32\x11.attestor.v1.Miss\"\x1d\n\x0e\x45xplainRequest\x12\x0b\n\x03pid\x18\x01 \x01(\x05\"\x85\x02\n\x0f\x45xplainResponse\x12&\n\x08\x66indings\x18\x01 \x03(\x0b\x32\x14.attestor.v1.Finding\x12#\n\x07matches\x18\x02 \x03(\x0b\x32\x12.attestor.v1.Match\x12!\n\x06misses\x18\x03 \x03(\x0b\x32\x11.attestor.v1.Miss\x12\x0f\n\x07\x65ntries\x18\x04 \x01(\x05\x12\x0f\n\x07node_id\x18\x05 \x01(\t\x12\x33\n\x0fposture_changes\x18\x06 \x03(\x0b\x32\x1a.attestor.v1.PostureChange\x12+\n\tancestors\x18\x07 \x03(\x0b\x32\x18.issuer.v1.AncestorFacts\"G\n\rPostureChange\x12\n\n\x02\x61t\x18\x01 \x01(\x03\x12\x0f\n\x07\x65ntries\x18\x02 \x03(\t\x12\x0c\n\x04gone\x18\x03 \x03(\t\x12\x0b\n\x03new\x18\x04 \x03(\t\"]\n\x07\x46inding\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x11\n\tselectors\x18\x02 \x03(\t\x12\r\n\x05\x65rror\x18\x03 \x01(\t\x12\x14\n\x0c\x63ollected_at\x18\x04 \x01(\x03\x12\x0c\n\x04took\x18\x05 \x01(\x03\"h\n\x05Match\x12\x10\n\x08\x65ntry_id\x18\x01 \x01(\t\x12\x11\n\tspiffe_id\x18\x02 \x01(\t\x12\x0c\n\x04hint\x18\x03 \x01(\t\x12\x17\n\x0fsvid_expires_at\x18\x04 \x01(\x03\x12\x13\n\x0bper_process\x18\x05 \x01(\x08\"T\n\x04Miss\x12\x10\n\x08\x65ntry_id\x18\x01 \x01(\t\x12\x11\n\tspiffe_id\x18\x02 \x01(\t\x12\x0f\n\x07missing\x18\x03 \x03(\t\x12\x16\n\x0etemplate_error\x18\x04 \x01(\t2\x90\x01\n\x05\x41\x64min\x12\x44\n\x07\x45xplain\x12\x1b.attestor.v1.ExplainRequest\x1a\x1c.attestor.v1.ExplainResponse\x12\x41\n\x06LookUp\x12\x1a.attestor.v1.LookUpRequest\x1a\x1b.attestor.v1.LookUpResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'spiffekit.wire.pb.attestor.v1.admin_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_REFUSED']._serialized_start=58
-  _globals['_REFUSED']._serialized_end=91
-  _globals['_LOOKUPREQUEST']._serialized_start=93
-  _globals['_LOOKUPREQUEST']._serialized_end=132
-  _globals['_LOOKUPRESPONSE']._serialized_start=135
-  _globals['_LOOKUPRESPONSE']._serialized_end=289
-  _globals['_EXPLAINREQUEST']._serialized_start=291
-  _globals['_EXPLAINREQUEST']._serialized_end=320
-  _globals['_EXPLAINRESPONSE']._serialized_start=323
-  _globals['_EXPLAINRESPONSE']._serialized_end=539
-  _globals['_POSTURECHANGE']._serialized_start=541
-  _globals['_POSTURECHANGE']._serialized_end=612
-  _globals['_FINDING']._serialized_start=614
-  _globals['_FINDING']._serialized_end=707
-  _globals['_MATCH']._serialized_start=709
-  _globals['_MATCH']._serialized_end=813
-  _globals['_MISS']._serialized_start=815
-  _globals['_MISS']._serialized_end=899
-  _globals['_ADMIN']._serialized_start=902
-  _globals['_ADMIN']._serialized_end=1046
+  _globals['_REFUSED']._serialized_start=102
+  _globals['_REFUSED']._serialized_end=135
+  _globals['_LOOKUPREQUEST']._serialized_start=137
+  _globals['_LOOKUPREQUEST']._serialized_end=176
+  _globals['_LOOKUPRESPONSE']._serialized_start=179
+  _globals['_LOOKUPRESPONSE']._serialized_end=333
+  _globals['_EXPLAINREQUEST']._serialized_start=335
+  _globals['_EXPLAINREQUEST']._serialized_end=364
+  _globals['_EXPLAINRESPONSE']._serialized_start=367
+  _globals['_EXPLAINRESPONSE']._serialized_end=628
+  _globals['_POSTURECHANGE']._serialized_start=630
+  _globals['_POSTURECHANGE']._serialized_end=701
+  _globals['_FINDING']._serialized_start=703
+  _globals['_FINDING']._serialized_end=796
+  _globals['_MATCH']._serialized_start=798
+  _globals['_MATCH']._serialized_end=902
+  _globals['_MISS']._serialized_start=904
+  _globals['_MISS']._serialized_end=988
+  _globals['_ADMIN']._serialized_start=991
+  _globals['_ADMIN']._serialized_end=1135
 # @@protoc_insertion_point(module_scope)

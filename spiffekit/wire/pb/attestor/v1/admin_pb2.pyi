@@ -1,3 +1,4 @@
+from spiffekit.wire.pb.issuer.v1 import evidence_pb2 as _evidence_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -45,20 +46,22 @@ class ExplainRequest(_message.Message):
     def __init__(self, pid: _Optional[int] = ...) -> None: ...
 
 class ExplainResponse(_message.Message):
-    __slots__ = ("findings", "matches", "misses", "entries", "node_id", "posture_changes")
+    __slots__ = ("findings", "matches", "misses", "entries", "node_id", "posture_changes", "ancestors")
     FINDINGS_FIELD_NUMBER: _ClassVar[int]
     MATCHES_FIELD_NUMBER: _ClassVar[int]
     MISSES_FIELD_NUMBER: _ClassVar[int]
     ENTRIES_FIELD_NUMBER: _ClassVar[int]
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     POSTURE_CHANGES_FIELD_NUMBER: _ClassVar[int]
+    ANCESTORS_FIELD_NUMBER: _ClassVar[int]
     findings: _containers.RepeatedCompositeFieldContainer[Finding]
     matches: _containers.RepeatedCompositeFieldContainer[Match]
     misses: _containers.RepeatedCompositeFieldContainer[Miss]
     entries: int
     node_id: str
     posture_changes: _containers.RepeatedCompositeFieldContainer[PostureChange]
-    def __init__(self, findings: _Optional[_Iterable[_Union[Finding, _Mapping]]] = ..., matches: _Optional[_Iterable[_Union[Match, _Mapping]]] = ..., misses: _Optional[_Iterable[_Union[Miss, _Mapping]]] = ..., entries: _Optional[int] = ..., node_id: _Optional[str] = ..., posture_changes: _Optional[_Iterable[_Union[PostureChange, _Mapping]]] = ...) -> None: ...
+    ancestors: _containers.RepeatedCompositeFieldContainer[_evidence_pb2.AncestorFacts]
+    def __init__(self, findings: _Optional[_Iterable[_Union[Finding, _Mapping]]] = ..., matches: _Optional[_Iterable[_Union[Match, _Mapping]]] = ..., misses: _Optional[_Iterable[_Union[Miss, _Mapping]]] = ..., entries: _Optional[int] = ..., node_id: _Optional[str] = ..., posture_changes: _Optional[_Iterable[_Union[PostureChange, _Mapping]]] = ..., ancestors: _Optional[_Iterable[_Union[_evidence_pb2.AncestorFacts, _Mapping]]] = ...) -> None: ...
 
 class PostureChange(_message.Message):
     __slots__ = ("at", "entries", "gone", "new")
