@@ -21,13 +21,14 @@ from attestor.endpoints.admission import Admission
 from attestor.endpoints.reflection import Reflection
 from attestor.endpoints.refusals import Refusals
 from attestor.endpoints.signer import Signer
-from attestor.endpoints.status import Status
+from attestor.endpoints.watch import Policies, Status
 from attestor.endpoints.wit import WitProfile
 from attestor.endpoints.workload_api import WorkloadApi
 from attestor.instances import Instances
 from attestor.issuer_client import IssuerClient
 from attestor.jwt import JwtCache
 from attestor.peer import Process
+from attestor.policies import PolicyShelf
 from attestor.rotation import Rotation
 from attestor.session import NodeSession
 from attestor.state import StateFile
@@ -168,7 +169,7 @@ class Attestor:
         front: UnixFront[Process] = UnixFront(table.socket_path, mode=SOCKET_MODE, identify=Process.of)
         admission = Admission(front.peer_of, self.clock)
         wit = WitSvids(client, self.cache, self.clock)
-        services["workload_api"] = self._workload_api(front, admission, jwt, instances, wit)
+        services["workload_api"] = self._workload_api(front, admission, jwt, instances, wit, sync.policies)
         parts = metrics.Parts(
             clock=self.clock,
             cache=self.cache,
@@ -210,6 +211,7 @@ class Attestor:
         jwt: JwtCache,
         instances: Instances,
         wit: WitSvids,
+        policies: PolicyShelf,
     ) -> Any:
         table = self.config.attestor
         common: dict[str, Any] = {
@@ -230,7 +232,11 @@ class Attestor:
                 unauthenticated_verifiers=table.allow_unauthenticated_verifiers,
                 wit=WitProfile(instances, wit, export=table.wit_export) if table.wit else None,
             )
-            others: list[Any] = [Status(self.cache, admission), Reflection(admission)]
+            others: list[Any] = [
+                Status(self.cache, admission),
+                Policies(policies, admission),
+                Reflection(admission),
+            ]
             if table.wit:
                 others.append(Signer(self.cache, self.examiner, instances, wit, **common))
             handlers = [api.handler(), *(other.handler() for other in others)]

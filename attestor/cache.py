@@ -276,15 +276,16 @@ class Cache:
 
     def watching(self) -> AbstractContextManager["Watcher"]:
         """Yield something that misses no change of what may be served."""
-        return _watching(self._watchers)
+        return watching(self._watchers)
 
     def watching_revocations(self) -> AbstractContextManager["Watcher"]:
         """Yield something that misses nothing of what the issuer says of revocations."""
-        return _watching(self._revocation_watchers)
+        return watching(self._revocation_watchers)
 
 
 @contextmanager
-def _watching(watchers: "set[Watcher]") -> Iterator["Watcher"]:
+def watching(watchers: "set[Watcher]") -> Iterator["Watcher"]:
+    """Yield something that is among `watchers` while the context lasts."""
     watcher = Watcher()
     watchers.add(watcher)
     try:

@@ -297,10 +297,13 @@ class IssuerClient:
             finally:
                 stream.cancel()
 
-    async def watch(self, quiet: timedelta, *, revision: int = 0, epoch: str = "") -> AsyncIterator[Update]:
+    async def watch(
+        self, quiet: timedelta, *, revision: int = 0, epoch: str = "", policies: int = 0
+    ) -> AsyncIterator[Update]:
         """Yield what the issuer pushes; ends with an error when nothing came for `quiet`.
 
-        With the last `revision` and `epoch` that were applied, the issuer may leave out what was before.
+        With the last `revision` and `epoch` that were applied, and the number of the `policies` that are
+        held, the issuer may leave out what was before.
         After `drop_connections` it just ends: watch again.
 
         Raises:
@@ -309,7 +312,8 @@ class IssuerClient:
         channel, stream = self._channel, self._updates.Watch()
         try:
             with self._errors(), _tolerated(grpc.StatusCode.UNIMPLEMENTED):
-                await send(stream, updates_pb2.WatchRequest(revision=revision, epoch=epoch))
+                opening = updates_pb2.WatchRequest(revision=revision, epoch=epoch, policies=policies)
+                await send(stream, opening)
                 while True:
                     yield update_from_proto(await _pushed(stream, quiet))
             raise NotImplementedError("issuer has no push stream")

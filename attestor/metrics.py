@@ -21,7 +21,6 @@ from attestor.sync import Sync
 from attestor.wit import WitSvids
 from attestor.workload.examination import Examiner, Finding
 from spiffekit.daemon.clock import Clock
-from spiffekit.status import AgentStatus
 
 BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)  # seconds
 
@@ -71,12 +70,22 @@ class Parts(Collector):
         yield GaugeMetricFamily(
             "attestor_status_age_seconds",
             "Time since the issuer signed the status of agents.",
-            self._since(self.cache.taken_back.status),
+            self._since(status.issued_at if (status := self.cache.taken_back.status) else None),
         )
         yield CounterMetricFamily(
             "attestor_status_refused",
             "Statuses of agents and revocation lists that could not be verified.",
             self.sync.revocations.refused,
+        )
+        yield GaugeMetricFamily(
+            "attestor_policies_age_seconds",
+            "Time since the issuer signed the policies.",
+            self._since(self.sync.policies.issued_at),
+        )
+        yield CounterMetricFamily(
+            "attestor_policies_refused",
+            "Bundles of policies that could not be verified.",
+            self.sync.policies.refused,
         )
         expiry = GaugeMetricFamily(
             "attestor_svid_expires_in_seconds", "Time until the first SVID expires.", labels=("kind",)
@@ -106,8 +115,8 @@ class Parts(Collector):
         known_at = self.sync.known_at
         return math.nan if known_at is None else self.clock.monotonic() - known_at
 
-    def _since(self, status: AgentStatus | None) -> float:
-        return math.nan if status is None else (self.clock.now() - status.issued_at).total_seconds()
+    def _since(self, instant: datetime | None) -> float:
+        return math.nan if instant is None else (self.clock.now() - instant).total_seconds()
 
     def _left(self, expires_at: datetime | None) -> float:
         return math.nan if expires_at is None else (expires_at - self.clock.now()).total_seconds()

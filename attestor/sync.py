@@ -12,6 +12,7 @@ from attestor.cache import Cache, Entry
 from attestor.errors import AttestorError, IssuerUnavailableError
 from attestor.instances import Instances
 from attestor.issuer_client import IssuerClient
+from attestor.policies import PolicyShelf
 from attestor.revocation import RevocationBook, Said
 from attestor.session import RETRY, NodeSession
 from attestor.updates import Update
@@ -42,6 +43,7 @@ class Sync:
         self._cache = cache
         self._instances = instances
         self.revocations = RevocationBook()
+        self.policies = PolicyShelf()
         self._clock = clock
         self._poll_every = poll_every
         self._synced = asyncio.Event()
@@ -76,11 +78,16 @@ class Sync:
     async def _watch(self, backoff: Backoff) -> None:
         parts: list[Update] = []
         try:
-            async for update in self._client.watch(QUIET, revision=self.revision, epoch=self._epoch):
+            async for update in self._client.watch(
+                QUIET, revision=self.revision, epoch=self._epoch, policies=self.policies.number
+            ):
                 backoff.reset()
                 if update.heartbeat:
                     if update.revocations is not None:
                         self._take_back(update.revocations)
+                    if update.policies is not None:
+                        own = self._cache.bundles.get(self._cache.trust_domain)
+                        self.policies.take(update.policies, own, self._clock.now())
                     if update.epoch == self._epoch and not parts:
                         self.revision = update.revision  # what lies between was not for us
                         self.known_at = self._clock.monotonic()

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
 from attestor.cache import Entry
+from attestor.policies import SaidPolicies
 from attestor.revocation import Said
 from spiffekit.bundle import Bundle
 from spiffekit.errors import SelectorError, SpiffeError, SpiffeIdError
@@ -47,6 +48,7 @@ class Update:
     tainted: tuple[str, ...]
     heartbeat: bool
     revocations: Said | None = None
+    policies: SaidPolicies | None = None
 
 
 def entry_from_proto(message: types_pb2.Entry) -> Entry:
@@ -106,6 +108,9 @@ def update_from_proto(message: updates_pb2.WatchResponse) -> Update:
         heartbeat=message.heartbeat,
         revocations=Said(message.revocations.status, tuple(message.revocations.crls))
         if message.HasField("revocations")
+        else None,
+        policies=SaidPolicies(message.policies.number, message.policies.bundle)
+        if message.HasField("policies")
         else None,
     )
 

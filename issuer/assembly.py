@@ -38,6 +38,7 @@ from issuer.governance.lifecycle import Caretaker, Lifecycle
 from issuer.governance.log_files import LogFiles
 from issuer.governance.people import People
 from issuer.governance.policy import PolicyJudge
+from issuer.governance.policy_bundles import PolicyPublisher
 from issuer.governance.revocation import Publisher, Revocations
 from issuer.kubernetes import Clusters
 from issuer.pruning import Pruning
@@ -160,10 +161,19 @@ class Issuer:
         issuer.publisher = Publisher(issuer.authorities, issuer.revocations, issuer.log, issuer.clock)
         policy = issuer.policy
         await database.read(lambda tx: policy.load(tx.policies.newest(), enforced=tx.policies.enforced()))
+        issuer.policy_publisher = PolicyPublisher(
+            issuer.trust_domain,
+            judge=policy,
+            registrations=registrations,
+            authorities=issuer.authorities,
+            log=issuer.log,
+            clock=issuer.clock,
+        )
         database.on_commit += [
             registrations.apply,
             issuer.revocations.apply,
             policy.apply,
+            issuer.policy_publisher.apply,
             issuer.log.publish,
         ]
         await issuer.authorities.load()
@@ -181,6 +191,7 @@ class Issuer:
     log: ChangeLog
     revocations: Revocations
     publisher: Publisher
+    policy_publisher: PolicyPublisher
 
     def services(self) -> dict[str, Any]:
         """Return the services in the order in which they start."""
@@ -206,6 +217,7 @@ class Issuer:
             "pruning": pruning.run,
             "caretaker": caretaker.run,
             "publisher": self.publisher.run,
+            "policies": self.policy_publisher.run,
         }
         if self.kubernetes:
             services["kubernetes"] = self.clusters.run
@@ -329,6 +341,7 @@ class Issuer:
             log=self.log,
             callers=callers,
             publisher=self.publisher,
+            policies=self.policy_publisher,
             clock=self.clock,
             epoch=self.database.epoch,
         )
@@ -340,7 +353,9 @@ class Issuer:
             publisher=self.publisher,
             authorities=self.authorities,
         )
-        policy = PolicyService(self.trust_domain, **common, judge=self.policy, authorities=self.authorities)
+        policy = PolicyService(
+            self.trust_domain, **common, judge=self.policy, publisher=self.policy_publisher
+        )
         explain = ExplainService(self.trust_domain, registrations=self.registrations)
         per_second = self.config.audit.reports_per_second
         limit = self._limit(per_second, per_second * 100)

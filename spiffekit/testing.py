@@ -6,7 +6,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -22,6 +22,9 @@ from spiffekit.id import SpiffeId, TrustDomain
 from spiffekit.jwk import encode_base64url, from_public_key
 from spiffekit.jws import with_signature
 from spiffekit.keys import private_key_to_der, public_key_to_der
+from spiffekit.policy import Policy, PolicyBundle, Principal
+from spiffekit.policy.bundle import LIFETIME as POLICY_LIFETIME
+from spiffekit.policy.bundle import TYP as POLICY_TYP
 from spiffekit.status import LIFETIME, TYP, AgentStatus
 from spiffekit.x509svid import X509Svid
 
@@ -179,6 +182,21 @@ class TestCA:
         fields = {"issued_at": self.now, "expires_at": self.now + LIFETIME, **changes}
         status = AgentStatus(trust_domain=self.trust_domain, sequence=sequence, **fields)
         return self.jwt("", header={"typ": TYP}, claims={"sub": None, "aud": None, **status.claims()})
+
+    def policies(
+        self, *texts: str, sequence: int = 1, agents: Iterable[Principal] = (), **changes: Any
+    ) -> str:
+        """Return signed policies of now, named p1, p2, …; `changes` are fields of `PolicyBundle`."""
+        fields = {
+            "version": sequence,
+            "issued_at": self.now,
+            "expires_at": self.now + POLICY_LIFETIME,
+            "policies": tuple(Policy(name=f"p{n}", version=1, text=text) for n, text in enumerate(texts, 1)),
+            "agents": {agent.spiffe_id: agent for agent in agents},
+            **changes,
+        }
+        bundle = PolicyBundle(trust_domain=self.trust_domain, sequence=sequence, **fields)
+        return self.jwt("", header={"typ": POLICY_TYP}, claims={"sub": None, "aud": None, **bundle.claims()})
 
     def jwt(
         self,

@@ -10,18 +10,18 @@ from typing import Final
 from issuer.api.convert import node_id_field
 from issuer.api.convert_agents import agent_id_field, text_field
 from issuer.api.dispatch import Call
-from issuer.ca.authorities import Authorities
 from issuer.errors import FailedPreconditionError, InvalidRequestError, NotFoundError
 from issuer.governance.policy import PolicyJudge, in_force, principal_of
+from issuer.governance.policy_bundles import PolicyPublisher
 from issuer.governance.simulation import EVENTS, MAX_EVENTS, Flip, Simulation
-from issuer.model import AgentState, StoredPolicy
+from issuer.model import StoredPolicy
 from issuer.registration import Registrations
 from issuer.store import Database, Transaction
 from issuer.store.audit import AuditFilter
 from spiffekit.errors import PolicyEngineError, PolicyError
 from spiffekit.id import TrustDomain
-from spiffekit.policy import Attest, Policies, Policy, PolicyBundle, Request, Resource
-from spiffekit.policy.bundle import LIFETIME, MAX_BYTES, TYP
+from spiffekit.policy import Attest, Policies, Policy, Request, Resource
+from spiffekit.policy.bundle import LIFETIME
 from spiffekit.policy.request import SVID, TOOL
 from spiffekit.wire.convert import seconds
 from spiffekit.wire.pb.issuer.v1 import policy_pb2
@@ -41,13 +41,13 @@ class PolicyService:
         database: Database,
         registrations: Registrations,
         judge: PolicyJudge,
-        authorities: Authorities,
+        publisher: PolicyPublisher,
     ) -> None:
         self._trust_domain = trust_domain
         self._database = database
         self._registrations = registrations
         self._judge = judge
-        self._authorities = authorities
+        self._publisher = publisher
 
     async def Put(self, request: policy_pb2.PutPolicyRequest, call: Call) -> policy_pb2.StoredPolicy:  # noqa: N802 - the method's name on the wire
         """Store the next version of a policy, which holds at once."""
@@ -188,25 +188,7 @@ class PolicyService:
     ) -> policy_pb2.PolicyBundle:
         """Return the policies that hold and the active agents, signed."""
         del request
-        now = call.now.replace(microsecond=0)
-        bundle = PolicyBundle(
-            trust_domain=self._trust_domain,
-            version=self._judge.version,
-            issued_at=now,
-            expires_at=now + LIFETIME,
-            policies=self._judge.policies(),
-            agents={
-                agent.spiffe_id: principal_of(agent, now)
-                for agent in self._registrations.agents()
-                if agent.state is AgentState.ACTIVE
-            },
-        )
-        token = await self._authorities.jwt.token(TYP, bundle.claims())
-        if len(token) > MAX_BYTES:
-            raise FailedPreconditionError(
-                f"policies and agents are more than the {MAX_BYTES} bytes of a bundle"
-            )
-        return policy_pb2.PolicyBundle(token=token)
+        return policy_pb2.PolicyBundle(token=await self._publisher.token(call.now, LIFETIME))
 
 
 def _leaves(after: int, wanted: AuditFilter, tx: Transaction) -> list[tuple[int, bytes]]:

@@ -19,6 +19,7 @@ from issuer.api.dispatch import Call
 from issuer.api.sent import Sent
 from issuer.changes import ChangeLog
 from issuer.errors import InvalidRequestError, NodeDeniedError
+from issuer.governance.policy_bundles import PolicyPublisher, PublishedPolicies
 from issuer.governance.revocation import Published, Publisher
 from issuer.model import ChangeKind
 from issuer.registration import Authorized, Registrations
@@ -44,6 +45,7 @@ class UpdatesService:
         log: ChangeLog,
         callers: Callers,
         publisher: Publisher,
+        policies: PolicyPublisher,
         clock: Clock,
         epoch: str,
         heartbeat: timedelta = HEARTBEAT,
@@ -54,6 +56,7 @@ class UpdatesService:
         self._log = log
         self._callers = callers
         self._publisher = publisher
+        self._policies = policies
         self._clock = clock
         # A database put back to an older state counts its revisions anew: each run stands for itself.
         self._epoch = f"{epoch}-{secrets.token_hex(4)}"
@@ -71,14 +74,20 @@ class UpdatesService:
         node_id = call.caller.node_id
         sent = self._take_up(node_id, first)
         reading = asyncio.create_task(_drain(requests))
-        told = 0  # the number of what was published last
+        told = 0  # the number of the revocations that were sent last
+        decided_by = first.policies if first.epoch == self._epoch else 0  # that of the policies
         try:
             revision = self._log.revision
             authorized = self._registrations.authorized(node_id, call.now)
             for message in sent.bring(authorized, self._bundles(authorized), revision) or [_heartbeat()]:
                 yield self._stamped(message, revision)
-            while await self._is_more(revision, told, reading):
+            while await self._is_more(revision, told, decided_by, reading):
                 await self._callers.judge(call.connection)  # banned, evicted or expired: ends here
+                policies = self._policies.current
+                if policies.number > decided_by:
+                    decided_by = policies.number
+                    yield self._stamped(_policies(policies), revision)
+                    continue
                 published = self._publisher.current
                 if published.number > told:
                     told = published.number
@@ -117,11 +126,14 @@ class UpdatesService:
             self._sent.popitem(last=False)
         return sent
 
-    async def _is_more(self, revision: int, told: int, reading: "asyncio.Task[None]") -> bool:
+    async def _is_more(
+        self, revision: int, told: int, decided_by: int, reading: "asyncio.Task[None]"
+    ) -> bool:
         """Wait for a change, or the time of a heartbeat; False when the node has ended the stream."""
         growing = [
             asyncio.create_task(self._log.wait_beyond(revision)),
             asyncio.create_task(self._publisher.wait_beyond(told)),
+            asyncio.create_task(self._policies.wait_beyond(decided_by)),
         ]
         try:
             await asyncio.wait(
@@ -150,6 +162,11 @@ class UpdatesService:
 def _revocations(published: Published) -> updates_pb2.WatchResponse:
     what = updates_pb2.Revocations(status=published.status, crls=published.crls)
     return updates_pb2.WatchResponse(heartbeat=True, revocations=what)
+
+
+def _policies(published: PublishedPolicies) -> updates_pb2.WatchResponse:
+    what = updates_pb2.Policies(number=published.number, bundle=published.token)
+    return updates_pb2.WatchResponse(heartbeat=True, policies=what)
 
 
 def _heartbeat() -> updates_pb2.WatchResponse:

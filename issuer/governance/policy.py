@@ -15,7 +15,7 @@ from typing import Final
 from issuer.model import Agent, Change, Node, StoredPolicy
 from spiffekit.errors import PolicyEngineError, PolicyError
 from spiffekit.evidence import Evidence
-from spiffekit.policy import Attest, Decision, Policies, Policy, Principal, Request
+from spiffekit.policy import Attest, Decision, Denial, Policies, Policy, Principal, Request
 
 logger = logging.getLogger(__name__)
 
@@ -102,12 +102,12 @@ class PolicyJudge:
 
     def _decide(self, request: Request) -> Decision:
         if self._policies is None:
-            decision = Decision(allowed=False, reason="policies cannot be evaluated")
+            decision = Decision.denied(Denial.NOT_EVALUATED, "policies cannot be evaluated")
         else:
             decision = self._policies.decide(request)
         if self.enforced:
             return decision
-        return replace(decision, allowed=True, ids=(), reason="")
+        return replace(decision, allowed=True, ids=(), reason="", denial=None)
 
 
 def in_force(stored: Iterable[StoredPolicy]) -> Iterable[Policy]:

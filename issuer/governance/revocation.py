@@ -6,16 +6,15 @@ snapshot and new lists, whole; streams of attestors and whoever asks get the new
 """
 
 import asyncio
-import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final, NoReturn
+from typing import Final
 
 from issuer.ca.authorities import Authorities
 from issuer.ca.crl import Reason, Revoked
 from issuer.changes import ChangeLog
-from issuer.errors import IssuerError
+from issuer.governance.publishing import Publishing
 from issuer.model import (
     Agent,
     AgentState,
@@ -34,10 +33,7 @@ from spiffekit.daemon.clock import Clock
 from spiffekit.id import SpiffeId, TrustDomain
 from spiffekit.status import LIFETIME, TYP, AgentStatus
 
-logger = logging.getLogger(__name__)
-
 REFRESH: Final = LIFETIME / 3  # a snapshot is replaced while it is still good for as long as two more
-RETRY: Final = timedelta(seconds=1)
 CRL_LIFETIME: Final = timedelta(hours=1)
 # What a retired agent has delegated offline ends within an hour, and clocks are apart by less than the rest.
 LINGER: Final = timedelta(minutes=65)
@@ -202,58 +198,31 @@ class Published:
     crls: tuple[bytes, ...]  # DER
 
 
-class Publisher:
-    """The service that signs what was taken back, whenever it changes and before the last one expires."""
+class Publisher(Publishing[Published]):
+    """The service that signs what was taken back."""
+
+    FAILED = "status of agents cannot be signed, trying again"
+    REFRESH = REFRESH
 
     def __init__(
         self, authorities: Authorities, revocations: Revocations, log: ChangeLog, clock: Clock
     ) -> None:
+        super().__init__(Published(0, "", ()), clock)
         self._authorities = authorities
         self._revocations = revocations
         self._log = log
-        self._clock = clock
-        self.current = Published(0, "", ())
-        self._grown = asyncio.Event()
 
-    async def run(self, ready: Callable[[], None]) -> NoReturn:
-        """Publish again and again; a failure is logged and tried again soon."""
-        good = await self._publish()
-        ready()
-        while True:
-            await self._until(REFRESH if good else RETRY)
-            good = await self._publish()
+    async def _changed(self) -> None:
+        await self._revocations.wait()
 
-    async def _until(self, at_most: timedelta) -> None:
-        waiting = [
-            asyncio.ensure_future(self._revocations.wait()),
-            asyncio.ensure_future(self._clock.sleep(at_most)),
-        ]
-        try:
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for one in waiting:
-                one.cancel()
-
-    async def _publish(self) -> bool:
+    async def _make(self, number: int) -> Published:
         now = self._clock.now()
         status = self._revocations.status(self._log.revision, now)
-        try:
-            token = await self._authorities.jwt.token(TYP, status.claims())
-            crls = await self._authorities.revocation_lists(
-                self._revocations.certificates(now), number=self._crl_number(now), lifetime=CRL_LIFETIME
-            )
-        except IssuerError:
-            logger.exception("status of agents cannot be signed, trying again")
-            return False
-        self.current = Published(self.current.number + 1, token, crls)
-        self._grown.set()
-        self._grown = asyncio.Event()
-        return True
+        token = await self._authorities.jwt.token(TYP, status.claims())
+        crls = await self._authorities.revocation_lists(
+            self._revocations.certificates(now), number=self._crl_number(now), lifetime=CRL_LIFETIME
+        )
+        return Published(number, token, crls)
 
     def _crl_number(self, now: datetime) -> int:
         return (self._log.revision << 40) + int(now.timestamp())  # grows with changes, and with time
-
-    async def wait_beyond(self, number: int) -> None:
-        """Return as soon as there is something newer."""
-        while self.current.number <= number:
-            await self._grown.wait()

@@ -7,12 +7,13 @@ and so is everything while policies cannot be evaluated, or it is not known whic
 """
 
 from spiffekit.policy.bundle import PolicyBook, PolicyBundle
-from spiffekit.policy.engine import Decision, Policies, Policy
+from spiffekit.policy.engine import Decision, Denial, Policies, Policy
 from spiffekit.policy.request import Attest, Principal, Request, Resource
 
 __all__ = [
     "Attest",
     "Decision",
+    "Denial",
     "Policies",
     "Policy",
     "PolicyBook",

@@ -21,7 +21,7 @@ from spiffekit.errors import (
 )
 from spiffekit.id import SpiffeId, TrustDomain
 from spiffekit.jws import Jws
-from spiffekit.policy.engine import Decision, Policies, Policy
+from spiffekit.policy.engine import Decision, Denial, Policies, Policy
 from spiffekit.policy.request import TOOL, Principal, Request, Resource
 
 TYP: Final = "policy-bundle+jwt"
@@ -35,6 +35,7 @@ class PolicyBundle:
     """The policies and agents of one trust domain. You get a verified one by `verify`."""
 
     trust_domain: TrustDomain
+    sequence: int  # grows with whatever changes what is said here
     version: int  # counts the changes of its policies
     issued_at: datetime  # whole seconds
     expires_at: datetime
@@ -45,6 +46,7 @@ class PolicyBundle:
         """Return the claims of the token that says this."""
         return {
             "iss": str(self.trust_domain.id),
+            "seq": self.sequence,
             "version": self.version,
             "iat": int(self.issued_at.timestamp()),
             "exp": int(self.expires_at.timestamp()),
@@ -119,12 +121,28 @@ class PolicyBundle:
             )
         return cls(
             trust_domain=trust_domain,
+            sequence=_of_type(int, jws.payload.get("seq"), "seq"),
             version=_of_type(int, jws.payload.get("version"), "version"),
             issued_at=issued_at,
             expires_at=jws.expires_at(),
             policies=tuple(policies),
             agents=agents,
         )
+
+    def is_newer_than(self, before: "PolicyBundle | None") -> bool:
+        """Tell whether it says anything that one of the same trust domain did not say before.
+
+        Raises:
+            PolicyUnknownError: It is older: somebody plays back what was said once.
+        """
+        if before is None:
+            return True
+        ours, theirs = (self.sequence, self.issued_at), (before.sequence, before.issued_at)
+        if ours < theirs:
+            raise PolicyUnknownError(
+                f"policies {self.sequence} of {self.trust_domain} are older than {before.sequence}"
+            )
+        return ours > theirs
 
     def check_fresh(self, now: datetime) -> None:
         """Check that the bundle can be relied upon now.
@@ -139,12 +157,15 @@ class PolicyBundle:
 
 
 class PolicyBook:
-    """The newest policies of one trust domain, ready to be asked. It never goes back to older ones."""
+    """The newest policies of one trust domain, ready to be asked. It never goes back to older ones.
+
+    `put` is for one thread, and whatever asks for any.
+    """
 
     def __init__(self, trust_domain: TrustDomain) -> None:
-        self._trust_domain = trust_domain
-        self._newest: PolicyBundle | None = None
-        self._policies: Policies | None = None
+        self.trust_domain = trust_domain
+        # One value, so that who reads while it changes has either. None: they cannot be evaluated.
+        self._held: tuple[PolicyBundle, Policies | None] | None = None
 
     def put(self, bundle: PolicyBundle) -> bool:
         """Keep a verified bundle; tell whether it is newer than what was there.
@@ -158,20 +179,19 @@ class PolicyBook:
             PolicyError: One of its policies is malformed.
             PolicyEngineError: There is no engine.
         """
-        if bundle.trust_domain != self._trust_domain:
-            raise UntrustedError(f"policies of {bundle.trust_domain} are not those of {self._trust_domain}")
-        before = self._newest
-        order = (bundle.version, bundle.issued_at)
-        if before is not None and order < (before.version, before.issued_at):
-            raise PolicyUnknownError(
-                f"policies {bundle.version} of {bundle.trust_domain} are older than known"
-            )
-        known = self._policies
-        self._newest, self._policies = bundle, None
-        if known is None or known.policies != bundle.policies:
-            known = Policies.compile(bundle.policies)
-        self._policies = known
-        return before is None or order != (before.version, before.issued_at)
+        if bundle.trust_domain != self.trust_domain:
+            raise UntrustedError(f"policies of {bundle.trust_domain} are not those of {self.trust_domain}")
+        before, policies = self._held or (None, None)
+        if not bundle.is_newer_than(before):
+            return False
+        try:
+            if policies is None or policies.policies != bundle.policies:
+                policies = Policies.compile(bundle.policies)
+        except SpiffeError:
+            self._held = bundle, None
+            raise
+        self._held = bundle, policies
+        return True
 
     def decide_tool(self, spiffe_id: SpiffeId, tool: str, now: datetime) -> Decision:
         """Return whether an agent may call a tool. Whatever goes wrong is a denial.
@@ -181,18 +201,24 @@ class PolicyBook:
             tool: The tool's name.
             now: The instant to judge by.
         """
-        if self._newest is None or self._policies is None:
-            return Decision(allowed=False, reason=f"policies of {self._trust_domain} are not known")
+        held = self._held
+        if held is None:
+            return Decision.denied(Denial.POLICY_UNKNOWN, f"policies of {self.trust_domain} are not known")
+        bundle, policies = held
         try:
-            self._newest.check_fresh(now)
-        except SpiffeError as error:
-            return Decision(allowed=False, reason=str(error))
-        principal = self._newest.agents.get(spiffe_id)
+            bundle.check_fresh(now)
+        except PolicyUnknownError as error:
+            return Decision.denied(Denial.POLICY_UNKNOWN, str(error))
+        if policies is None:
+            return Decision.denied(
+                Denial.NOT_EVALUATED, f"policies of {self.trust_domain} cannot be evaluated"
+            )
+        principal = bundle.agents.get(spiffe_id)
         if principal is None:
-            reason = f"{spiffe_id} is no active agent of {self._trust_domain}"
-            return Decision(allowed=False, bundle=self._policies.hash, reason=reason)
+            reason = f"{spiffe_id} is no active agent of {self.trust_domain}"
+            return Decision.denied(Denial.NO_ACTIVE_AGENT, reason, bundle=policies.hash)
         resource = Resource(kind="Tool", id=tool)
-        return self._policies.decide(Request(action=TOOL, principal=principal, resource=resource, at=now))
+        return policies.decide(Request(action=TOOL, principal=principal, resource=resource, at=now))
 
 
 def _of_type(kind: type, value: object, name: str) -> Any:

@@ -13,6 +13,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from functools import cache, cached_property, lru_cache
 from types import ModuleType
 from typing import Any, Final
@@ -53,15 +54,37 @@ class Policy:
         return _statements(self.name, self.text, _engine())
 
 
+class Denial(StrEnum):
+    """Why something is denied, in a word: for logs, metrics and callers."""
+
+    FORBIDDEN = "forbidden"  # a policy forbids it
+    NOT_PERMITTED = "not_permitted"  # no policy permits it
+    NOT_EVALUATED = "not_evaluated"  # the engine or a policy failed, or what it was asked breaks the schema
+    POLICY_UNKNOWN = "policy_unknown"  # there are no policies, or they are too old
+    NO_ACTIVE_AGENT = "no_active_agent"  # the caller is nobody that policies speak of
+    STATUS_UNKNOWN = "status_unknown"  # nobody knows now what is taken back
+    REVOKED = "revoked"  # the caller, or what it showed, is taken back
+    EXPIRED = "expired"  # what the caller showed is good no longer
+    NOT_DELEGATED = "not_delegated"  # the delegation does not reach so far
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
     """What came of a request."""
 
     allowed: bool
-    bundle: str = ""  # hash of the policies and the schema that were asked
+    bundle: str = ""  # hash of the policies and the schema that were asked; "" if they were not
     ids: tuple[str, ...] = ()  # the statements that decided, at most `MAX_IDS`; none: nothing permits it
     reason: str = ""  # why it is denied
     shadow: "Decision | None" = None  # what it would be if the policies in shadow mode counted
+    denial: Denial | None = None  # why it is denied, in a word
+
+    @classmethod
+    def denied(
+        cls, denial: Denial, reason: str, *, bundle: str = "", ids: tuple[str, ...] = ()
+    ) -> "Decision":
+        """Return a denial."""
+        return cls(allowed=False, bundle=bundle, ids=ids, reason=reason, denial=denial)
 
 
 class Policies:
@@ -140,15 +163,16 @@ class Policies:
         try:
             result = cedar.is_authorized(request.cedar(), compiled, request.entities(), schema)
         except Exception:  # noqa: BLE001 - the boundary of the engine: what it cannot answer is denied
-            return Decision(allowed=False, bundle=self.hash, reason="the policy engine failed")
+            return Decision.denied(Denial.NOT_EVALUATED, "the policy engine failed", bundle=self.hash)
         # Cedar leaves out a statement that fails, and a prohibition that fails would permit.
         if result.diagnostics.errors:
-            return Decision(allowed=False, bundle=self.hash, reason="a policy could not be evaluated")
+            return Decision.denied(Denial.NOT_EVALUATED, "a policy could not be evaluated", bundle=self.hash)
         ids = tuple(sorted(result.diagnostics.reasons)[:MAX_IDS])
         if result.allowed:
             return Decision(allowed=True, bundle=self.hash, ids=ids)
-        reason = f"policy {ids[0]} forbids it" if ids else "no policy permits it"
-        return Decision(allowed=False, bundle=self.hash, ids=ids, reason=reason)
+        if not ids:
+            return Decision.denied(Denial.NOT_PERMITTED, "no policy permits it", bundle=self.hash)
+        return Decision.denied(Denial.FORBIDDEN, f"policy {ids[0]} forbids it", bundle=self.hash, ids=ids)
 
 
 @lru_cache(maxsize=MAX_STATEMENTS)

@@ -62,6 +62,7 @@ class FakeIssuer:
     batches: list = field(default_factory=list)  # entries of calls for X.509-SVIDs
     evidence: list = field(default_factory=list)  # of calls for SVIDs
     watches: list = field(default_factory=list)  # (revision, epoch) that streams were opened with
+    resumed_policies: list = field(default_factory=list)  # and the number of the policies
 
     def __post_init__(self):
         self.streams = []
@@ -265,10 +266,11 @@ class FakeClient:
         await self._as_node("sync_entries")
         return tuple(self.issuer.entries.values())
 
-    async def watch(self, quiet, *, revision=0, epoch=""):
+    async def watch(self, quiet, *, revision=0, epoch="", policies=0):
         await self._as_node("watch")
         assert quiet
         self.issuer.watches.append((revision, epoch))
+        self.issuer.resumed_policies.append(policies)
         if not self.issuer.pushes:
             raise NotImplementedError
         stream = asyncio.Queue()

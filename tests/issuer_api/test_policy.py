@@ -7,6 +7,7 @@ import grpc
 import pytest
 
 from issuer.api import policy as policy_api
+from issuer.governance import policy_bundles
 from issuer.model import AttestationLevel, Outcome
 from spiffekit.bundle import BundleSet
 from spiffekit.policy import PolicyBook, PolicyBundle
@@ -341,6 +342,6 @@ async def test_a_tool_server_decides_by_the_bundle(world, policies, node, clock)
 
 
 async def test_a_bundle_that_is_too_large_is_not_signed(policies, node, monkeypatch):
-    monkeypatch.setattr(policy_api, "MAX_BYTES", 100)
+    monkeypatch.setattr(policy_bundles, "MAX_BYTES", 100)
     with refused("FAILED_PRECONDITION", "policies and agents are more than the 100 bytes of a bundle"):
         await policies.GetBundle(policy_pb2.GetPolicyBundleRequest())

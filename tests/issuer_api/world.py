@@ -39,6 +39,7 @@ from issuer.governance.lifecycle import Lifecycle
 from issuer.governance.log_files import LogFiles
 from issuer.governance.people import People
 from issuer.governance.policy import PolicyJudge
+from issuer.governance.policy_bundles import PolicyPublisher
 from issuer.governance.revocation import Publisher, Revocations
 from issuer.keys.memory import MemoryKeyManager
 from issuer.model import Node, RegistrationEntry
@@ -151,8 +152,12 @@ class World:
             world.publisher = Publisher(world.authorities, world.revocations, world.log, clock)
             world.policy = policy = PolicyJudge()
             await database.read(lambda tx: policy.load(tx.policies.newest(), enforced=tx.policies.enforced()))
+            world.policies = PolicyPublisher(
+                TRUST_DOMAIN, judge=policy, registrations=known, authorities=world.authorities, log=world.log,
+                clock=clock,
+            )  # fmt: skip
             database.on_commit += [
-                known.apply, world.revocations.apply, policy.apply, world.log.publish,
+                known.apply, world.revocations.apply, policy.apply, world.policies.apply, world.log.publish,
             ]  # fmt: skip
             await world.authorities.load()
             await world.identity.refresh()
@@ -231,7 +236,7 @@ class World:
                 judge=EvidenceJudge(self.options.get("pods")),
                 governor=Governor(self.registrations, self.policy),
             ),
-            "policy": PolicyService(TRUST_DOMAIN, **common, judge=self.policy, authorities=self.authorities),
+            "policy": PolicyService(TRUST_DOMAIN, **common, judge=self.policy, publisher=self.policies),
             "revocation": RevocationService(
                 TRUST_DOMAIN,
                 database=self.database,
@@ -253,6 +258,7 @@ class World:
                 log=self.log,
                 callers=self.callers,
                 publisher=self.publisher,
+                policies=self.policies,
                 clock=self.clock,
                 epoch=self.database.epoch,
                 **{k: self.options[k] for k in ("heartbeat", "remembered") if k in self.options},

@@ -13,19 +13,21 @@ from attestor.endpoints.admission import Admission
 from attestor.endpoints.reflection import Reflection
 from attestor.endpoints.refusals import Refusals
 from attestor.endpoints.signer import Signer
-from attestor.endpoints.status import Status
+from attestor.endpoints.watch import Policies, Status
 from attestor.endpoints.wit import WitProfile
 from attestor.endpoints.workload_api import WorkloadApi
 from attestor.instances import Instances
 from attestor.jwt import JwtCache
 from attestor.peer import Process
+from attestor.policies import PolicyShelf, SaidPolicies
 from attestor.revocation import RevocationBook, Said
 from attestor.wit import WitSvids
 from attestor.workload import Configured
 from attestor.workload.examination import Examiner
 from spiffekit.daemon.listener import UnixFront
 from spiffekit.testing import TestCA
-from spiffekit.wire.pb.attestor.v1 import signer_pb2_grpc, status_pb2_grpc
+from spiffekit.wire.pb.attestor.v1 import policies_pb2_grpc, signer_pb2_grpc, status_pb2_grpc
+from spiffekit.wire.pb.attestor.v1.policies_pb2 import WatchPoliciesRequest
 from spiffekit.wire.pb.attestor.v1.signer_pb2 import SignProofRequest
 from spiffekit.wire.pb.attestor.v1.status_pb2 import WatchRequest
 from spiffekit.wire.workload_api import SECURITY_HEADER, messages, methods
@@ -74,6 +76,7 @@ class World:
         self.options = options
         self.refusals = Refusals(self.clock)
         self.revocations = RevocationBook()
+        self.shelf = PolicyShelf()
         self.instances = None
         self.front = UnixFront(path, mode=SOCKET_MODE, identify=self._identify)
 
@@ -105,6 +108,13 @@ class World:
         self.cache.take_back(self.revocations.take(said, self.ca.bundle, self.clock.now()))
         if self.instances is not None:
             self.instances.drop_taken_back()
+
+    def lay_down(self, *policies, **fields):
+        """The issuer says which policies hold: a bundle of these fields, newer than the last one."""
+        self.ca.now = self.clock.now()
+        number = self.shelf.number + 1
+        said = self.ca.policies(*policies, **{"sequence": number} | fields)
+        self.shelf.take(SaidPolicies(number, said), self.ca.bundle, self.clock.now())
 
     @property
     def streams(self):
@@ -143,6 +153,7 @@ class World:
                 self.front,
                 self.api.handler(),
                 Status(self.cache, self.admission).handler(),
+                Policies(self.shelf, self.admission).handler(),
                 Reflection(self.admission).handler(),
                 *([] if export is None else [signer.handler()]),
             ),
@@ -192,6 +203,11 @@ class Client:
         """What was taken back, as a stream."""
         stub = status_pb2_grpc.StatusStub(self.channel)
         return stub.Watch(WatchRequest(), metadata=metadata, timeout=WITHIN)
+
+    def policies(self, metadata=HEADER):
+        """Which policies hold, as a stream."""
+        stub = policies_pb2_grpc.PoliciesStub(self.channel)
+        return stub.Watch(WatchPoliciesRequest(), metadata=metadata, timeout=WITHIN)
 
     async def first(self, name="FetchX509SVID", metadata=HEADER, **fields):
         """The first message of a stream, which is then closed."""

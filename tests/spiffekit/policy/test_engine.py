@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spiffekit.errors import PolicyEngineError, PolicyError
-from spiffekit.policy import Decision, Policies
+from spiffekit.policy import Decision, Denial, Policies
 from spiffekit.policy.engine import MAX_BRACKETS, MAX_IDS, MAX_STATEMENTS, MAX_TEXT
 from spiffekit.policy.request import TOOL
 from tests.spiffekit.policy.asked import ALL, NONE, NOW, a_policy, a_request, an_attest, decide, policies
@@ -24,7 +24,7 @@ def refused(message):
 
 
 def test_what_no_policy_permits_is_denied():
-    assert decide() == Decision(allowed=False, bundle=policies().hash, reason="no policy permits it")
+    assert decide() == Decision.denied(Denial.NOT_PERMITTED, "no policy permits it", bundle=policies().hash)
     assert not decide('permit(principal, action, resource == Audience::"other");').allowed
 
 

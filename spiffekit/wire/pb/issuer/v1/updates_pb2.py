@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from spiffekit.wire.pb.spire.api import types_pb2 as spiffekit_dot_wire_dot_pb_dot_spire_dot_api_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)spiffekit/wire/pb/issuer/v1/updates.proto\x12\tissuer.v1\x1a\'spiffekit/wire/pb/spire/api/types.proto\"/\n\x0cWatchRequest\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\t\"\xda\x02\n\rWatchResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\t\x12\x10\n\x08snapshot\x18\x03 \x01(\x08\x12\x0c\n\x04more\x18\x04 \x01(\x08\x12\'\n\x07\x65ntries\x18\x05 \x03(\x0b\x32\x16.spire.api.types.Entry\x12\x19\n\x11removed_entry_ids\x18\x06 \x03(\t\x12(\n\x07\x62undles\x18\x07 \x03(\x0b\x32\x17.spire.api.types.Bundle\x12\x17\n\x0fremoved_bundles\x18\x08 \x03(\t\x12 \n\x18tainted_x509_authorities\x18\t \x03(\t\x12\x1f\n\x17tainted_jwt_authorities\x18\n \x03(\t\x12\x11\n\theartbeat\x18\x0b \x01(\x08\x12+\n\x0brevocations\x18\x0c \x01(\x0b\x32\x16.issuer.v1.Revocations\"+\n\x0bRevocations\x12\x0e\n\x06status\x18\x01 \x01(\t\x12\x0c\n\x04\x63rls\x18\x02 \x03(\x0c\x32I\n\x07Updates\x12>\n\x05Watch\x12\x17.issuer.v1.WatchRequest\x1a\x18.issuer.v1.WatchResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)spiffekit/wire/pb/issuer/v1/updates.proto\x12\tissuer.v1\x1a\'spiffekit/wire/pb/spire/api/types.proto\"A\n\x0cWatchRequest\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\t\x12\x10\n\x08policies\x18\x03 \x01(\x04\"\x81\x03\n\rWatchResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\t\x12\x10\n\x08snapshot\x18\x03 \x01(\x08\x12\x0c\n\x04more\x18\x04 \x01(\x08\x12\'\n\x07\x65ntries\x18\x05 \x03(\x0b\x32\x16.spire.api.types.Entry\x12\x19\n\x11removed_entry_ids\x18\x06 \x03(\t\x12(\n\x07\x62undles\x18\x07 \x03(\x0b\x32\x17.spire.api.types.Bundle\x12\x17\n\x0fremoved_bundles\x18\x08 \x03(\t\x12 \n\x18tainted_x509_authorities\x18\t \x03(\t\x12\x1f\n\x17tainted_jwt_authorities\x18\n \x03(\t\x12\x11\n\theartbeat\x18\x0b \x01(\x08\x12+\n\x0brevocations\x18\x0c \x01(\x0b\x32\x16.issuer.v1.Revocations\x12%\n\x08policies\x18\r \x01(\x0b\x32\x13.issuer.v1.Policies\"+\n\x0bRevocations\x12\x0e\n\x06status\x18\x01 \x01(\t\x12\x0c\n\x04\x63rls\x18\x02 \x03(\x0c\"*\n\x08Policies\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0e\n\x06\x62undle\x18\x02 \x01(\t2I\n\x07Updates\x12>\n\x05Watch\x12\x17.issuer.v1.WatchRequest\x1a\x18.issuer.v1.WatchResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,11 +33,13 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'spiffekit.wire.pb.issuer.v1
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_WATCHREQUEST']._serialized_start=97
-  _globals['_WATCHREQUEST']._serialized_end=144
-  _globals['_WATCHRESPONSE']._serialized_start=147
-  _globals['_WATCHRESPONSE']._serialized_end=493
-  _globals['_REVOCATIONS']._serialized_start=495
-  _globals['_REVOCATIONS']._serialized_end=538
-  _globals['_UPDATES']._serialized_start=540
-  _globals['_UPDATES']._serialized_end=613
+  _globals['_WATCHREQUEST']._serialized_end=162
+  _globals['_WATCHRESPONSE']._serialized_start=165
+  _globals['_WATCHRESPONSE']._serialized_end=550
+  _globals['_REVOCATIONS']._serialized_start=552
+  _globals['_REVOCATIONS']._serialized_end=595
+  _globals['_POLICIES']._serialized_start=597
+  _globals['_POLICIES']._serialized_end=639
+  _globals['_UPDATES']._serialized_start=641
+  _globals['_UPDATES']._serialized_end=714
 # @@protoc_insertion_point(module_scope)

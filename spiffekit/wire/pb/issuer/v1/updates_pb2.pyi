@@ -8,15 +8,17 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class WatchRequest(_message.Message):
-    __slots__ = ("revision", "epoch")
+    __slots__ = ("revision", "epoch", "policies")
     REVISION_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
+    POLICIES_FIELD_NUMBER: _ClassVar[int]
     revision: int
     epoch: str
-    def __init__(self, revision: _Optional[int] = ..., epoch: _Optional[str] = ...) -> None: ...
+    policies: int
+    def __init__(self, revision: _Optional[int] = ..., epoch: _Optional[str] = ..., policies: _Optional[int] = ...) -> None: ...
 
 class WatchResponse(_message.Message):
-    __slots__ = ("revision", "epoch", "snapshot", "more", "entries", "removed_entry_ids", "bundles", "removed_bundles", "tainted_x509_authorities", "tainted_jwt_authorities", "heartbeat", "revocations")
+    __slots__ = ("revision", "epoch", "snapshot", "more", "entries", "removed_entry_ids", "bundles", "removed_bundles", "tainted_x509_authorities", "tainted_jwt_authorities", "heartbeat", "revocations", "policies")
     REVISION_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
@@ -29,6 +31,7 @@ class WatchResponse(_message.Message):
     TAINTED_JWT_AUTHORITIES_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     REVOCATIONS_FIELD_NUMBER: _ClassVar[int]
+    POLICIES_FIELD_NUMBER: _ClassVar[int]
     revision: int
     epoch: str
     snapshot: bool
@@ -41,7 +44,8 @@ class WatchResponse(_message.Message):
     tainted_jwt_authorities: _containers.RepeatedScalarFieldContainer[str]
     heartbeat: bool
     revocations: Revocations
-    def __init__(self, revision: _Optional[int] = ..., epoch: _Optional[str] = ..., snapshot: _Optional[bool] = ..., more: _Optional[bool] = ..., entries: _Optional[_Iterable[_Union[_types_pb2.Entry, _Mapping]]] = ..., removed_entry_ids: _Optional[_Iterable[str]] = ..., bundles: _Optional[_Iterable[_Union[_types_pb2.Bundle, _Mapping]]] = ..., removed_bundles: _Optional[_Iterable[str]] = ..., tainted_x509_authorities: _Optional[_Iterable[str]] = ..., tainted_jwt_authorities: _Optional[_Iterable[str]] = ..., heartbeat: _Optional[bool] = ..., revocations: _Optional[_Union[Revocations, _Mapping]] = ...) -> None: ...
+    policies: Policies
+    def __init__(self, revision: _Optional[int] = ..., epoch: _Optional[str] = ..., snapshot: _Optional[bool] = ..., more: _Optional[bool] = ..., entries: _Optional[_Iterable[_Union[_types_pb2.Entry, _Mapping]]] = ..., removed_entry_ids: _Optional[_Iterable[str]] = ..., bundles: _Optional[_Iterable[_Union[_types_pb2.Bundle, _Mapping]]] = ..., removed_bundles: _Optional[_Iterable[str]] = ..., tainted_x509_authorities: _Optional[_Iterable[str]] = ..., tainted_jwt_authorities: _Optional[_Iterable[str]] = ..., heartbeat: _Optional[bool] = ..., revocations: _Optional[_Union[Revocations, _Mapping]] = ..., policies: _Optional[_Union[Policies, _Mapping]] = ...) -> None: ...
 
 class Revocations(_message.Message):
     __slots__ = ("status", "crls")
@@ -50,3 +54,11 @@ class Revocations(_message.Message):
     status: str
     crls: _containers.RepeatedScalarFieldContainer[bytes]
     def __init__(self, status: _Optional[str] = ..., crls: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class Policies(_message.Message):
+    __slots__ = ("number", "bundle")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    BUNDLE_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    bundle: str
+    def __init__(self, number: _Optional[int] = ..., bundle: _Optional[str] = ...) -> None: ...
