@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the issuer says of the whole trust domain, for local verifiers, on the public socket beside the Workload API.
+"""What the issuer says of the whole trust domain, for local verifiers on the public socket.
 
 Any process may ask: what is told is signed, and no secret. The rules of the socket hold, and the answer is
 rendered once for all.

@@ -50,7 +50,7 @@ class Observed(World):
         self.sync = Sync(
             client, self.session, self.cache, instances=instances, clock=self.clock, poll_every=HOUR
         )
-        self.sync.revocations = self.revocations
+        self.sync.revocations, self.sync.policies = self.revocations, self.shelf
         self.rotation = Rotation(client, self.cache, clock=self.clock)
 
     @contextlib.asynccontextmanager
@@ -141,6 +141,16 @@ async def test_how_old_the_status_of_agents_is_and_what_was_refused_is_told(worl
         assert (world.value("status_age_seconds"), world.value("status_refused_total")) == (20, 0)
         world.take_back(crls=[b"malformed"])
         assert (world.value("status_age_seconds"), world.value("status_refused_total")) == (0, 1)
+
+
+async def test_how_old_the_policies_are_and_what_was_refused_is_told(world):
+    async with world.serving():
+        assert math.isnan(world.value("policies_age_seconds"))
+        world.lay_down()
+        await world.clock.advance(20 * SECOND)
+        assert (world.value("policies_age_seconds"), world.value("policies_refused_total")) == (20, 0)
+        world.lay_down(sequence=0)
+        assert (world.value("policies_age_seconds"), world.value("policies_refused_total")) == (20, 1)
 
 
 async def test_times_of_attestors_are_told_by_how_they_ended(world):

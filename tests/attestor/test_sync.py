@@ -11,6 +11,7 @@ import pytest
 from attestor.cache import Cache
 from attestor.errors import IssuerUnavailableError, MustReattestError, NodeBannedError
 from attestor.instances import Instances
+from attestor.policies import SaidPolicies
 from attestor.revocation import Said, TakenBack
 from attestor.session import RETRY
 from attestor.sync import Sync
@@ -487,3 +488,14 @@ async def test_a_poll_that_fails_changes_nothing_and_is_tried_again(stock):
         stock.issuer.failing = {}
         await stock.clock.advance(EVERY)
         assert stock.known == ["a", "b"]
+
+
+async def test_policies_are_held_as_soon_as_they_are_said_and_asked_for_only_if_they_are_others(world):
+    token = world.issuer.ca.policies("permit(principal, action, resource);")
+    async with world.running():
+        await world.hear(world.issuer.update(heartbeat=True, policies=SaidPolicies(7, token)))
+        assert world.sync.policies.token == token
+        await world.hear(world.issuer.update(heartbeat=True, policies=SaidPolicies(8, "nonsense")))
+        assert (world.sync.policies.token, world.sync.policies.refused) == (token, 1)
+        await world.break_off()
+    assert world.issuer.resumed_policies == [0, 7]

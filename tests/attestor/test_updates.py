@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 import pytest
 
 from attestor.cache import Entry
+from attestor.policies import SaidPolicies
 from attestor.revocation import Said
 from attestor.updates import MAX_NAME, Update, entry_from_proto, update_from_proto
 from spiffekit.errors import SelectorError, SpiffeIdError, TemplateError
@@ -140,6 +141,13 @@ def test_what_is_taken_back_comes_as_it_was_said():
     update = update_from_proto(updates_pb2.WatchResponse(heartbeat=True, revocations=heard))
     assert update.revocations == Said("token", (b"one", b"two"))
     assert update_from_proto(updates_pb2.WatchResponse(heartbeat=True)).revocations is None
+
+
+def test_policies_come_as_they_were_said():
+    heard = updates_pb2.Policies(number=7, bundle="token")
+    update = update_from_proto(updates_pb2.WatchResponse(heartbeat=True, policies=heard))
+    assert update.policies == SaidPolicies(7, "token")
+    assert update_from_proto(updates_pb2.WatchResponse(heartbeat=True)).policies is None
 
 
 BAD_BUNDLE = types_pb2.Bundle(trust_domain="bad.org", jwt_authorities=[types_pb2.JWTKey()])

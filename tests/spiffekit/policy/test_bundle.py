@@ -16,7 +16,7 @@ from spiffekit.errors import (
     UntrustedError,
 )
 from spiffekit.id import SpiffeId
-from spiffekit.policy import PolicyBook, PolicyBundle
+from spiffekit.policy import Policies, PolicyBook, PolicyBundle
 from spiffekit.policy.bundle import LIFETIME, MAX_BYTES, MAX_SKEW, TYP
 from spiffekit.testing import TestCA
 from tests.spiffekit.policy.asked import ALL, NONE, NOW, PAYER, a_policy, a_principal
@@ -137,7 +137,18 @@ def book():
 def reason(book, who=PAYER, now=NOW):
     decision = book.decide_tool(who, "pay", now)
     assert not decision.allowed
+    assert decision.denial == DENIALS[decision.reason.replace(str(who), "WHO")]
     return decision.reason
+
+
+DENIALS = {
+    "policy p#1 forbids it": "forbidden",
+    "policies of example.org are not known": "policy_unknown",
+    "policies of example.org have expired": "policy_unknown",
+    "policies of example.org are of the future: clocks disagree": "policy_unknown",
+    "policies of example.org cannot be evaluated": "not_evaluated",
+    "WHO is no active agent of example.org": "no_active_agent",
+}
 
 
 def test_a_tool_server_asks_the_newest_policies(book):
@@ -207,3 +218,26 @@ def test_without_the_engine_everything_is_denied(book, monkeypatch):
     with pytest.raises(PolicyEngineError):
         book.put(a_bundle())
     assert reason(book) == "policies of example.org cannot be evaluated"
+
+
+def test_who_asks_while_policies_change_is_answered_by_those_before_or_after(book, monkeypatch):
+    """Tool servers ask from any thread, and a thousand statements take a while to compile."""
+    book.put(a_bundle())
+    compile_ = Policies.compile
+    seen = []
+
+    def slowly(policies):
+        seen.append(book.decide_tool(PAYER, "pay", NOW).allowed)
+        return compile_(policies)
+
+    monkeypatch.setattr(Policies, "compile", slowly)
+    book.put(a_bundle(sequence=71, policies=(a_policy(NONE),)))
+    assert seen == [True]
+    assert reason(book) == "policy p#1 forbids it"
+
+
+def test_policies_that_stay_the_same_are_not_compiled_again(book, monkeypatch):
+    book.put(a_bundle())
+    monkeypatch.setattr(Policies, "compile", None)
+    assert book.put(a_bundle(sequence=71, agents={}))
+    assert reason(book).endswith("is no active agent of example.org")

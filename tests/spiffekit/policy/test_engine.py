@@ -247,7 +247,7 @@ FAILS = "forbid(principal, action, resource) when { context.time.hour + 92233720
 def test_a_prohibition_that_cannot_be_evaluated_denies():
     decision = decide(ALL, FAILS)
     assert (decision.allowed, decision.ids) == (False, ())
-    assert decision.reason == "a policy could not be evaluated"
+    assert (decision.denial, decision.reason) == (Denial.NOT_EVALUATED, "a policy could not be evaluated")
 
 
 def test_a_shadow_that_fails_changes_nothing():
@@ -305,6 +305,7 @@ def test_an_engine_that_fails_denies(monkeypatch):
     )
     decision = compiled.decide(a_request())
     assert (decision.allowed, decision.reason) == (False, "the policy engine failed")
+    assert decision.denial is Denial.NOT_EVALUATED
 
 
 SELECTED = (
