@@ -14,7 +14,7 @@ from issuer.api import status_endpoint
 from issuer.api.agents import AgentsService
 from issuer.api.audit import AuditService
 from issuer.api.audit_reports import AuditReportsService
-from issuer.api.bundle import BundleService
+from issuer.api.bundle import PUBLISHED_PER_SECOND, BundleService, WitBundleService
 from issuer.api.caller import Callers, Connection, tls_connection
 from issuer.api.debug import DebugService
 from issuer.api.dispatch import Metrics
@@ -322,10 +322,15 @@ class Issuer:
             if table.wit
             else SvidService(self.trust_domain, **signing)
         )
+        bundle = (WitBundleService if table.wit else BundleService)(
+            self.trust_domain,
+            **common,
+            publish_limit=self._limit(PUBLISHED_PER_SECOND, PUBLISHED_PER_SECOND),
+        )
         debug = DebugService(registrations=self.registrations, identity=self.identity, clock=self.clock)
         return [
             (agent_pb2.DESCRIPTOR.services_by_name["Agent"], node),
-            (bundle_pb2.DESCRIPTOR.services_by_name["Bundle"], BundleService(self.trust_domain, **common)),
+            (bundle_pb2.DESCRIPTOR.services_by_name["Bundle"], bundle),
             (entry_pb2.DESCRIPTOR.services_by_name["Entry"], EntryService(self.trust_domain, **common)),
             (svid_pb2.DESCRIPTOR.services_by_name["SVID"], svid),
             (debug_pb2.DESCRIPTOR.services_by_name["Debug"], debug),

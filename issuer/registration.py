@@ -24,6 +24,7 @@ from spiffekit.selector import Selector
 Key = tuple[Selector, ...]
 
 
+FLAGS: Final = ("admin", "downstream")  # of entries: what they make of the issuer's callers
 MAX_REMEMBERED: Final = 1_000_000  # entries in the answers of `authorized` that are kept for the next call
 
 
@@ -84,6 +85,11 @@ class SubsetIndex:
                     yield entry
 
 
+def _flags(entry: RegistrationEntry) -> list[tuple[str, SpiffeId]]:
+    """Return what an entry makes of a caller that has its ID."""
+    return [(flag, entry.spiffe_id) for flag in FLAGS if getattr(entry, flag)]
+
+
 class Registrations:
     """Every entry and node of one trust domain. Used from one event loop."""
 
@@ -94,7 +100,7 @@ class Registrations:
         self._sorted_ids: list[str] = []
         self._by_parent: dict[SpiffeId, dict[str, RegistrationEntry]] = {}
         self._aliases = SubsetIndex()
-        self._admins: dict[SpiffeId, dict[str, RegistrationEntry]] = {}
+        self._flagged: dict[tuple[str, SpiffeId], dict[str, RegistrationEntry]] = {}
         self._nodes: dict[SpiffeId, Node] = {}
         self._bundles: dict[TrustDomain, Bundle] = {}
         self._agents: dict[SpiffeId, Agent] = {}
@@ -166,8 +172,8 @@ class Registrations:
         self._by_parent.setdefault(entry.parent_id, {})[entry.id] = entry
         if entry.parent_id == self._server:
             self._aliases.add(entry)
-        if entry.admin:
-            self._admins.setdefault(entry.spiffe_id, {})[entry.id] = entry
+        for key in _flags(entry):
+            self._flagged.setdefault(key, {})[entry.id] = entry
 
     def _remove(self, entry_id: str) -> None:
         entry = self._entries.pop(entry_id, None)
@@ -180,8 +186,10 @@ class Registrations:
             del self._by_parent[entry.parent_id]
         if entry.parent_id == self._server:
             self._aliases.remove(entry)
-        if entry.admin:
-            del self._admins[entry.spiffe_id][entry.id]
+        for key in _flags(entry):
+            del self._flagged[key][entry.id]
+            if not self._flagged[key]:
+                del self._flagged[key]
 
     def node(self, node_id: SpiffeId) -> Node | None:
         """Return a node, or None."""
@@ -217,7 +225,14 @@ class Registrations:
 
     def is_admin(self, spiffe_id: SpiffeId, now: datetime) -> bool:
         """Tell whether an entry makes this ID an administrator at `now`."""
-        return any(self._counts(entry, now) for entry in self._admins.get(spiffe_id, {}).values())
+        return self._is_flagged("admin", spiffe_id, now)
+
+    def is_downstream(self, spiffe_id: SpiffeId, now: datetime) -> bool:
+        """Tell whether an entry makes this ID a downstream issuer at `now`."""
+        return self._is_flagged("downstream", spiffe_id, now)
+
+    def _is_flagged(self, flag: str, spiffe_id: SpiffeId, now: datetime) -> bool:
+        return any(self._counts(entry, now) for entry in self._flagged.get((flag, spiffe_id), {}).values())
 
     def entries(self) -> Iterator[RegistrationEntry]:
         """Return every entry, by ID."""

@@ -1,22 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """spire.api.server.bundle.v1: our own bundle, and those of federated trust domains."""
 
+import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, Final
 
 from issuer.api.dispatch import Call, item_status, masked, page_size, pages_of
+from issuer.ca.published import check, publish
 from issuer.errors import AlreadyExistsError, InvalidRequestError, IssuerError, NotFoundError
+from issuer.model import AuthorityKind
 from issuer.registration import Registrations
 from issuer.store import Database, Transaction
 from issuer.store.bundles import DeleteMode
 from spiffekit.bundle import Bundle, JwtAuthority, X509Authority
+from spiffekit.daemon.limits import RateLimit
 from spiffekit.errors import SpiffeError, SpiffeIdError
 from spiffekit.id import TrustDomain
 from spiffekit.wire.convert import (
     bundle_from_proto,
     bundle_to_proto,
     jwt_authority_from_proto,
+    key_from_proto,
+    seconds,
     x509_authority_from_proto,
 )
 from spiffekit.wire.pb.spire.api import types_pb2
@@ -27,6 +33,7 @@ MAX_BATCH: Final = 100
 MAX_OWN: Final = (
     500  # authorities of our own bundle; far below what a reader accepts, so that rotation has room
 )
+PUBLISHED_PER_SECOND: Final = 500.0  # keys of one source address, as with SPIRE
 MAX_SEQUENCE: Final = 2**63 - 1  # so that the next one can still be written
 _MODES: Final = {0: DeleteMode.RESTRICT, 1: DeleteMode.DELETE, 2: DeleteMode.DISSOCIATE}
 
@@ -35,9 +42,15 @@ class BundleService:
     """See the module."""
 
     def __init__(
-        self, trust_domain: TrustDomain, *, database: Database, registrations: Registrations
+        self,
+        trust_domain: TrustDomain,
+        *,
+        database: Database,
+        registrations: Registrations,
+        publish_limit: RateLimit,
     ) -> None:
         self._trust_domain = trust_domain
+        self._publish_limit = publish_limit
         self._database = database
         self._registrations = registrations
 
@@ -88,6 +101,34 @@ class BundleService:
             return tx.bundles.put(after)
 
         return _masked(await self._database.write(act), request)
+
+    async def PublishJWTAuthority(  # noqa: N802 - the method's name on the wire
+        self, request: bundle_pb2.PublishJWTAuthorityRequest, call: Call
+    ) -> bundle_pb2.PublishJWTAuthorityResponse:
+        """Take the key of a downstream issuer into our own bundle."""
+        bundle = await self._publish(AuthorityKind.JWT, request, call)
+        return bundle_pb2.PublishJWTAuthorityResponse(jwt_authorities=bundle_to_proto(bundle).jwt_authorities)
+
+    async def _publish(self, kind: AuthorityKind, request: Any, call: Call) -> Bundle:
+        self._publish_limit.spend(call.caller.source)
+        field = f"{kind}_authority"
+        if not request.HasField(field):
+            raise InvalidRequestError(f"{field}: is missing")
+        key = check(key_from_proto(field, getattr(request, field)), call.now)
+
+        def act(tx: Transaction) -> Bundle:
+            after = publish(tx, self._trust_domain, kind, key)
+            record = call.record(
+                self._trust_domain.name,
+                kind=kind,
+                key_id=key.key_id,
+                sha256=hashlib.sha256(key.public_key_der).hexdigest(),
+                expires_at=seconds(key.expires_at),
+            )
+            tx.audit.append(record)
+            return after
+
+        return await self._database.write(act)
 
     async def ListFederatedBundles(  # noqa: N802 - the method's name on the wire
         self, request: bundle_pb2.ListFederatedBundlesRequest, call: Call
@@ -208,6 +249,17 @@ class BundleService:
         if trust_domain == self._trust_domain:
             raise InvalidRequestError("trust_domain: is the issuer's own")
         return trust_domain
+
+
+class WitBundleService(BundleService):
+    """The service of an issuer that is configured to sign WIT-SVIDs."""
+
+    async def PublishWITAuthority(  # noqa: N802 - the method's name on the wire
+        self, request: bundle_pb2.PublishWITAuthorityRequest, call: Call
+    ) -> bundle_pb2.PublishWITAuthorityResponse:
+        """Take the key of a downstream issuer into our own bundle."""
+        bundle = await self._publish(AuthorityKind.WIT, request, call)
+        return bundle_pb2.PublishWITAuthorityResponse(wit_authorities=bundle_to_proto(bundle).wit_authorities)
 
 
 def _bounded(items: Any) -> None:

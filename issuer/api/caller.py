@@ -4,6 +4,7 @@
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
+from typing import Final
 
 from cryptography import x509
 
@@ -24,12 +25,19 @@ NODE_PREFIX = "/spire/agent/"
 
 
 class Kind(StrEnum):
-    """Kinds of caller; the authorisation table speaks of nothing finer."""
+    """Kinds of caller; the authorisation table speaks of nothing finer. A caller can be of several."""
 
     LOCAL = "local"  # on the admin socket
     ADMIN = "admin"  # an X.509-SVID of an administrator
+    DOWNSTREAM = "downstream"  # an issuer below us, in the same trust domain
     NODE = "node"  # an attestor
     ANONYMOUS = "anonymous"  # everybody else
+
+
+OPERATORS: Final = frozenset((Kind.LOCAL, Kind.ADMIN))
+_LOCAL: Final = frozenset((Kind.LOCAL,))
+_NODE: Final = frozenset((Kind.NODE,))
+_ANONYMOUS: Final = frozenset((Kind.ANONYMOUS,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +56,7 @@ class Connection:
 class Caller:
     """Who calls, for authorisation, limits and the audit trail. `node` is set for nodes only."""
 
-    kind: Kind
+    kinds: frozenset[Kind]
     actor: str
     source: str
     node: Node | None = None
@@ -140,10 +148,10 @@ class Callers:
             NotAuthorizedError: Its certificate has expired.
         """
         if (process := connection.process) is not None:
-            return Caller(Kind.LOCAL, f"local:uid={process.uid},pid={process.pid}", f"uid:{process.uid}")
+            return Caller(_LOCAL, f"local:uid={process.uid},pid={process.pid}", f"uid:{process.uid}")
         spiffe_id = connection.spiffe_id
         if spiffe_id is None:
-            return Caller(Kind.ANONYMOUS, f"anonymous:{connection.address}", connection.address)
+            return Caller(_ANONYMOUS, f"anonymous:{connection.address}", connection.address)
         is_node = spiffe_id.is_member_of(self._trust_domain) and spiffe_id.path.startswith(NODE_PREFIX)
         if connection.expires_at is not None and self._clock.now() > connection.expires_at:
             if is_node:
@@ -155,13 +163,19 @@ class Callers:
             raise NotAuthorizedError("authority of the client certificate is withdrawn")
         if is_node:
             node = await self._node(spiffe_id, connection.serial)
-            return Caller(Kind.NODE, str(spiffe_id), connection.address, node)
-        admin = spiffe_id in self._admin_ids or (
-            spiffe_id.is_member_of(self._trust_domain)
-            and self._registrations.is_admin(spiffe_id, self._clock.now())
-        )
-        kind = Kind.ADMIN if admin else Kind.ANONYMOUS
-        return Caller(kind, str(spiffe_id), connection.address)
+            return Caller(_NODE, str(spiffe_id), connection.address, node)
+        return Caller(self._kinds(spiffe_id) or _ANONYMOUS, str(spiffe_id), connection.address)
+
+    def _kinds(self, spiffe_id: SpiffeId) -> frozenset[Kind]:
+        """Return what configuration and entries make of an ID now."""
+        kinds = {Kind.ADMIN} if spiffe_id in self._admin_ids else set()
+        if spiffe_id.is_member_of(self._trust_domain):
+            now = self._clock.now()
+            if self._registrations.is_admin(spiffe_id, now):
+                kinds.add(Kind.ADMIN)
+            if self._registrations.is_downstream(spiffe_id, now):
+                kinds.add(Kind.DOWNSTREAM)
+        return frozenset(kinds)
 
     def _rests(self, connection: Connection, trust_domain: TrustDomain) -> bool:
         """Tell whether what vouched for a connection when it was made is still in the bundle."""

@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from issuer import errors
 from issuer.api.authorization import authorize
-from issuer.api.caller import Caller, Callers, Connection, Kind
+from issuer.api.caller import OPERATORS, Caller, Callers, Connection
 from issuer.api.event_types import event_type
 from issuer.keys import KeyManagerError
 from issuer.model import (
@@ -174,7 +174,7 @@ class Dispatcher:
             with timer.time():
                 try:
                     call = await self._begin(path, context)
-                    authorize(path, call.caller.kind)
+                    authorize(path, call.caller.kinds)
                     answer: Message = await behave(request, call)
                 except Exception as error:  # noqa: BLE001 - the RPC boundary: every error becomes a status
                     await abort(context, await self._refuse(path, call, error))
@@ -190,7 +190,7 @@ class Dispatcher:
             call: Call | None = None
             try:
                 call = await self._begin(path, context)
-                authorize(path, call.caller.kind)
+                authorize(path, call.caller.kinds)
                 async with aclosing(behave(sent, call)) as answers:
                     async for answer in answers:
                         yield answer
@@ -212,7 +212,7 @@ class Dispatcher:
             logger.info("call refused", extra=extra)
         if (
             call is not None
-            and call.caller.kind in (Kind.LOCAL, Kind.ADMIN)
+            and not call.caller.kinds.isdisjoint(OPERATORS)
             # What the database refuses cannot be recorded; what policy denies, its service has recorded.
             and not isinstance(error, errors.StoreError | errors.PolicyDeniedError)
         ):

@@ -19,6 +19,8 @@ EVENT_TYPES: Final = {
     f"{_NODES}/BanAgent": "node.banned",
     f"{_NODES}/CreateJoinToken": "join_token.created",
     f"{_BUNDLES}/AppendBundle": "bundle.appended",
+    f"{_BUNDLES}/PublishJWTAuthority": "bundle.published",
+    f"{_BUNDLES}/PublishWITAuthority": "bundle.published",
     f"{_BUNDLES}/BatchCreateFederatedBundle": "bundle.created",
     f"{_BUNDLES}/BatchUpdateFederatedBundle": "bundle.updated",
     f"{_BUNDLES}/BatchSetFederatedBundle": "bundle.set",

@@ -20,6 +20,7 @@ from cryptography.x509.oid import NameOID
 from issuer.ca import der
 from issuer.ca.crl import Revoked
 from issuer.ca.profile import BACKDATE, new_serial
+from issuer.ca.published import lasting_certificates, lasting_keys
 from issuer.ca.signing import JwtSigner, WitSigner, X509Signer, signature_algorithm
 from issuer.ca.slots import Slots, is_premature
 from issuer.errors import AuthorityNotReadyError, IssuerError
@@ -201,10 +202,19 @@ class Authorities:
         return record
 
     async def prune(self) -> None:
-        """Withdraw authorities that ended long ago, and forget their keys."""
-        now, grace = self._clock.now(), min(EXPIRED_GRACE, self._policy.ca_ttl)
+        """Withdraw authorities that ended long ago, those that others added as well, and forget our keys."""
+        now = self._clock.now()
         for kind in self.kinds:
-            await self._change(kind, lambda slots: slots.without_expired(now, grace))
+            await self._change(kind, lambda slots: slots.without_expired(now, self._grace))
+        async with self._changing:
+            published = await self._database.read(lambda tx: tx.bundles.get(self._trust_domain))
+            if not self._bundle(self._slots, published).same_content(published):
+                await self._database.write(lambda tx: self._publish(tx, self._slots))
+                logger.info("authorities that others added have ended, and are withdrawn")
+
+    @property
+    def _grace(self) -> timedelta:
+        return min(EXPIRED_GRACE, self._policy.ca_ttl)
 
     async def _forget(self, key_id: str) -> None:
         """Delete the key of an authority that is not in the journal, or no longer."""
@@ -236,13 +246,14 @@ class Authorities:
                 tx.authorities.save(record)
         for authority_id in journal:
             tx.authorities.delete(kind, authority_id)
+        self._publish(tx, slots)
+
+    def _publish(self, tx: Transaction, slots: dict[AuthorityKind, Slots]) -> None:
         tx.bundles.put(self._bundle(slots, tx.bundles.find(self._trust_domain)))
 
     def _bundle(self, slots: dict[AuthorityKind, Slots], published: Bundle | None) -> Bundle:
-        """Return the bundle that these slots publish, with what others added to it by `AppendBundle`."""
+        """Return the bundle that these slots publish, with what others added to it and has not ended."""
         known = [record for kind in slots.values() for record in kind.records]
-        ours = {record.certificate_der for before in self._slots.values() for record in before.records}
-        our_kids = {record.id for before in self._slots.values() for record in before.records}
         x509_authorities = [
             X509Authority(r.certificate_der, r.tainted) for r in known if r.kind is AuthorityKind.X509
         ]
@@ -251,17 +262,21 @@ class Authorities:
             for kind in (AuthorityKind.JWT, AuthorityKind.WIT)
         )
         if published is not None:
-            mine = ours | {authority.certificate_der for authority in x509_authorities}
-            kids = our_kids | {authority.key_id for authority in (*jwt_authorities, *wit_authorities)}
-            x509_authorities += [a for a in published.x509_authorities if a.certificate_der not in mine]
-            jwt_authorities += [a for a in published.jwt_authorities if a.key_id not in kids]
+            ours = [*known, *(record for before in self._slots.values() for record in before.records)]
+            certificates = {r.certificate_der for r in ours if r.kind is AuthorityKind.X509}
+            kids = {r.id for r in ours if r.kind is not AuthorityKind.X509}
+            ended = self._clock.now() - self._grace
+            x509_authorities += lasting_certificates(published.x509_authorities, certificates, ended)
+            jwt_authorities += lasting_keys(published.jwt_authorities, kids, ended)
+            if AuthorityKind.WIT in self.kinds:
+                wit_authorities += lasting_keys(published.wit_authorities, kids, ended)
         hint = self._policy.refresh_hint or self._policy.ca_ttl / 10
         return Bundle(
             self._trust_domain,
             tuple(x509_authorities),
             tuple(jwt_authorities),
             refresh_hint=timedelta(seconds=max(int(hint.total_seconds()), 1)),  # bundles carry whole seconds
-            wit_authorities=tuple(wit_authorities),  # nobody adds to these: `AppendBundle` refuses them
+            wit_authorities=tuple(wit_authorities),
         )
 
     def _use(self, kind: AuthorityKind, record: AuthorityRecord, key: Key) -> None:

@@ -49,7 +49,9 @@ attributes = options(
         help="May be given several times.",
     ),
     click.option("--admin", is_flag=True, help="The holder may administrate the issuer."),
-    click.option("--downstream", is_flag=True, help="Mark a downstream issuer; without effect here yet."),
+    click.option(
+        "--downstream", is_flag=True, help="A downstream issuer: it may publish JWT authorities of its own."
+    ),
     click.option(
         "--entryExpiry",
         "expires_at",

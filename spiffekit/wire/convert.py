@@ -129,7 +129,7 @@ def jwt_authority_from_proto(index: int, message: types_pb2.JWTKey) -> JwtAuthor
     Raises:
         BundleError: The key ID is missing, or the key is malformed.
     """
-    return _key_from_proto(f"jwt_authorities[{index}]", message)
+    return key_from_proto(f"jwt_authorities[{index}]", message)
 
 
 def wit_authority_from_proto(index: int, message: types_pb2.WITKey) -> JwtAuthority:
@@ -138,10 +138,15 @@ def wit_authority_from_proto(index: int, message: types_pb2.WITKey) -> JwtAuthor
     Raises:
         BundleError: The key ID is missing, or the key is malformed.
     """
-    return _key_from_proto(f"wit_authorities[{index}]", message)
+    return key_from_proto(f"wit_authorities[{index}]", message)
 
 
-def _key_from_proto(field: str, message: types_pb2.JWTKey | types_pb2.WITKey) -> JwtAuthority:
+def key_from_proto(field: str, message: types_pb2.JWTKey | types_pb2.WITKey) -> JwtAuthority:
+    """Return the JWT or WIT authority that a field holds.
+
+    Raises:
+        BundleError: The key ID is missing, or the key is malformed; the message names the field.
+    """
     if not message.key_id:
         raise BundleError(f"{field}: key_id is missing")
     try:

@@ -160,15 +160,15 @@ class RegistrationMachine(RuleBasedStateMachine):
     def single_things(self):
         for spiffe_id in IDS:
             for now in INSTANTS:
-                admins = [
+                count = [
                     e
                     for e in self.entries.values()
-                    if e.admin
-                    and e.spiffe_id == spiffe_id
+                    if e.spiffe_id == spiffe_id
                     and (e.expires_at is None or now < e.expires_at)
                     and self.agents.get(spiffe_id, AgentState.ACTIVE) is AgentState.ACTIVE
                 ]
-                assert self.index.is_admin(spiffe_id, now) is bool(admins)
+                assert self.index.is_admin(spiffe_id, now) is any(e.admin for e in count)
+                assert self.index.is_downstream(spiffe_id, now) is any(e.downstream for e in count)
         for entry_id in ("e0", "e1", "unknown"):
             assert self.index.entry(entry_id) == self.entries.get(entry_id)
         for node_id in NODES:

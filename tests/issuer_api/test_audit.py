@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every method that changes or issues something leaves a record, and does nothing when it cannot."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import grpc
 import pytest
@@ -121,6 +121,25 @@ async def PostStatus(stub):
 async def AppendBundle(stub):
     root = types_pb2.X509Certificate(asn1=OTHER.bundle.x509_authorities[0].certificate_der)
     await stub.AppendBundle(bundle_pb2.AppendBundleRequest(x509_authorities=[root]))
+
+
+THEIRS = {
+    "key_id": "theirs",
+    "public_key": OTHER.bundle.jwt_authorities[0].public_key_der,
+    "expires_at": int((datetime.now(UTC) + timedelta(hours=12)).timestamp()),
+}
+
+
+@act(**bundles, caller="downstream")
+async def PublishJWTAuthority(stub):
+    theirs = types_pb2.JWTKey(**THEIRS)
+    await stub.PublishJWTAuthority(bundle_pb2.PublishJWTAuthorityRequest(jwt_authority=theirs))
+
+
+@act(**bundles, caller="downstream")
+async def PublishWITAuthority(stub):
+    theirs = types_pb2.WITKey(**THEIRS)
+    await stub.PublishWITAuthority(bundle_pb2.PublishWITAuthorityRequest(wit_authority=theirs))
 
 
 async def batch(stub, verb, ca):
@@ -291,6 +310,7 @@ async def channels(world):
     node = await world.node("n1")
     await world.node("n2")
     await world.entry("/web")
+    await world.entry("/nested", downstream=True)
     secret = JoinToken(value="secret", expires_at=world.clock.now() + timedelta(minutes=1))
     await world.database.write(lambda tx: tx.join_tokens.create(secret))
     await world.database.write(lambda tx: tx.bundles.put(PARTNER.bundle))
@@ -303,6 +323,7 @@ async def channels(world):
         "operator": await world.local(),
         "stranger": await world.dial(),
         "node": await world.dial(node),
+        "downstream": await world.dial(await world.sign("/nested")),
     }
 
 
@@ -341,7 +362,12 @@ async def test_an_act_leaves_a_record(world, channels, method):
     assert (record.act, record.outcome) == (method, Outcome.OK)
     assert record.at == world.clock.now()
     assert record.actor.startswith(
-        {"operator": "local:", "stranger": "anonymous:", "node": "spiffe://"}[ACTS[method][2]]
+        {
+            "operator": "local:",
+            "stranger": "anonymous:",
+            "node": "spiffe://example.org/spire/agent/test/n1",
+            "downstream": "spiffe://example.org/nested",
+        }[ACTS[method][2]]
     )
 
 

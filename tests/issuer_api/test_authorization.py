@@ -32,6 +32,7 @@ NODES = ANYBODY | {
     "Updates/Watch",
     "AuditReports/Report",
 }
+DOWNSTREAMS = ANYBODY | {"Bundle/PublishJWTAuthority", "Bundle/PublishWITAuthority"}
 ADMINS = ANYBODY | {
     "Agent/CountAgents",
     "Agent/ListAgents",
@@ -86,8 +87,6 @@ ADMINS = ANYBODY | {
 }
 LOCAL = ADMINS | {"Debug/GetInfo", "Health/Check", "Health/List", "Health/Watch"}
 UNIMPLEMENTED = {
-    "Bundle/PublishJWTAuthority",
-    "Bundle/PublishWITAuthority",
     "SVID/NewDownstreamX509CA",
 }
 
@@ -133,6 +132,24 @@ async def downstream(world):
     return await world.dial(await world.sign("/nested"))
 
 
+async def former_downstream(world):
+    channel = await downstream(world)
+    await world.database.write(lambda tx: tx.entries.delete("nested"))
+    return channel
+
+
+async def downstream_that_is_an_admin(world):
+    await world.entry("/nested", downstream=True, admin=True)
+    return await world.dial(await world.sign("/nested"))
+
+
+async def namesake_of_a_downstream_in_a_federated_trust_domain(world):
+    await world.entry("/nested", downstream=True)
+    ca = TestCA("partner.org", now=world.clock.now())
+    await world.database.write(lambda tx: tx.bundles.put(ca.bundle))
+    return await world.dial(ca.issue("spiffe://partner.org/nested"))
+
+
 async def workload(world):
     await world.entry("/web")
     return await world.dial(await world.sign("/web"))
@@ -152,7 +169,10 @@ async def on_the_admin_socket(world):
 
 CALLERS = [
     (anonymous, ANYBODY),
-    (downstream, ANYBODY),
+    (downstream, DOWNSTREAMS),
+    (former_downstream, ANYBODY),
+    (downstream_that_is_an_admin, DOWNSTREAMS | ADMINS),
+    (namesake_of_a_downstream_in_a_federated_trust_domain, ANYBODY),
     (workload, ANYBODY),
     (the_issuer_itself, ANYBODY),
     (namesake_of_an_admin_in_a_federated_trust_domain, ANYBODY),
@@ -234,8 +254,14 @@ def test_the_table_has_no_method_that_no_service_has():
 )
 def test_what_is_not_in_the_table_is_denied_to_every_kind(kind, method):
     with pytest.raises(NotAuthorizedError) as caught:
-        authorize(method, kind)
+        authorize(method, frozenset({kind}))
     assert str(caught.value) == f"authorization denied for method {method}"
+
+
+def test_a_caller_that_is_nothing_may_nothing():
+    for method in TABLE:
+        with pytest.raises(NotAuthorizedError):
+            authorize(method, frozenset())
 
 
 TOKEN = b"/spire.api.server.agent.v1.Agent/CreateJoinToken"

@@ -298,7 +298,7 @@ async def test_a_renewed_svid_that_is_used_twice_at_once_is_promoted_once(world)
 
 
 def test_only_a_node_has_a_node_id():
-    caller = Caller(Kind.ADMIN, "spiffe://example.org/admin", "192.0.2.1")
+    caller = Caller(frozenset({Kind.ADMIN}), "spiffe://example.org/admin", "192.0.2.1")
     with pytest.raises(NotAuthorizedError, match="only a node may call this"):
         _ = caller.node_id
 

@@ -170,7 +170,7 @@ async def test_a_slow_reader_gets_one_message_for_all_that_it_missed(world):
     connection = Connection(
         "192.0.2.1", None, svid.spiffe_id, str(svid.serial_number), world.clock.now() + timedelta(hours=1)
     )
-    caller = Caller(Kind.NODE, str(svid.spiffe_id), "192.0.2.1", node)
+    caller = Caller(frozenset({Kind.NODE}), str(svid.spiffe_id), "192.0.2.1", node)
     call = Call("/issuer.v1.Updates/Watch", caller, connection, world.clock.now(), "1")
 
     class Requests:

@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry
 from issuer.api.agents import AgentsService
 from issuer.api.audit import AuditService
 from issuer.api.audit_reports import AuditReportsService
-from issuer.api.bundle import BundleService
+from issuer.api.bundle import BundleService, WitBundleService
 from issuer.api.caller import Callers, local_connection, tls_connection
 from issuer.api.debug import DebugService
 from issuer.api.dispatch import Dispatcher, Metrics
@@ -212,7 +212,7 @@ class World:
         common = {"database": self.database, "registrations": self.registrations}
         limits = {
             name: RateLimit(*self.options.get(name, (MANY, MANY)), monotonic=self.clock.monotonic)
-            for name in ("attest_limit", "sign_limit", "report_limit")
+            for name in ("attest_limit", "sign_limit", "report_limit", "publish_limit")
         }
         return {
             "agent": NodeService(
@@ -224,7 +224,9 @@ class World:
                 attest_limit=limits["attest_limit"],
                 **{k: self.options[k] for k in ("attest_within",) if k in self.options},
             ),
-            "bundle": BundleService(TRUST_DOMAIN, **common),
+            "bundle": (WitBundleService if self.options.get("wit") else BundleService)(
+                TRUST_DOMAIN, **common, publish_limit=limits["publish_limit"]
+            ),
             "entry": EntryService(TRUST_DOMAIN, **common),
             "svid": (partial(WitSvidService, wit_svid_ttl=HOUR) if self.options.get("wit") else SvidService)(
                 TRUST_DOMAIN,
