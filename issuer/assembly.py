@@ -14,7 +14,7 @@ from issuer.api import status_endpoint
 from issuer.api.agents import AgentsService
 from issuer.api.audit import AuditService
 from issuer.api.audit_reports import AuditReportsService
-from issuer.api.bundle import PUBLISHED_PER_SECOND, BundleService, WitBundleService
+from issuer.api.bundle import PUBLISHED_AT_ONCE, PUBLISHED_PER_SECOND, BundleService, WitBundleService
 from issuer.api.caller import Callers, Connection, tls_connection
 from issuer.api.debug import DebugService
 from issuer.api.dispatch import Metrics
@@ -325,7 +325,7 @@ class Issuer:
         bundle = (WitBundleService if table.wit else BundleService)(
             self.trust_domain,
             **common,
-            publish_limit=self._limit(PUBLISHED_PER_SECOND, PUBLISHED_PER_SECOND),
+            publish_limit=self._limit(PUBLISHED_PER_SECOND, PUBLISHED_AT_ONCE),
         )
         debug = DebugService(registrations=self.registrations, identity=self.identity, clock=self.clock)
         return [

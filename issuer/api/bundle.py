@@ -33,7 +33,9 @@ MAX_BATCH: Final = 100
 MAX_OWN: Final = (
     500  # authorities of our own bundle; far below what a reader accepts, so that rotation has room
 )
-PUBLISHED_PER_SECOND: Final = 500.0  # keys of one source address, as with SPIRE
+# Keys of one source address: a downstream issuer has another one every few hours, and each is a transaction.
+PUBLISHED_PER_SECOND: Final = 10.0
+PUBLISHED_AT_ONCE: Final = 100.0
 MAX_SEQUENCE: Final = 2**63 - 1  # so that the next one can still be written
 _MODES: Final = {0: DeleteMode.RESTRICT, 1: DeleteMode.DELETE, 2: DeleteMode.DISSOCIATE}
 

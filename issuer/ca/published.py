@@ -55,7 +55,7 @@ def publish(tx: Transaction, trust_domain: TrustDomain, kind: AuthorityKind, key
     same_use = jwt_keys if kind is AuthorityKind.JWT else wit_keys
     for known in (*jwt_keys, *wit_keys):
         same_id = known.key_id == key.key_id
-        same_key = public_key_to_der(known.public_key) == key.public_key_der
+        same_key = known.public_key_der == key.public_key_der
         if same_id and same_key and known in same_use:
             return bundle
         if same_id:
