@@ -128,8 +128,8 @@ class Cache:
         for entry in fresh.values():
             self.entries[entry.id] = entry
             self._by_selector.setdefault(min(entry.selectors), set()).add(entry.id)
-        for entry_id in gone:
-            self._svids.pop(entry_id, None)  # the key goes with the entry
+        for entry_id in gone | {entry.id for entry in fresh.values() if entry.needs_evidence}:
+            self._svids.pop(entry_id, None)  # the key goes with the entry, or belongs to nobody alone
             self._refused.pop(entry_id, None)
         self._awaited.clear()
         if snapshot:

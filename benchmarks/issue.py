@@ -107,8 +107,8 @@ async def through_the_api(folder, rounds):
     return rows
 
 
-def register(local, parent, count=ENTRIES):
-    """Create entries below a node; return their IDs."""
+def register(local, parent, count=ENTRIES, *, users=ENTRIES):
+    """Create entries below a node, for so many users; return their IDs."""
     made = []
     with connect(local.admin_socket) as api:
         for start in range(0, count, 500):
@@ -116,7 +116,7 @@ def register(local, parent, count=ENTRIES):
                 types_pb2.Entry(
                     spiffe_id=spiffe_id_to_proto(parent.with_path(f"/agents/{number}")),
                     parent_id=spiffe_id_to_proto(parent),
-                    selectors=[types_pb2.Selector(type="unix", value=f"uid:{100_000 + number}")],
+                    selectors=[types_pb2.Selector(type="unix", value=f"uid:{100_000 + number % users}")],
                 )
                 for number in range(start, min(start + 500, count))
             ]

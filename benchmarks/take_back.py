@@ -12,7 +12,7 @@ import grpc
 
 from attestor.errors import AttestorError
 from attestor.issuer_client import make_csr, new_key
-from benchmarks.measure import quantiles
+from benchmarks.measure import evidence, quantiles
 from deploy.local import Attestor, Local
 from deploy.node import attested
 from issuer.client import connect
@@ -29,6 +29,7 @@ ATTESTORS = 50
 ROUNDS, FULL_ROUNDS = 20, 100
 AGENT = SpiffeId.parse("spiffe://example.org/agent/bench")
 FLEET = SpiffeId.parse("spiffe://example.org/fleet")
+UID = f"unix:uid:{os.getuid()}"
 SPEC = method("FetchX509SVID")
 AGAIN = 0.05  # seconds between two questions of a workload that is refused
 
@@ -51,7 +52,7 @@ def register(local):
     # Short-lived, so that what earlier rounds were given has ended and need not be revoked with the rest.
     local.operator("agent", "register", *agent, *owner, *purpose, "--x509TTL", "20s", "--jwtTTL", "1m")
     local.operator("agent", "activate", *agent, "--reason", "measured")
-    return local.register(AGENT.path, str(FLEET), f"unix:uid:{os.getuid()}")
+    return local.register(AGENT.path, str(FLEET), UID)
 
 
 def token(api):
@@ -73,8 +74,8 @@ async def refused_by_the_issuer(local, api, entry_id, rounds):
         async def granted(kind):
             try:
                 if kind == "JWT-SVIDs":
-                    return bool(await client.new_jwt_svid(entry_id, ["db"]))
-                return bool(await client.new_x509_svids([(entry_id, csr)]))
+                    return bool(await client.new_jwt_svid(entry_id, ["db"], evidence(UID)))
+                return bool(await client.new_x509_svids([(entry_id, csr)], evidence(UID)))
             except AttestorError:
                 return False
 

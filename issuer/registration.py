@@ -9,7 +9,7 @@ the node's selectors earn, or the SPIFFE ID of an entry that is already in.
 import bisect
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
 from itertools import combinations
@@ -118,12 +118,12 @@ class Registrations:
         classes: Iterable[AgentClass] = (),
     ) -> None:
         """Fill an empty registry."""
+        self._agents = {agent.spiffe_id: agent for agent in agents}  # first: entries are as they say
         for entry in entries:
             self._link(entry)
         self._sorted_ids = sorted(self._entries)
         self._nodes = {node.id: node for node in nodes}
         self._bundles = {bundle.trust_domain: bundle for bundle in bundles}
-        self._agents = {agent.spiffe_id: agent for agent in agents}
         self._classes = {agent_class.name: agent_class for agent_class in classes}
 
     def apply(self, changes: Sequence[Change]) -> None:
@@ -168,6 +168,7 @@ class Registrations:
                 pass
 
     def _link(self, entry: RegistrationEntry) -> None:
+        entry = self.effective(entry)
         self._entries[entry.id] = entry
         self._by_parent.setdefault(entry.parent_id, {})[entry.id] = entry
         if entry.parent_id == self._server:
@@ -191,12 +192,21 @@ class Registrations:
             if not self._flagged[key]:
                 del self._flagged[key]
 
+    def effective(self, entry: RegistrationEntry) -> RegistrationEntry:
+        """Return an entry as it counts: each process of an agent has a key and SVIDs of its own.
+
+        When an identity becomes an agent's, its entries change with it, so what is linked stays right.
+        """
+        if entry.svid_per_process or entry.template is not None or entry.spiffe_id not in self._agents:
+            return entry
+        return replace(entry, svid_per_process=True)
+
     def node(self, node_id: SpiffeId) -> Node | None:
         """Return a node, or None."""
         return self._nodes.get(node_id)
 
     def entry(self, entry_id: str) -> RegistrationEntry | None:
-        """Return an entry, or None."""
+        """Return an entry as it counts, or None."""
         return self._entries.get(entry_id)
 
     def bundle(self, trust_domain: TrustDomain) -> Bundle | None:
@@ -235,7 +245,7 @@ class Registrations:
         return any(self._counts(entry, now) for entry in self._flagged.get((flag, spiffe_id), {}).values())
 
     def entries(self) -> Iterator[RegistrationEntry]:
-        """Return every entry, by ID."""
+        """Return every entry as it counts, by ID."""
         return (self._entries[entry_id] for entry_id in self._sorted_ids)
 
     def entries_after(self, entry_id: str) -> Iterator[RegistrationEntry]:

@@ -22,7 +22,7 @@ from issuer.api.dispatch import Call, page_size, pages_of
 from issuer.errors import NotFoundError
 from issuer.governance.lifecycle import Lifecycle
 from issuer.governance.limits import check_narrower, effective
-from issuer.governance.revocation import follow
+from issuer.governance.revocation import claim, follow
 from issuer.model import Agent, AgentClass, AgentState, AuditRecord, new_entry_id
 from issuer.registration import Registrations
 from issuer.store import Database, Transaction
@@ -67,6 +67,7 @@ class AgentsService:
         def act(tx: Transaction) -> Agent:
             agent_class = _class(tx, wanted)
             agent = tx.agents.create(self._lifecycle.registered(wanted, agent_class))
+            claim(tx, agent)
             tx.audit.append(_record(call, agent, purpose=agent.purpose, **person))
             return agent
 

@@ -125,8 +125,8 @@ class EntryService:
         return result
 
     def _shown(self, entry: RegistrationEntry, mask: types_pb2.EntryMask | None) -> types_pb2.Entry:
-        """Return the message of an entry as operators see it: with who answers for the identity."""
-        message: types_pb2.Entry = masked(entry_to_proto(entry), mask)
+        """Return the message of an entry as it counts, with who answers for the identity."""
+        message: types_pb2.Entry = masked(entry_to_proto(self._registrations.effective(entry)), mask)
         agent = self._registrations.agent(entry.spiffe_id) if entry.template is None else None
         if agent is not None:
             message.owner, message.agent_state = str(agent.owner), agent.state

@@ -85,9 +85,28 @@ def follow(tx: Transaction, before: Agent, after: Agent) -> None:
             pass  # nothing leads back there
 
 
+def claim(tx: Transaction, agent: Agent) -> None:
+    """Take back what an identity was given before it was an agent's: nobody approved that."""
+    given = outstanding(tx, agent.spiffe_id)
+    if not given:
+        return
+    ends = _revoke_certificates(tx, agent.spiffe_id, RevocationReason.CESSATION_OF_OPERATION)
+    instant = tx.now.replace(microsecond=0)
+    # A token says no more than in which second it was issued.
+    if any(record.at >= instant and not record.credential.serial for record in given if record.credential):
+        instant += timedelta(seconds=1)
+    _void(tx, agent.spiffe_id, instant, ends, RevocationReason.CESSATION_OF_OPERATION)
+
+
 def void_before(tx: Transaction, spiffe_id: SpiffeId, instant: datetime) -> Revocation:
     """Take back everything that an identity was given before an instant: its keys are somebody else's."""
     ends = _revoke_certificates(tx, spiffe_id, RevocationReason.KEY_COMPROMISE, before=instant)
+    return _void(tx, spiffe_id, instant, ends, RevocationReason.KEY_COMPROMISE)
+
+
+def _void(
+    tx: Transaction, spiffe_id: SpiffeId, instant: datetime, ends: list[datetime], reason: RevocationReason
+) -> Revocation:
     earlier = tx.revocations.find(RevocationKind.BEFORE, str(spiffe_id))
     if earlier is not None:
         ends.append(earlier.until)
@@ -99,7 +118,7 @@ def void_before(tx: Transaction, spiffe_id: SpiffeId, instant: datetime) -> Revo
             spiffe_id=spiffe_id,
             at=instant,
             until=max([*ends, tx.now + LINGER]),
-            reason=RevocationReason.KEY_COMPROMISE,
+            reason=reason,
         )
     )
 
@@ -173,16 +192,20 @@ class Revocations:
         for one in self.all(now):
             keys[one.kind].append(one)
         issued = now.replace(microsecond=0)
+        agents = self._registrations.agents()
+        suspended = frozenset(a.spiffe_id for a in agents if a.state is AgentState.SUSPENDED)
+        retired = frozenset(one.spiffe_id for one in keys[RevocationKind.RETIRED])
+        # Of who is suspended or retired nothing counts: thousands of serial numbers would say it again.
+        ended = suspended | retired
+        certificates = [one for one in keys[RevocationKind.CERTIFICATE] if one.spiffe_id not in ended]
         return AgentStatus(
             trust_domain=self._trust_domain,
             sequence=sequence,
             issued_at=issued,
             expires_at=issued + LIFETIME,
-            suspended=frozenset(
-                a.spiffe_id for a in self._registrations.agents() if a.state is AgentState.SUSPENDED
-            ),
-            retired=frozenset(one.spiffe_id for one in keys[RevocationKind.RETIRED]),
-            serials=frozenset(int(one.key) for one in keys[RevocationKind.CERTIFICATE]),
+            suspended=suspended,
+            retired=retired,
+            serials=frozenset(int(one.key) for one in certificates),
             jtis=frozenset(one.key for one in keys[RevocationKind.TOKEN]),
             roots=frozenset(one.key for one in keys[RevocationKind.ROOT]),
             not_before={one.spiffe_id: one.at.replace(microsecond=0) for one in keys[RevocationKind.BEFORE]},

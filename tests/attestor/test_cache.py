@@ -278,6 +278,14 @@ def test_an_entry_that_changes_needs_another_svid_and_its_key_goes_with_it(cache
     assert cache.svid(new) is None
 
 
+def test_a_shared_key_goes_when_an_entry_becomes_one_of_single_processes(cache):
+    old = entry("only")
+    cache.apply(entries=[old])
+    issued(cache, old)
+    cache.apply(entries=[replace(old, needs_evidence=True)])
+    assert cache.svid(old) is None
+
+
 def test_bundles_come_and_go_one_by_one_or_all_at_once(cache):
     cache.apply(entries=[], bundles=[OTHER.bundle])
     assert {b.trust_domain.name for b in cache.bundles} == {"example.org", "other.org"}

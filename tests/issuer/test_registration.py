@@ -34,6 +34,7 @@ entries = st.builds(
     selectors=sets,
     expires_at=st.sampled_from([None, None, *INSTANTS]),
     admin=st.booleans(),
+    svid_per_process=st.booleans(),
 )
 nodes = st.builds(
     a_node,
@@ -60,6 +61,11 @@ def walk(all_entries, node, now, agents):
         if {e.spiffe_id for e in below} <= parents:
             return below
         parents |= {e.spiffe_id for e in below}
+
+
+def as_it_counts(entry, agents):
+    """Each process of an agent has SVIDs of its own, whatever the entry says."""
+    return replace(entry, svid_per_process=entry.svid_per_process or entry.spiffe_id in agents)
 
 
 def change(kind, key, value):
@@ -143,11 +149,12 @@ class RegistrationMachine(RuleBasedStateMachine):
             for now in INSTANTS:
                 found = self.index.authorized(node_id, now).entries
                 expected = walk(self.entries.values(), self.nodes.get(node_id), now, self.agents)
+                expected = [as_it_counts(entry, self.agents) for entry in expected]
                 assert found == tuple(sorted(expected, key=lambda entry: entry.id))
 
     @invariant()
     def lists_and_counts(self):
-        by_id = [self.entries[entry_id] for entry_id in sorted(self.entries)]
+        by_id = [as_it_counts(self.entries[entry_id], self.agents) for entry_id in sorted(self.entries)]
         assert list(self.index.entries()) == list(self.index.entries_after("")) == by_id
         for start in ("e3", "e", "e31", "f"):
             assert list(self.index.entries_after(start)) == [e for e in by_id if e.id > start]
@@ -170,7 +177,8 @@ class RegistrationMachine(RuleBasedStateMachine):
                 assert self.index.is_admin(spiffe_id, now) is any(e.admin for e in count)
                 assert self.index.is_downstream(spiffe_id, now) is any(e.downstream for e in count)
         for entry_id in ("e0", "e1", "unknown"):
-            assert self.index.entry(entry_id) == self.entries.get(entry_id)
+            entry = self.entries.get(entry_id)
+            assert self.index.entry(entry_id) == (entry and as_it_counts(entry, self.agents))
         for node_id in NODES:
             assert self.index.node(node_id) == self.nodes.get(node_id)
 

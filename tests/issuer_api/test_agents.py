@@ -14,7 +14,9 @@ from spiffekit.wire.pb.spire.api.server.svid.v1 import svid_pb2, svid_pb2_grpc
 from tests.issuer.governance.people import IDP, listed, user, write
 from tests.issuer_api.calls import refused
 from tests.issuer_api.entries import create_one
-from tests.issuer_api.world import World, csr
+from tests.issuer_api.test_evidence import evidence, sign
+from tests.issuer_api.watching import opened
+from tests.issuer_api.world import World
 
 Code = grpc.StatusCode
 PAYER = "spiffe://example.org/agent/payer"
@@ -239,20 +241,24 @@ async def test_svids_of_an_agent_are_short_named_and_recorded(world, agents, cha
     await agents.ActivateAgent(change())
     await world.entry("/agent/payer", x509_svid_ttl=timedelta(hours=9), jwt_svid_ttl=timedelta(hours=9))
     node = svid_pb2_grpc.SVIDStub(channel)
-    params = svid_pb2.NewX509SVIDParams(entry_id="agent-payer", csr=csr())
-    answer = await node.BatchNewX509SVID(svid_pb2.BatchNewX509SVIDRequest(params=[params]))
     now = int(clock.now().timestamp())
-    assert answer.results[0].svid.expires_at == now + 900
-    asked = svid_pb2.NewJWTSVIDRequest(entry_id="agent-payer", audience=["db"])
-    jwt = (await node.NewJWTSVID(asked)).svid
+    assert (await sign(node, "agent-payer", evidence(clock))).svid.expires_at == now + 900
+
+    def asked(audience):
+        return svid_pb2.NewJWTSVIDRequest(
+            entry_id="agent-payer", audience=[audience], evidence=evidence(clock)
+        )
+
+    jwt = (await node.NewJWTSVID(asked("db"))).svid
     claims = JwtSvid.parse_unverified(jwt.token, ["db"]).claims
     assert (claims["owner"], claims["exp"]) == (f"{IDP}|alice", now + 300)
     x509_record, jwt_record = [r for r in await world.trail() if r.type == "svid.issued"]
-    assert x509_record.agent == jwt_record.agent == AgentFacts(spiffe_id=PAYER, owner=f"{IDP}|alice")
+    facts = AgentFacts(spiffe_id=PAYER, instance_uid="a" * 26, owner=f"{IDP}|alice")
+    assert x509_record.agent == jwt_record.agent == facts
     assert jwt_record.credential.jti == claims["jti"]
     assert x509_record.credential.exp == f"{clock.now() + timedelta(seconds=900):%Y-%m-%dT%H:%M:%SZ}"
     with refused(Code.PERMISSION_DENIED, f"audience: 'web' is not among those of agent {PAYER}"):
-        await node.NewJWTSVID(svid_pb2.NewJWTSVIDRequest(entry_id="agent-payer", audience=["web"]))
+        await node.NewJWTSVID(asked("web"))
 
 
 async def test_entries_say_who_answers_for_them(world, local, agents):
@@ -278,6 +284,5 @@ async def test_nodes_are_not_told_who_answers_for_entries(world, agents, channel
     await register(agents)
     await agents.ActivateAgent(change())
     await world.entry("/agent/payer")
-    node = entry_pb2_grpc.EntryStub(channel)
-    answer = await node.GetAuthorizedEntries(entry_pb2.GetAuthorizedEntriesRequest())
-    assert [e.owner for e in answer.entries] == [""]
+    async with opened(channel) as watch:
+        assert [(e.spiffe_id.path, e.owner) for e in watch.snapshot.entries] == [("/agent/payer", "")]

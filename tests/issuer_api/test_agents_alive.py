@@ -14,7 +14,7 @@ from tests.issuer_api.entries import create_one
 from tests.issuer_api.test_evidence import evidence, sign
 from tests.issuer_api.test_svid import request, uri
 from tests.issuer_api.watching import opened, says
-from tests.issuer_api.world import csr, id_message
+from tests.issuer_api.world import id_message
 
 STATES = [AgentState.REGISTERED, AgentState.SUSPENDED, AgentState.RETIRED]
 
@@ -34,24 +34,20 @@ async def agent(world):
     return await world.database.write(lambda tx: tx.agents.create(an_agent(state=AgentState.REGISTERED)))
 
 
-async def ask(channel):
-    wanted = svid_pb2.NewX509SVIDParams(entry_id="agent-payer", csr=csr())
-    answer = await svid_pb2_grpc.SVIDStub(channel).BatchNewX509SVID(
-        svid_pb2.BatchNewX509SVIDRequest(params=[wanted])
-    )
-    return answer.results[0].status
+async def ask(channel, clock):
+    return (await sign(svid_pb2_grpc.SVIDStub(channel), "agent-payer", evidence(clock))).status
 
 
 @pytest.mark.parametrize("state", STATES)
-async def test_no_svid_is_signed_for_an_agent_that_is_not_active(world, agent, state):
+async def test_no_svid_is_signed_for_an_agent_that_is_not_active(world, agent, clock, state):
     channel = await world.dial(await world.node("n1"))
     agent = await set_state(world, agent, AgentState.ACTIVE) if state != "registered" else agent
     if state != "registered":
-        assert (await ask(channel)).message == "OK"
+        assert (await ask(channel, clock)).message == "OK"
     await set_state(world, agent, state)
-    status = await ask(channel)
+    status = await ask(channel, clock)
     assert (status.code, status.message) == (5, "entry not found or not authorized")
-    jwt = svid_pb2.NewJWTSVIDRequest(entry_id="agent-payer", audience=["db"])
+    jwt = svid_pb2.NewJWTSVIDRequest(entry_id="agent-payer", audience=["db"], evidence=evidence(clock))
     with pytest.raises(grpc.aio.AioRpcError, match="entry not found or not authorized"):
         await svid_pb2_grpc.SVIDStub(channel).NewJWTSVID(jwt)
 

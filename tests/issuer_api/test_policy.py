@@ -45,14 +45,19 @@ def put(policies, text, name="p", **fields):
     return policies.Put(policy_pb2.PutPolicyRequest(name=name, text=text, reason="because", **fields))
 
 
-async def ask(node, *entries):
-    params = [svid_pb2.NewX509SVIDParams(entry_id=entry, csr=csr()) for entry in entries or ["agent-payer"]]
+async def ask(node, clock, *entries):
+    params = [
+        svid_pb2.NewX509SVIDParams(entry_id=entry, csr=csr(), evidence=evidence(clock))
+        for entry in entries or ["agent-payer"]
+    ]
     answer = await node.BatchNewX509SVID(svid_pb2.BatchNewX509SVIDRequest(params=params))
     return [(result.status.code, result.status.message) for result in answer.results]
 
 
-def jwt(node, *audience):
-    return node.NewJWTSVID(svid_pb2.NewJWTSVIDRequest(entry_id="agent-payer", audience=audience))
+def jwt(node, clock, *audience):
+    return node.NewJWTSVID(
+        svid_pb2.NewJWTSVIDRequest(entry_id="agent-payer", audience=audience, evidence=evidence(clock))
+    )
 
 
 def refused(code, message):
@@ -63,30 +68,30 @@ OK = (0, "OK")
 DENIED = (7, f"agent {PAYER}: no policy permits it")
 
 
-async def test_policy_is_opt_in_and_closed_from_then_on(policies, node):
-    assert await ask(node) == [OK]
+async def test_policy_is_opt_in_and_closed_from_then_on(policies, node, clock):
+    assert await ask(node, clock) == [OK]
     await put(policies, '@mode("shadow") ' + NONE)
-    assert await ask(node) == [OK]
+    assert await ask(node, clock) == [OK]
     await put(policies, 'permit(principal in Team::"other", action, resource);')
-    assert await ask(node) == [DENIED]
+    assert await ask(node, clock) == [DENIED]
     await policies.Delete(policy_pb2.DeletePolicyRequest(name="p", reason="because"))
-    assert await ask(node) == [DENIED]
+    assert await ask(node, clock) == [DENIED]
     await put(policies, ALL)
-    assert await ask(node) == [OK]
+    assert await ask(node, clock) == [OK]
 
 
-async def test_what_nobody_owns_is_not_asked_about(policies, node):
+async def test_what_nobody_owns_is_not_asked_about(policies, node, clock):
     await put(policies, NONE)
-    assert await ask(node, "web", "agent-payer") == [OK, (7, f"agent {PAYER}: policy p#1 forbids it")]
+    assert await ask(node, clock, "web", "agent-payer") == [OK, (7, f"agent {PAYER}: policy p#1 forbids it")]
 
 
-async def test_each_decision_is_recorded_with_what_it_rested_on(world, policies, node):
+async def test_each_decision_is_recorded_with_what_it_rested_on(world, policies, node, clock):
     stored = await put(policies, PROVED)
     listed = await policies.List(policy_pb2.ListPoliciesRequest())
     assert list(listed.policies) == [stored]
-    await ask(node)
+    await ask(node, clock)
     await put(policies, NONE, name="q")
-    await ask(node)
+    await ask(node, clock)
     issued, denied = [record for record in await world.trail() if record.type.startswith("svid.")]
     assert (issued.type, issued.outcome, issued.policy.ids) == ("svid.issued", Outcome.OK, ("p#1",))
     assert issued.policy.bundle == listed.hash
@@ -116,15 +121,15 @@ async def test_policy_sees_the_evidence_and_the_record_does_not_show_it(world, p
     assert "hunter2" not in str(await world.trail())
 
 
-async def test_each_audience_of_a_token_is_asked_about(world, policies, node):
+async def test_each_audience_of_a_token_is_asked_about(world, policies, node, clock):
     await put(policies, 'permit(principal, action, resource == Audience::"bank");')
-    assert (await jwt(node, "bank")).svid.token
+    assert (await jwt(node, clock, "bank")).svid.token
     with refused("PERMISSION_DENIED", f"agent {PAYER}: no policy permits it"):
-        await jwt(node, "bank", "mail")
+        await jwt(node, clock, "bank", "mail")
     (denied,) = [record for record in await world.trail() if record.outcome is Outcome.DENIED]
     assert denied.detail["judged"]["resources"] == [["Audience", "bank"], ["Audience", "mail"]]
     with refused("INVALID_ARGUMENT", "audience: at least one is required"):
-        await jwt(node)
+        await jwt(node, clock)
 
 
 async def test_an_operator_who_mints_is_asked_about_too_and_recorded_once(world, policies, node):
@@ -141,13 +146,13 @@ async def test_an_operator_who_mints_is_asked_about_too_and_recorded_once(world,
     assert all(record.policy.bundle and record.actor.startswith("local:") for record in denied)
 
 
-async def test_a_denial_that_cannot_be_recorded_is_one_all_the_same(world, policies, node):
+async def test_a_denial_that_cannot_be_recorded_is_one_all_the_same(world, policies, node, clock):
     await put(policies, NONE)
     await world.lose_the_trail()
     with refused("UNAVAILABLE", ""):
-        await ask(node)
+        await ask(node, clock)
     with refused("UNAVAILABLE", ""):
-        await jwt(node, "bank")
+        await jwt(node, clock, "bank")
 
 
 async def test_policies_hold_after_a_restart(world, policies, node):
@@ -266,9 +271,9 @@ def simulate(policies, *changes, **fields):
 
 
 async def test_decisions_of_the_past_are_made_again(world, policies, node, clock):
-    await ask(node)  # before there was any policy
+    await ask(node, clock)  # before there was any policy
     clock.step(timedelta(seconds=10))
-    await jwt(node, "bank", "mail")
+    await jwt(node, clock, "bank", "mail")
     since = int(clock.now().timestamp())
     answer = await simulate(policies, a_change('permit(principal, action, resource == Audience::"bank");'))
     assert (answer.decided, answer.flipped, answer.undecided, answer.truncated) == (2, 2, 0, False)
@@ -283,19 +288,19 @@ async def test_decisions_of_the_past_are_made_again(world, policies, node, clock
     assert (await simulate(policies)).flipped == 0  # nothing was ever enforced
 
 
-async def test_what_was_denied_would_be_allowed(policies, node):
+async def test_what_was_denied_would_be_allowed(policies, node, clock):
     await put(policies, NONE)
-    await ask(node)
+    await ask(node, clock)
     answer = await simulate(policies, a_change(ALL))
     (flip,) = answer.flips
     assert (flip.was_allowed, flip.would_be_allowed, list(flip.ids)) == (False, True, ["p#1"])
     assert (await simulate(policies)).flipped == 0
 
 
-async def test_a_shadow_is_tried_as_if_it_counted(policies, node):
+async def test_a_shadow_is_tried_as_if_it_counted(policies, node, clock):
     await put(policies, ALL)
     await put(policies, '@mode("shadow") ' + NONE, "q")
-    await ask(node)
+    await ask(node, clock)
     assert (await simulate(policies)).flipped == 0
     answer = await simulate(policies, with_shadow=True)
     assert (answer.flipped, list(answer.flips[0].ids)) == (1, ["q#1"])
@@ -305,14 +310,15 @@ async def test_what_depends_on_selectors_stays_undecided(world, policies, node, 
     await world.entry("/agent/careful", id="careful", evidence_required=True)
     await world.database.write(lambda tx: tx.agents.create(an_agent("/agent/careful")))
     await sign(node, "careful", evidence(clock, "unix:uid:1000"))
-    await ask(node)
+    minting = svid_pb2_grpc.SVIDStub(await world.local())  # without evidence
+    await minting.MintX509SVID(svid_pb2.MintX509SVIDRequest(csr=request(uri(PAYER))))
     answer = await simulate(policies, a_change(SELECTED))
     assert (answer.decided, answer.undecided, answer.flipped) == (2, 1, 1)
 
 
 async def test_a_simulation_is_bounded(world, policies, node, clock, monkeypatch):
     for _ in range(5):
-        await ask(node)
+        await ask(node, clock)
     monkeypatch.setattr(policy_api, "PAGE", 2)
     assert (await simulate(policies, a_change(NONE))).decided == 5
     monkeypatch.setattr(policy_api, "MAX_EVENTS", 4)

@@ -80,9 +80,9 @@ async def test_machines_read_json(said, files):
     assert json.loads(await said("bundle", "--output", "json"))["token"].count(".") == 2
 
 
-async def test_a_change_is_tried_before_it_counts(said, files, world, node):
+async def test_a_change_is_tried_before_it_counts(said, files, world, node, clock):
     await said("put", "--name", "p", "--file", files / "all", *WHY)
-    assert await ask(node) == [(0, "OK")]
+    assert await ask(node, clock) == [(0, "OK")]
     told = await said("simulate", "--since", "7d", "--with", "p", files / "none")
     assert "1 of 1 decisions would come out otherwise" in told
     assert "denied" in told

@@ -26,8 +26,9 @@ from spiffekit.wire.pb.issuer.v1 import agents_pb2, agents_pb2_grpc, revocation_
 from spiffekit.wire.pb.spire.api.server.svid.v1 import svid_pb2, svid_pb2_grpc
 from tests.issuer.strategies import an_agent
 from tests.issuer_api.calls import WITHIN, refused
+from tests.issuer_api.test_evidence import evidence, sign
 from tests.issuer_api.watching import Watch
-from tests.issuer_api.world import TRUST_DOMAIN, csr, spiffe_id
+from tests.issuer_api.world import TRUST_DOMAIN, spiffe_id
 
 Code = grpc.StatusCode
 PAYER = spiffe_id("/agent/payer")
@@ -62,16 +63,13 @@ async def payer(world):
     return await world.database.write(lambda tx: tx.agents.create(an_agent(state=AgentState.ACTIVE)))
 
 
-async def issue(channel, entry_id="agent-payer"):
-    params = svid_pb2.NewX509SVIDParams(entry_id=entry_id, csr=csr())
-    answer = await svid_pb2_grpc.SVIDStub(channel).BatchNewX509SVID(
-        svid_pb2.BatchNewX509SVIDRequest(params=[params])
-    )
-    return x509.load_der_x509_certificate(answer.results[0].svid.cert_chain[0])
+async def issue(channel, clock):
+    result = await sign(svid_pb2_grpc.SVIDStub(channel), "agent-payer", evidence(clock))
+    return x509.load_der_x509_certificate(result.svid.cert_chain[0])
 
 
-async def issue_jwt(channel):
-    asked = svid_pb2.NewJWTSVIDRequest(entry_id="agent-payer", audience=["db"])
+async def issue_jwt(channel, clock):
+    asked = svid_pb2.NewJWTSVIDRequest(entry_id="agent-payer", audience=["db"], evidence=evidence(clock))
     token = (await svid_pb2_grpc.SVIDStub(channel).NewJWTSVID(asked)).svid.token
     return JwtSvid.parse_unverified(token).claims["jti"]
 
@@ -116,13 +114,15 @@ async def test_nothing_is_taken_back_at_first(published):
     assert crl.next_update - crl.this_update == CRL_LIFETIME
 
 
-async def test_who_is_suspended_is_on_both_lists_until_it_is_resumed(published, payer, agents, channel):
-    certificate = await issue(channel)
+async def test_who_is_suspended_is_on_both_lists_until_it_is_resumed(
+    published, payer, agents, channel, clock
+):
+    certificate = await issue(channel, clock)
     before = number(published)
     await agents.SuspendAgent(change())
     status, (crl,) = await newest(published, before)
     assert status.suspended == {PAYER}
-    assert status.serials == crl.serials == {certificate.serial_number}
+    assert (status.serials, crl.serials) == (frozenset(), {certificate.serial_number})
     listed = x509.load_der_x509_crl(published.publisher.current.crls[0])
     (entry,) = listed
     assert entry.extensions.get_extension_for_class(x509.CRLReason).value.reason.name == "certificate_hold"
@@ -135,7 +135,7 @@ async def test_who_is_suspended_is_on_both_lists_until_it_is_resumed(published, 
 async def test_who_is_retired_stays_on_the_lists_until_all_has_ended(
     published, payer, agents, channel, clock
 ):
-    certificate = await issue(channel)
+    certificate = await issue(channel, clock)
     before = number(published)
     await agents.RetireAgent(agents_pb2.RetireAgentRequest(spiffe_id=str(PAYER), reason="done"))
     status, (crl,) = await newest(published, before)
@@ -143,14 +143,14 @@ async def test_who_is_retired_stays_on_the_lists_until_all_has_ended(
     now = clock.now()
     ends = certificate.not_valid_after_utc
     revocations = published.revocations
-    assert revocations.status(1, ends - SECOND).serials
-    assert not revocations.status(1, ends).serials
+    assert revocations.certificates(ends - SECOND)
+    assert not revocations.certificates(ends)
     assert revocations.status(1, now + LINGER - SECOND).retired == {PAYER}
     assert not revocations.status(1, now + LINGER).retired
 
 
 async def test_an_agent_whose_owner_is_gone_is_taken_back_as_well(published, payer, channel, tmp_path, clock):
-    certificate = await issue(channel)
+    certificate = await issue(channel, clock)
     file = tmp_path / "people.json"
     file.write_text('{"totalResults": 0, "Resources": []}')
     people = People(file, "https://idp.example.org")
@@ -159,12 +159,12 @@ async def test_an_agent_whose_owner_is_gone_is_taken_back_as_well(published, pay
     caretaker = Caretaker(published.database, people, clock, orphan_grace=zero, review_grace=zero)
     await caretaker.look()
     await caretaker.look()
-    status, _ = await until(published, lambda status: status.suspended)
-    assert (status.suspended, status.serials) == ({PAYER}, {certificate.serial_number})
+    status, (crl,) = await until(published, lambda status: status.suspended)
+    assert (status.suspended, crl.serials) == ({PAYER}, {certificate.serial_number})
 
 
 async def test_what_has_ended_by_itself_is_not_listed_and_is_pruned(world, payer, agents, channel, clock):
-    await issue(channel)
+    await issue(channel, clock)
     await clock.advance(timedelta(minutes=15))
     await agents.SuspendAgent(change())
     assert world.revocations.all(clock.now()) == []
@@ -179,8 +179,8 @@ async def test_what_has_ended_by_itself_is_not_listed_and_is_pruned(world, payer
 
 
 async def test_single_credentials_are_taken_back(published, payer, revocation, channel, clock):
-    certificate = await issue(channel)
-    jti = await issue_jwt(channel)
+    certificate = await issue(channel, clock)
+    jti = await issue_jwt(channel, clock)
     serial = str(certificate.serial_number)
     one = await revocation.Revoke(revocation_pb2.RevokeRequest(serial=serial, reason="lost"))
     assert (one.kind, one.key, one.spiffe_id, one.reason) == (
@@ -198,8 +198,10 @@ async def test_single_credentials_are_taken_back(published, payer, revocation, c
     assert {(item.kind, item.key) for item in listed} == {("certificate", serial), ("token", jti)}
 
 
-async def test_what_is_revoked_for_good_survives_a_suspension(world, payer, agents, revocation, channel):
-    certificate = await issue(channel)
+async def test_what_is_revoked_for_good_survives_a_suspension(
+    world, payer, agents, revocation, channel, clock
+):
+    certificate = await issue(channel, clock)
     serial = str(certificate.serial_number)
     await revocation.Revoke(revocation_pb2.RevokeRequest(serial=serial, reason="lost"))
     await agents.SuspendAgent(change())
@@ -209,10 +211,10 @@ async def test_what_is_revoked_for_good_survives_a_suspension(world, payer, agen
 
 
 async def test_everything_before_an_instant_is_void(published, payer, revocation, channel, clock):
-    old = await issue(channel)
+    old = await issue(channel, clock)
     await clock.advance(timedelta(minutes=1))
     instant = int(clock.now().timestamp())
-    new = await issue(channel)
+    new = await issue(channel, clock)
     before = number(published)
     wanted = revocation_pb2.RevokeRequest(spiffe_id=str(PAYER), before=instant, reason="stolen")
     one = await revocation.Revoke(wanted)
@@ -245,8 +247,8 @@ async def test_what_cannot_be_taken_back_is_refused(revocation, fields, code, me
 
 
 async def test_what_has_ended_cannot_be_taken_back(payer, revocation, channel, clock):
-    certificate = await issue(channel)
-    jti = await issue_jwt(channel)
+    certificate = await issue(channel, clock)
+    jti = await issue_jwt(channel, clock)
     await clock.advance(timedelta(minutes=15))
     serial = str(certificate.serial_number)
     with refused(Code.FAILED_PRECONDITION, f"certificate '{serial}' has ended already"):
@@ -255,9 +257,9 @@ async def test_what_has_ended_cannot_be_taken_back(payer, revocation, channel, c
         await revocation.Revoke(revocation_pb2.RevokeRequest(serial=jti, reason="lost"))
 
 
-async def test_what_was_taken_back_is_listed_in_pages(world, payer, agents, revocation, channel):
+async def test_what_was_taken_back_is_listed_in_pages(world, payer, agents, revocation, channel, clock):
     for _ in range(5):
-        await issue(channel)
+        await issue(channel, clock)
     await agents.SuspendAgent(change())
     found, token = [], ""
     while True:
@@ -276,7 +278,7 @@ async def test_what_was_taken_back_is_listed_in_pages(world, payer, agents, revo
 async def test_a_retirement_certificate_says_what_is_still_out_there(
     world, payer, agents, revocation, channel, clock
 ):
-    certificate, jti = await issue(channel), await issue_jwt(channel)
+    certificate, jti = await issue(channel, clock), await issue_jwt(channel, clock)
     asked = revocation_pb2.CertifyRetirementRequest(spiffe_id=str(PAYER))
     with refused(Code.FAILED_PRECONDITION, f"agent {PAYER} is active, not retired"):
         await revocation.CertifyRetirement(asked)
@@ -366,7 +368,9 @@ async def test_lists_follow_the_authorities(published):
             before = number(published)
 
 
-async def test_an_svid_that_a_suspension_overtakes_is_not_handed_out(world, payer, channel, monkeypatch):
+async def test_an_svid_that_a_suspension_overtakes_is_not_handed_out(
+    world, payer, channel, monkeypatch, clock
+):
     record = world.database.record
 
     async def slowly(*records):
@@ -374,26 +378,24 @@ async def test_an_svid_that_a_suspension_overtakes_is_not_handed_out(world, paye
         await record(*records)
 
     monkeypatch.setattr(world.database, "record", slowly)
-    params = svid_pb2.NewX509SVIDParams(entry_id="agent-payer", csr=csr())
     with refused(Code.PERMISSION_DENIED, f"agent {PAYER} is suspended"):
-        await svid_pb2_grpc.SVIDStub(channel).BatchNewX509SVID(
-            svid_pb2.BatchNewX509SVIDRequest(params=[params])
-        )
+        await issue(channel, clock)
 
 
 async def test_after_a_restart_what_was_taken_back_is_still_known(world, payer, agents, channel, clock):
     from issuer.governance.revocation import Revocations
 
-    await issue(channel)
+    await issue(channel, clock)
     await agents.SuspendAgent(change())
     fresh = Revocations(TRUST_DOMAIN, world.registrations)
     fresh.load(await world.database.read(lambda tx: tx.revocations.all()))
     assert fresh.status(1, clock.now()) == world.revocations.status(1, clock.now())
-    assert fresh.status(1, clock.now()).serials
+    assert fresh.certificates(clock.now()) == world.revocations.certificates(clock.now())
+    assert fresh.certificates(clock.now())
 
 
-async def test_a_suspension_that_cannot_be_written_takes_nothing_back(world, payer, agents, channel):
-    await issue(channel)
+async def test_a_suspension_that_cannot_be_written_takes_nothing_back(world, payer, agents, channel, clock):
+    await issue(channel, clock)
     await world.lose_the_trail()
     with refused(Code.UNAVAILABLE):
         await agents.SuspendAgent(change())
