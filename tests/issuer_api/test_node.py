@@ -104,7 +104,7 @@ def answer(text):
 
 async def attest(stub, *messages, open_ended=False):
     """Send everything at once; return what came back."""
-    call = stub.AttestAgent(timeout=5)
+    call = stub.AttestAgent(timeout=20)
     for message in messages:
         await call.write(message)
     if not open_ended:

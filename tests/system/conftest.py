@@ -47,16 +47,18 @@ def settings():
     return {}
 
 
-@pytest.fixture(scope="module")
-def local(folder, machines, settings):
-    """An issuer that accepts join tokens and machines' certificates."""
+def deployment(folder, machines, settings):
+    """A deployment whose issuer accepts join tokens and machines' certificates; not yet started."""
     roots = folder / "machines.pem"
     roots.write_bytes(machines.certificate.public_bytes(Encoding.PEM))
-    with Local(
-        folder, issuer={"node_attestor.x509pop": {"ca_bundle_path": str(roots)}, **settings}
-    ) as deployment:
-        deployment.start_issuer()
-        yield deployment
+    return Local(folder, issuer={"node_attestor.x509pop": {"ca_bundle_path": str(roots)}, **settings})
+
+
+@pytest.fixture(scope="module")
+def local(folder, machines, settings):
+    with deployment(folder, machines, settings) as started:
+        started.start_issuer()
+        yield started
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from deploy.local import Daemon, Local
+from deploy.local import Daemon
 from spiffekit.workload import WorkloadApi
-from tests.system.conftest import UID, eventually, ids_of
+from tests.system.conftest import UID, deployment, eventually, ids_of, nodes
 
 ID = "spiffe://example.org"
 MANY = 600  # entries: from 501 on the issuer tells revisions first, and sends what is then asked for
@@ -16,17 +16,24 @@ POLLING = "issuer has no push stream, polling it instead"
 
 
 @pytest.fixture(scope="module")
-def local(folder):
-    # The node's own SVID lives longer: one that ends on a busy machine cannot be had again by a token.
-    times = {"ca_ttl": "40s", "default_x509_svid_ttl": "6s", "node_svid_ttl": "30s"}
-    with Local(folder, issuer={"issuer": times}) as deployment:
-        deployment.issuer = Daemon("tests.system.stock_issuer", folder, deployment.issuer_config)
-        yield deployment.start_issuer()
+def settings():
+    return {"issuer": {"ca_ttl": "40s", "default_x509_svid_ttl": "6s", "node_svid_ttl": "30s"}}
 
 
 @pytest.fixture(scope="module")
-def attestor(local):
-    return local.start_attestor(settings={"attestor": {"sync_interval": "1s"}})
+def local(folder, machines, settings):
+    with deployment(folder, machines, settings) as stock:
+        stock.issuer = Daemon("tests.system.stock_issuer", folder, stock.issuer_config)
+        yield stock.start_issuer()
+
+
+@pytest.fixture(scope="module")
+def attestor(local, machines):
+    # A certificate proves the node anew where a busy machine let the node's own SVID end; a token would not.
+    proof = {"node_attestor.x509pop": machines.node(local.folder, "polling")}
+    attestor = local.start_attestor(settings={"attestor": {"sync_interval": "1s"}, **proof})
+    (attestor.node_id,) = nodes(local)
+    return attestor
 
 
 def granted(attestor):
