@@ -4,7 +4,7 @@
 import asyncio
 import logging
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from prometheus_client import CollectorRegistry, Gauge
@@ -41,6 +41,7 @@ from issuer.governance.policy import PolicyJudge
 from issuer.governance.policy_bundles import PolicyPublisher
 from issuer.governance.revocation import Publisher, Revocations
 from issuer.kubernetes import Clusters
+from issuer.policy_endpoint import PolicyEndpoint
 from issuer.pruning import Pruning
 from issuer.registration import Registrations
 from issuer.store import Database
@@ -158,6 +159,16 @@ class Issuer:
         issuer.log = ChangeLog(await database.read(lambda tx: tx.changes.last()))
         issuer.revocations = Revocations(issuer.trust_domain, registrations)
         issuer.revocations.load(await database.read(lambda tx: tx.revocations.all()))
+        endpoint = config.policy_endpoint
+        issuer.callers = Callers(
+            issuer.trust_domain,
+            registrations,
+            database=database,
+            clock=issuer.clock,
+            revocations=issuer.revocations,
+            admin_ids=frozenset(map(SpiffeId.parse, config.issuer.admin_ids)),
+            gateway_ids=frozenset() if endpoint is None else endpoint.gateway_ids,
+        )
         issuer.publisher = Publisher(issuer.authorities, issuer.revocations, issuer.log, issuer.clock)
         policy = issuer.policy
         await database.read(lambda tx: policy.load(tx.policies.newest(), enforced=tx.policies.enforced()))
@@ -189,6 +200,7 @@ class Issuer:
         return issuer
 
     log: ChangeLog
+    callers: Callers
     revocations: Revocations
     publisher: Publisher
     policy_publisher: PolicyPublisher
@@ -226,6 +238,18 @@ class Issuer:
             services["status"] = status_endpoint.serve(
                 self.config.status_endpoint, self.publisher, self._web_context
             )
+        if (endpoint := self.config.policy_endpoint) is not None:
+            services |= PolicyEndpoint(
+                table=endpoint,
+                callers=self.callers,
+                registrations=self.registrations,
+                revocations=self.revocations,
+                judge=self.policy,
+                database=self.database,
+                clock=self.clock,
+                registry=self.registry,
+                context=self._tls_context,
+            ).services()
         if table.health_address is not None:
             services["health"] = health_server.serve(
                 table.health_address, table.health_port, self.health, self.registry
@@ -262,18 +286,11 @@ class Issuer:
             context=self._tls_context,
             identify=lambda peer: tls_connection(peer, BundleSet(self.registrations.bundles()), self.clock),
         )
-        callers = Callers(
-            self.trust_domain,
-            self.registrations,
-            database=self.database,
-            clock=self.clock,
-            admin_ids=frozenset(map(SpiffeId.parse, table.admin_ids)),
-        )
         await server.serve(
             [remote, server.admin_front(table.admin_socket)],
-            self._spires() + self._ours(callers),
+            self._spires() + self._ours(self.callers),
             ready,
-            callers=callers,
+            callers=self.callers,
             database=self.database,
             clock=self.clock,
             metrics=Metrics(self.registry),
@@ -285,10 +302,10 @@ class Issuer:
         context.verify_mode = ssl.CERT_NONE
         return context
 
-    def _tls_context(self) -> ssl.SSLContext:
-        """Return the context of one connection: our SVID now, and the roots of nodes and administrators."""
+    def _tls_context(self, alpn: Sequence[str] = ("h2",)) -> ssl.SSLContext:
+        """Return the context of one connection: our SVID now, and the roots of whoever has one."""
         roots = [a.certificate_der for b in self.registrations.bundles() for a in b.x509_authorities]
-        return tls.server_context(self.identity.x509_svid(), roots)
+        return tls.server_context(self.identity.x509_svid(), roots, alpn=alpn)
 
     def _limit(self, per_second: float, at_once: float) -> RateLimit:
         return RateLimit(per_second, at_once, monotonic=self.clock.monotonic)

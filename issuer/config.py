@@ -27,6 +27,7 @@ MAX_WIT_TTL: Final = timedelta(days=1)  # WIT-SVID §3.4: minutes to hours
 MAX_PORT: Final = 65535
 MIN_STALE: Final = timedelta(seconds=10)  # a watch lasts for half of it
 _CLUSTER: Final = re.compile(r"[A-Za-z0-9._-]{1,63}", re.ASCII)
+_URL: Final = re.compile(r"https://[a-z0-9.-]{1,253}(:[0-9]{1,5})?")
 _EVERY_ADDRESS: Final = {"0.0.0.0", "::"}  # noqa: S104 - compared, not bound
 _ENTRY_POINTS: Final = {"key_manager": "issuer.keys", "node_attestor": "issuer.node"}
 
@@ -123,6 +124,32 @@ class StatusEndpointTable(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     port: int = 8443
 
 
+class PolicyEndpointTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``[policy_endpoint]``: where gateways ask whether an agent may do what it asks them for.
+
+    Attributes:
+        address: The address where it answers; its certificate is the issuer's own X.509-SVID.
+        authzen_port: The port of the AuthZEN API there, over HTTPS; none if left out.
+        gateways: The SPIFFE IDs that may ask, each exactly, over mTLS. None of them may administrate.
+        url: How gateways reach the AuthZEN API, e.g. "https://policy.example.org:8444", to publish its
+            metadata; unpublished if left out.
+        decisions_per_second: Decisions of one gateway; at once, twice as many.
+        agent_decisions_per_second: Decisions about one agent, whichever gateways ask; at once, twice as many.
+    """
+
+    address: str
+    authzen_port: int | None = None
+    gateways: tuple[str, ...] = ()
+    url: str = ""
+    decisions_per_second: float = 500.0
+    agent_decisions_per_second: float = 50.0
+
+    @property
+    def gateway_ids(self) -> frozenset[SpiffeId]:
+        """Who may ask."""
+        return frozenset(map(SpiffeId.parse, self.gateways))
+
+
 class AgentsTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """``[agents]``: how agents lose their identity by themselves.
 
@@ -178,6 +205,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     kubernetes: dict[str, KubernetesTable] = {}
     agents: AgentsTable = AgentsTable()
     status_endpoint: StatusEndpointTable | None = None
+    policy_endpoint: PolicyEndpointTable | None = None
     audit: AuditTable = AuditTable()
 
     def problems(self) -> list[str]:
@@ -191,6 +219,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         found += _bad_audit(self.audit)
         if self.status_endpoint is not None:
             found += _bad_endpoint(self.status_endpoint)
+        if self.policy_endpoint is not None:
+            found += _bad_policy_endpoint(self.policy_endpoint, table)
         if _overlap(table):
             found.append("issuer.health_port: is already the port of bind_port")
         if len(bytes(table.admin_socket)) > 100:
@@ -232,6 +262,33 @@ def _bad_endpoint(table: StatusEndpointTable) -> Iterator[str]:
         yield f"status_endpoint.address: {table.address!r} is not an IP address"
     if not 0 <= table.port <= MAX_PORT:
         yield "status_endpoint.port: not a port"
+
+
+def _bad_policy_endpoint(table: PolicyEndpointTable, issuer: IssuerTable) -> Iterator[str]:
+    if not _is_address(table.address):
+        yield f"policy_endpoint.address: {table.address!r} is not an IP address"
+    if table.authzen_port is None:
+        yield "policy_endpoint.authzen_port: is missing, so that nobody could ask"
+    elif not 0 <= table.authzen_port <= MAX_PORT:
+        yield "policy_endpoint.authzen_port: not a port"
+    if table.url and not _URL.fullmatch(table.url):
+        yield f"policy_endpoint.url: {table.url[:200]!r} is not https://HOST[:PORT]"
+    for name in ("decisions_per_second", "agent_decisions_per_second"):
+        if not 0 < getattr(table, name) < math.inf:
+            yield f"policy_endpoint.{name}: has to be a positive number"
+    yield from _bad_gateways(table.gateways, issuer)
+
+
+def _bad_gateways(gateways: tuple[str, ...], issuer: IssuerTable) -> Iterator[str]:
+    if not gateways:
+        yield "policy_endpoint.gateways: names nobody, so that nobody could ask"
+    for gateway in gateways:
+        try:
+            SpiffeId.parse(gateway)
+        except SpiffeIdError as error:
+            yield f"policy_endpoint.gateways: {error}"
+        if gateway in issuer.admin_ids:
+            yield f"policy_endpoint.gateways: {gateway} is among issuer.admin_ids, and cannot be both"
 
 
 def _bad_audit(table: AuditTable) -> Iterator[str]:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which kinds of caller may use which method. What is not in the table is denied to everybody."""
 
+from collections.abc import Mapping
 from typing import Final
 
 from issuer.api.caller import OPERATORS, Kind
@@ -9,6 +10,7 @@ from issuer.errors import NotAuthorizedError
 _LOCAL: Final = frozenset((Kind.LOCAL,))
 _NODES: Final = frozenset((Kind.NODE,))
 _DOWNSTREAMS: Final = frozenset((Kind.DOWNSTREAM,))
+_GATEWAYS: Final = frozenset((Kind.GATEWAY,))
 _ANYONE: Final = frozenset(Kind)
 
 _SERVER: Final = "/spire.api.server."
@@ -61,11 +63,19 @@ TABLE: Final[dict[str, frozenset[Kind]]] = {
 }
 
 
-def authorize(method: str, kinds: frozenset[Kind]) -> None:
-    """Check that a caller of these kinds may use a method, named by its exact gRPC path.
+HTTP_TABLE: Final[dict[str, frozenset[Kind]]] = {
+    "/access/v1/evaluation": _GATEWAYS,
+    "/access/v1/evaluations": _GATEWAYS,
+    "/.well-known/authzen-configuration": _GATEWAYS,
+}
+"""The same for what is asked over plain HTTP, by exact target."""
+
+
+def authorize(method: str, kinds: frozenset[Kind], table: Mapping[str, frozenset[Kind]] = TABLE) -> None:
+    """Check that a caller of these kinds may use a method, named by its exact path.
 
     Raises:
         NotAuthorizedError: It may not, or nobody may.
     """
-    if kinds.isdisjoint(TABLE.get(method, ())):
+    if kinds.isdisjoint(table.get(method, ())):
         raise NotAuthorizedError(f"authorization denied for method {method}")

@@ -9,7 +9,8 @@ from typing import Final
 from cryptography import x509
 
 from issuer.errors import DenialReason, NodeDeniedError, NotAuthorizedError
-from issuer.model import Node
+from issuer.governance.revocation import Revocations
+from issuer.model import AgentState, Node
 from issuer.registration import Registrations
 from issuer.store import Database, Transaction
 from spiffekit.bundle import BundleSource
@@ -30,12 +31,14 @@ class Kind(StrEnum):
     LOCAL = "local"  # on the admin socket
     ADMIN = "admin"  # an X.509-SVID of an administrator
     DOWNSTREAM = "downstream"  # an issuer below us, in the same trust domain
+    GATEWAY = "gateway"  # one of those that may ask for decisions
     NODE = "node"  # an attestor
     ANONYMOUS = "anonymous"  # everybody else
 
 
 OPERATORS: Final = frozenset((Kind.LOCAL, Kind.ADMIN))
 _LOCAL: Final = frozenset((Kind.LOCAL,))
+_GATEWAY: Final = frozenset((Kind.GATEWAY,))
 _NODE: Final = frozenset((Kind.NODE,))
 _ANONYMOUS: Final = frozenset((Kind.ANONYMOUS,))
 
@@ -123,7 +126,10 @@ def _says_what_for(leaf: x509.Certificate) -> bool:
 
 
 class Callers:
-    """Judges connections anew on each call: expiry, ban, eviction and renewal count at once."""
+    """Judges connections anew on each call: expiry, ban, revocation, eviction and renewal count at once.
+
+    A gateway is never an administrator or issuer as well, whatever its entry says: it meets everybody.
+    """
 
     def __init__(
         self,
@@ -132,20 +138,25 @@ class Callers:
         *,
         database: Database,
         clock: Clock,
+        revocations: Revocations,
         admin_ids: frozenset[SpiffeId] = frozenset(),
+        gateway_ids: frozenset[SpiffeId] = frozenset(),
     ) -> None:
         self._trust_domain = trust_domain
         self._registrations = registrations
         self._database = database
         self._clock = clock
+        self._revocations = revocations
         self._admin_ids = admin_ids
+        self._gateway_ids = gateway_ids
 
     async def judge(self, connection: Connection) -> Caller:
         """Return who calls now.
 
         Raises:
             NodeDeniedError: It is a node that may not call; the reason says what it can do.
-            NotAuthorizedError: Its certificate has expired.
+            NotAuthorizedError: Its certificate has expired or is taken back, or it is an agent that is not
+                active.
         """
         if (process := connection.process) is not None:
             return Caller(_LOCAL, f"local:uid={process.uid},pid={process.pid}", f"uid:{process.uid}")
@@ -164,17 +175,29 @@ class Callers:
         if is_node:
             node = await self._node(spiffe_id, connection.serial)
             return Caller(_NODE, str(spiffe_id), connection.address, node)
-        return Caller(self._kinds(spiffe_id) or _ANONYMOUS, str(spiffe_id), connection.address)
+        kinds = self._kinds(spiffe_id, connection.serial)
+        return Caller(kinds or _ANONYMOUS, str(spiffe_id), connection.address)
 
-    def _kinds(self, spiffe_id: SpiffeId) -> frozenset[Kind]:
-        """Return what configuration and entries make of an ID now."""
+    def _kinds(self, spiffe_id: SpiffeId, serial: str) -> frozenset[Kind]:
+        """Return what configuration and entries make of an ID now that is no node's.
+
+        Raises:
+            NotAuthorizedError: Its certificate is taken back, or it is an agent that is not active.
+        """
+        now = self._clock.now()
+        ours = spiffe_id.is_member_of(self._trust_domain)
+        if ours and self._revocations.has_certificate(serial, now):
+            raise NotAuthorizedError("client certificate is revoked")
+        agent = self._registrations.agent(spiffe_id)
+        if agent is not None and agent.state is not AgentState.ACTIVE:
+            raise NotAuthorizedError(f"agent {spiffe_id} is {agent.state}")
+        if spiffe_id in self._gateway_ids:
+            return _GATEWAY
         kinds = {Kind.ADMIN} if spiffe_id in self._admin_ids else set()
-        if spiffe_id.is_member_of(self._trust_domain):
-            now = self._clock.now()
-            if self._registrations.is_admin(spiffe_id, now):
-                kinds.add(Kind.ADMIN)
-            if self._registrations.is_downstream(spiffe_id, now):
-                kinds.add(Kind.DOWNSTREAM)
+        if ours and self._registrations.is_admin(spiffe_id, now):
+            kinds.add(Kind.ADMIN)
+        if ours and self._registrations.is_downstream(spiffe_id, now):
+            kinds.add(Kind.DOWNSTREAM)
         return frozenset(kinds)
 
     def _rests(self, connection: Connection, trust_domain: TrustDomain) -> bool:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The policies of the trust domain, asked before anything is signed for an agent.
+"""The policies of the trust domain, asked before anything is signed for an agent, and by gateways.
 
-Until the first statement that is not in shadow mode is stored, nothing is denied; from then on, and for good,
+Until the first statement that is not in shadow mode is stored, no SVID is denied; from then on, and for good,
 an agent is denied whatever no policy permits. Identities that are no agent's are not asked about.
+What a gateway asks about is denied from the beginning unless a policy permits it.
 """
 
 import logging
@@ -16,10 +17,11 @@ from issuer.model import Agent, Change, Node, StoredPolicy
 from spiffekit.errors import PolicyEngineError, PolicyError
 from spiffekit.evidence import Evidence
 from spiffekit.policy import Attest, Decision, Denial, Policies, Policy, Principal, Request
+from spiffekit.policy.request import SVID
 
 logger = logging.getLogger(__name__)
 
-MAX_REMEMBERED: Final = 10_000  # decisions
+MAX_REMEMBERED: Final = 10_000  # decisions about SVIDs, and as many of gateways
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,8 @@ class PolicyJudge:
 
     def __init__(self, *, remembered: int = MAX_REMEMBERED) -> None:
         self._max_remembered = remembered
-        self._remembered: dict[bytes, Judgement] = {}
+        self._issuing: dict[bytes, Judgement] = {}
+        self._calls: dict[bytes, Judgement] = {}  # apart: whoever calls much crowds out no SVID's decision
         self._stored: dict[str, StoredPolicy] = {}
         self._policies: Policies | None = None
         self.version = 0  # of all policies together; 0: none was ever stored
@@ -66,7 +69,8 @@ class PolicyJudge:
             self.enforced = self.enforced or policy.enforced
 
     def _compile(self) -> None:
-        self._remembered.clear()
+        self._issuing.clear()
+        self._calls.clear()
         self._policies = None
         try:
             self._policies = Policies.compile(self.policies())
@@ -88,16 +92,23 @@ class PolicyJudge:
         return "" if self._policies is None else self._policies.hash
 
     def judge(self, request: Request) -> Judgement | None:
-        """Return what policy says; None if no policy was ever stored."""
+        """Return what policy says of an SVID; None if no policy was ever stored."""
         if not self.version:
             return None
+        return self._recall(self._issuing, request)
+
+    def judge_call(self, request: Request) -> Judgement:
+        """Return what policy says of a call: no unless one permits it, also where none was ever stored."""
+        return self._recall(self._calls, request)
+
+    def _recall(self, remembered: dict[bytes, Judgement], request: Request) -> Judgement:
         key = request.key()
-        known = self._remembered.get(key)
+        known = remembered.get(key)
         if known is None:
             known = Judgement(self._decide(request), secrets.token_hex(8))
-            if len(self._remembered) >= self._max_remembered:
-                self._remembered.clear()
-            self._remembered[key] = known
+            if len(remembered) >= self._max_remembered:
+                remembered.clear()
+            remembered[key] = known
         return known
 
     def _decide(self, request: Request) -> Decision:
@@ -105,7 +116,7 @@ class PolicyJudge:
             decision = Decision.denied(Denial.NOT_EVALUATED, "policies cannot be evaluated")
         else:
             decision = self._policies.decide(request)
-        if self.enforced:
+        if self.enforced or request.action != SVID:
             return decision
         return replace(decision, allowed=True, ids=(), reason="", denial=None)
 

@@ -178,6 +178,11 @@ class Revocations:
         """Return what has not ended by itself, the oldest first."""
         return sorted((one for one in self._known.values() if now < one.until), key=lambda r: (r.at, r.key))
 
+    def has_certificate(self, serial: str, now: datetime) -> bool:
+        """Tell whether the certificate with this serial number, decimal, is taken back."""
+        found = self._known.get(f"{RevocationKind.CERTIFICATE}/{serial}")
+        return found is not None and now < found.until
+
     def certificates(self, now: datetime) -> list[Revoked]:
         """Return what goes on revocation lists."""
         return [

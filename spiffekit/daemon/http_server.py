@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A small HTTP/1.1 server of whole documents: one request a connection, plain or over TLS."""
+"""A small HTTP/1.1 server of whole documents: one request a connection, plain or over TLS.
+
+`http_calls` is for those who ask again and again, and by certificate.
+"""
 
 import asyncio
 import re
@@ -40,6 +43,7 @@ _NO_LENGTH: Final = Reply(b"one Content-Length is needed\n", status=HTTPStatus.L
 _TOO_LONG: Final = Reply(b"too long\n", status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
 _LENGTH: Final = re.compile(rb"[0-9]{1,9}")
 Respond = Callable[[str], Reply]  # of a request's target, exactly as it was sent
+Converse = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]  # over one connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,37 +71,52 @@ def serve(
         context: Returns the TLS context of the next connection, so that its certificate rotates.
         post: Makes the answer to a POST request; none are taken without it.
     """
-    open_now = 0
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal open_now
-        open_now += 1
+        async with asyncio.timeout(REQUEST_WITHIN):
+            head = await reader.readuntil(b"\r\n\r\n")
+            writer.write((await _reply(head, reader, respond, post)).encoded())
+            await writer.drain()
+
+    return listen(address, port, answer, context=context)
+
+
+def listen(
+    address: str, port: int, answer: Converse, *, context: Callable[[], ssl.SSLContext] | None = None
+) -> Service:
+    """Return the service that accepts as many connections as there may be; each ends with `answer`."""
+    conversations: dict[asyncio.Task[None] | None, asyncio.StreamWriter] = {}
+
+    async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        here = asyncio.current_task()
+        conversations[here] = writer
         try:
-            if open_now > MAX_CONNECTIONS:
-                return
-            async with asyncio.timeout(REQUEST_WITHIN):
-                head = await reader.readuntil(b"\r\n\r\n")
-                writer.write((await _reply(head, reader, respond, post)).encoded())
-                await writer.drain()
+            if len(conversations) <= MAX_CONNECTIONS:
+                await answer(reader, writer)
         except (TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, OSError):
             pass  # whoever asks badly gets nothing
         finally:
-            open_now -= 1
+            del conversations[here]
             writer.close()
 
     async def service(ready: Callable[[], None]) -> NoReturn:
         secure = None if context is None else _rotating(context)
         server = await asyncio.start_server(
-            answer,
+            converse,
             address,
             port,
             limit=MAX_REQUEST,
             ssl=secure,
             ssl_handshake_timeout=None if secure is None else REQUEST_WITHIN,
         )
-        async with server:
-            ready()
-            await asyncio.Event().wait()
+        try:
+            async with server:
+                ready()
+                await asyncio.Event().wait()
+        finally:
+            for writer in conversations.values():
+                writer.transport.abort()
+            await asyncio.gather(*filter(None, conversations), return_exceptions=True)
         raise AssertionError("waits for ever")
 
     return service

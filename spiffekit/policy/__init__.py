@@ -8,12 +8,13 @@ and so is everything while policies cannot be evaluated, or it is not known whic
 
 from spiffekit.policy.bundle import PolicyBook, PolicyBundle
 from spiffekit.policy.engine import Decision, Denial, Policies, Policy
-from spiffekit.policy.request import Attest, Principal, Request, Resource
+from spiffekit.policy.request import Attest, Http, Principal, Request, Resource
 
 __all__ = [
     "Attest",
     "Decision",
     "Denial",
+    "Http",
     "Policies",
     "Policy",
     "PolicyBook",

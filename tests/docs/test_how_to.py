@@ -33,13 +33,18 @@ def systemd(folder, monkeypatch):
 
 @pytest.fixture(scope="module")
 def ports():
-    return {"issuer": free_port(), "attestor": free_port()}
+    return {name: free_port() for name in ("issuer", "attestor", "gateways")}
 
 
 @pytest.fixture(scope="module")
 def local(folder, ports):
     settings = {"health_address": "127.0.0.1", "health_port": ports["issuer"]}
-    with Local(folder, issuer={"issuer": settings}) as deployment:
+    asked = {
+        "address": "127.0.0.1",
+        "authzen_port": ports["gateways"],
+        "gateways": ["spiffe://example.org/gateway"],
+    }
+    with Local(folder, issuer={"issuer": settings, "policy_endpoint": asked}) as deployment:
         deployment.start_issuer()
         deployment.start_attestor(
             settings={"attestor": {"health_address": "127.0.0.1", "health_port": ports["attestor"]}}

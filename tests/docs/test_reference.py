@@ -13,7 +13,7 @@ import pytest
 
 from attestor.config import Config as AttestorConfig
 from attestor.config import ExternalAttestorTable, WorkloadAttestorOptions
-from issuer.config import AgentsTable, AuditTable, KubernetesTable, StatusEndpointTable
+from issuer.config import AgentsTable, AuditTable, KubernetesTable, PolicyEndpointTable, StatusEndpointTable
 from issuer.config import Config as IssuerConfig
 from spiffekit.daemon.config import decode, load
 from tests.docs.pages import PAGES, ROOT, fences, links, name
@@ -93,6 +93,7 @@ def test_a_sample_can_be_loaded(sample):
         tables[TABLES[KINDS[point.group]], point.name].append(config_of(point))
     whole = {program: type_of(FILES[program], program) for program in FILES}
     whole |= {"agents": AgentsTable, "audit": AuditTable, "status_endpoint": StatusEndpointTable}
+    whole |= {"policy_endpoint": PolicyEndpointTable}
     for table in document.keys() & whole.keys():
         _, problems = decode(document[table], whole[table])
         assert not [p for p in problems if not p.endswith("is required")]

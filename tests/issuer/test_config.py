@@ -9,6 +9,7 @@ import pytest
 
 from issuer.config import Config
 from spiffekit.daemon.config import ConfigError, load
+from spiffekit.id import SpiffeId
 from spiffekit.keys import KeyType
 from spiffekit.transparency.notes import KeyUse
 from tests.spiffekit.transparency.logs import signer
@@ -354,6 +355,50 @@ def test_a_log_has_a_name_that_checkpoints_can_have(path, origin):
 )
 def test_tables_besides_that_make_no_sense_are_refused(path, tables, rule):
     assert mistakes(path, f"{MINIMAL}\n{tables}") == [rule]
+
+
+POLICY_ENDPOINT = {
+    "address": '"127.0.0.1"',
+    "authzen_port": "8444",
+    "gateways": '["spiffe://example.org/gateway"]',
+    "url": '"https://policy.example.org:8444"',
+}
+
+
+def with_policy_endpoint(**changes):
+    lines = (f"{name} = {value}" for name, value in (POLICY_ENDPOINT | changes).items() if value is not None)
+    return "\n".join(
+        [with_options('admin_ids = ["spiffe://example.org/admin"]'), "[policy_endpoint]", *lines]
+    )
+
+
+def test_gateways_may_ask_where_they_are_told(path):
+    table = read(path, with_policy_endpoint()).policy_endpoint
+    assert table.gateway_ids == {SpiffeId.parse("spiffe://example.org/gateway")}
+    assert (table.decisions_per_second, table.agent_decisions_per_second) == (500.0, 50.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "rule"),
+    [
+        ({"address": '"localhost"'}, "address: 'localhost' is not an IP address"),
+        ({"authzen_port": None}, "authzen_port: is missing, so that nobody could ask"),
+        ({"authzen_port": "65536"}, "authzen_port: not a port"),
+        ({"gateways": None}, "gateways: names nobody, so that nobody could ask"),
+        ({"gateways": '["https://x"]'}, "gateways: scheme of 'https://x' is not 'spiffe'"),
+        (
+            {"gateways": '["spiffe://example.org/admin"]'},
+            "gateways: spiffe://example.org/admin is among issuer.admin_ids, and cannot be both",
+        ),
+        ({"url": '"http://x"'}, "url: 'http://x' is not https://HOST[:PORT]"),
+        ({"url": '"https://x/y"'}, "url: 'https://x/y' is not https://HOST[:PORT]"),
+        ({"url": '"https://x?y"'}, "url: 'https://x?y' is not https://HOST[:PORT]"),
+        ({"decisions_per_second": "0"}, "decisions_per_second: has to be a positive number"),
+        ({"agent_decisions_per_second": "inf"}, "agent_decisions_per_second: has to be a positive number"),
+    ],
+)
+def test_a_policy_endpoint_that_makes_no_sense_is_refused(path, changes, rule):
+    assert mistakes(path, with_policy_endpoint(**changes)) == [f"policy_endpoint.{rule}"]
 
 
 WITNESS = signer("witness.example", KeyUse.COSIGNATURE).key

@@ -6,7 +6,7 @@ import asyncio
 import grpc
 import pytest
 
-from issuer.api.authorization import TABLE, authorize
+from issuer.api.authorization import HTTP_TABLE, TABLE, authorize
 from issuer.api.caller import Kind
 from issuer.errors import NotAuthorizedError
 from spiffekit.id import SpiffeId
@@ -16,10 +16,12 @@ from spiffekit.wire.pb.spire.api.server.localauthority.v1 import localauthority_
 from spiffekit.wire.pb.spire.api.server.logger.v1 import logger_pb2
 from spiffekit.wire.pb.spire.api.server.trustdomain.v1 import trustdomain_pb2
 from tests.issuer_api.calls import call_empty, call_raw, paths
+from tests.issuer_api.gateways import GATEWAY_IDS
 from tests.issuer_api.world import SERVICES, World
 
 # Written down a second time on purpose, and by caller: the table of the code is by method.
 ANYBODY = {"Agent/AttestAgent", "Bundle/GetBundle", "Revocation/GetStatus"}
+GATEWAYS = ANYBODY
 NODES = ANYBODY | {
     "Agent/RenewAgent",
     "Agent/PostStatus",
@@ -150,6 +152,15 @@ async def namesake_of_a_downstream_in_a_federated_trust_domain(world):
     return await world.dial(ca.issue("spiffe://partner.org/nested"))
 
 
+async def gateway(world):
+    return await world.dial(await world.sign("/gateway"))
+
+
+async def gateway_with_an_entry_of_an_admin(world):
+    await world.entry("/gateway", admin=True)
+    return await gateway(world)
+
+
 async def workload(world):
     await world.entry("/web")
     return await world.dial(await world.sign("/web"))
@@ -174,6 +185,8 @@ CALLERS = [
     (downstream_that_is_an_admin, DOWNSTREAMS | ADMINS),
     (namesake_of_a_downstream_in_a_federated_trust_domain, ANYBODY),
     (workload, ANYBODY),
+    (gateway, GATEWAYS),
+    (gateway_with_an_entry_of_an_admin, GATEWAYS),
     (the_issuer_itself, ANYBODY),
     (namesake_of_an_admin_in_a_federated_trust_domain, ANYBODY),
     (former_admin, ANYBODY),
@@ -188,7 +201,8 @@ CALLERS = [
 @pytest.fixture
 async def world(place, clock):
     ids = ("spiffe://example.org/configured", "spiffe://partner.org/admin")
-    async with World.open(place, clock, wit=True, admin_ids=frozenset(map(SpiffeId.parse, ids))) as made:
+    admins = frozenset(map(SpiffeId.parse, ids))
+    async with World.open(place, clock, wit=True, admin_ids=admins, gateway_ids=GATEWAY_IDS) as made:
         yield made
 
 
@@ -262,6 +276,14 @@ def test_a_caller_that_is_nothing_may_nothing():
     for method in TABLE:
         with pytest.raises(NotAuthorizedError):
             authorize(method, frozenset())
+
+
+def test_what_is_asked_over_http_is_asked_by_gateways():
+    assert all(kinds == {Kind.GATEWAY} for kinds in HTTP_TABLE.values())
+    for path in HTTP_TABLE:
+        authorize(path, frozenset((Kind.GATEWAY,)), HTTP_TABLE)
+        with pytest.raises(NotAuthorizedError):
+            authorize(path, frozenset((Kind.GATEWAY,)))  # it is no gRPC method
 
 
 TOKEN = b"/spire.api.server.agent.v1.Agent/CreateJoinToken"

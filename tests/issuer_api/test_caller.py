@@ -15,12 +15,13 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from issuer.api.caller import Caller, Kind
 from issuer.errors import NotAuthorizedError
-from issuer.model import AuthorityKind
+from issuer.model import AgentState, AuthorityKind, Revocation, RevocationKind, RevocationReason
 from issuer.store.bundles import DeleteMode
 from spiffekit.testing import TestCA
 from spiffekit.wire.pb.spire.api.server.agent.v1 import agent_pb2, agent_pb2_grpc
 from spiffekit.wire.pb.spire.api.server.bundle.v1 import bundle_pb2, bundle_pb2_grpc
 from spiffekit.wire.pb.spire.api.server.entry.v1 import entry_pb2, entry_pb2_grpc
+from tests.issuer.strategies import an_agent
 from tests.issuer_api.calls import denial_reason, refused
 from tests.issuer_api.world import TRUST_DOMAIN, csr, id_message
 
@@ -332,3 +333,34 @@ async def test_a_connection_outlives_the_rotation_of_the_authority(world):
     await get_entries(channel)
     await get_entries(await world.dial(await world.node("n2")))
     assert len(world.registrations.bundle(TRUST_DOMAIN).x509_authorities) == 2
+
+
+@pytest.fixture
+async def admin(world):
+    await world.entry("/admin", admin=True)
+    return await world.sign("/admin")
+
+
+async def test_an_administrator_whose_certificate_is_taken_back_has_no_standing(world, admin, clock):
+    channel = await world.dial(admin)
+    await count_entries(channel)
+    taken = {
+        "kind": RevocationKind.CERTIFICATE,
+        "key": str(admin.serial_number),
+        "spiffe_id": admin.spiffe_id,
+        "reason": RevocationReason.KEY_COMPROMISE,
+        "at": clock.now(),
+    }
+    await world.database.write(lambda tx: tx.revocations.put(Revocation(**taken, until=admin.expires_at)))
+    with refused(Code.PERMISSION_DENIED, "client certificate is revoked"):
+        await count_entries(channel)
+    await count_entries(await world.dial(await world.sign("/admin")))
+
+
+async def test_an_administrator_that_is_a_suspended_agent_has_no_standing(world, admin):
+    channel = await world.dial(admin)
+    await count_entries(channel)
+    agent = an_agent("/admin", state=AgentState.SUSPENDED)
+    await world.database.write(lambda tx: tx.agents.create(agent))
+    with refused(Code.PERMISSION_DENIED, "agent spiffe://example.org/admin is suspended"):
+        await count_entries(channel)

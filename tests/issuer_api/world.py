@@ -175,7 +175,7 @@ class World:
         self.remote = TlsFront(
             "127.0.0.1",
             0,
-            context=self._tls_context,
+            context=self.tls_context,
             identify=lambda peer: tls_connection(peer, BundleSet(self.registrations.bundles()), self.clock),
         )
         self.callers = Callers(
@@ -183,7 +183,9 @@ class World:
             self.registrations,
             database=self.database,
             clock=self.clock,
+            revocations=self.revocations,
             admin_ids=self.options.get("admin_ids", frozenset()),
+            gateway_ids=self.options.get("gateway_ids", frozenset()),
         )
         self.services = self._services()
         metrics = Metrics(self.registry)
@@ -204,9 +206,9 @@ class World:
             self.stack.push_async_callback(server.stop, 0)
             await self.stack.enter_async_context(front.open(inner))
 
-    def _tls_context(self):
+    def tls_context(self, alpn=("h2",)):
         roots = [a.certificate_der for b in self.registrations.bundles() for a in b.x509_authorities]
-        return tls.server_context(self.identity.x509_svid(), roots)
+        return tls.server_context(self.identity.x509_svid(), roots, alpn=alpn)
 
     def _services(self):
         common = {"database": self.database, "registrations": self.registrations}

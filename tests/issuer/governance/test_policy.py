@@ -11,6 +11,7 @@ import pytest
 from issuer.governance.policy import PolicyJudge, attest_of, principal_of
 from issuer.model import AttestationLevel, Change, ChangeKind
 from spiffekit.evidence import ContainerFacts, Evidence, ProcessFacts
+from spiffekit.policy.request import TOOL
 from tests.issuer.governance.policies import a_stored
 from tests.issuer.strategies import NOW, a_node, an_agent, selectors
 from tests.spiffekit.policy.asked import ALL, NONE, a_request
@@ -73,7 +74,32 @@ def test_what_is_remembered_is_bounded():
     for name in ("2", "3"):
         made.judge(a_request(name=name))
     assert made.judge(a_request(name="1")) is not first
-    assert len(made._remembered) == 2
+    assert len(made._issuing) == 2
+
+
+def test_a_call_is_denied_unless_a_policy_permits_it_from_the_very_beginning():
+    made, asked = judge(), a_request(action=TOOL, kind="Tool")
+    assert made.judge_call(asked).decision.reason == "no policy permits it"
+    made.apply([changed(a_stored('@mode("shadow") ' + ALL, enforced=False))])
+    shadowed = made.judge_call(asked).decision
+    assert (shadowed.allowed, shadowed.shadow.allowed, made.enforced) == (False, True, False)
+    made.apply([changed(a_stored(ALL, version=2))])
+    assert made.judge_call(asked).decision.allowed
+
+
+def test_without_the_engine_a_call_is_denied(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cedarpy", None)
+    decision = judge().judge_call(a_request(action=TOOL, kind="Tool")).decision
+    assert (decision.allowed, decision.reason) == (False, "policies cannot be evaluated")
+
+
+def test_whoever_calls_much_crowds_out_no_decision_about_an_svid():
+    made = judge(a_stored(ALL), remembered=2)
+    first = made.judge(a_request())
+    for name in "abcde":
+        made.judge_call(a_request(action=TOOL, kind="Tool", name=name))
+    assert made.judge(a_request()) is first
+    assert len(made._calls) <= 2
 
 
 @pytest.mark.parametrize("enforced", [True, False])

@@ -28,13 +28,14 @@ def an_attest(**changes):
     return Attest(**fixed | changes)
 
 
-def a_request(*, kind="Audience", name="bank", at=NOW, attest=None, action=SVID, **principal):
+def a_request(*, kind="Audience", name="bank", at=NOW, attest=None, action=SVID, http=None, **principal):
     return Request(
         action=action,
         principal=a_principal(**principal),
         resource=Resource(kind=kind, id=name),
         at=at,
         attest=attest,
+        http=http,
     )
 
 

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from spiffekit.policy import Request
+from spiffekit.policy import Http, Request
 from tests.spiffekit.policy.asked import NOW, PAYER, a_request, an_attest
 
 SELECTORS = frozenset({"unix:uid:1", "docker:env:SECRET=hunter2"})
@@ -29,8 +29,19 @@ DIFFERENT = [
 ]
 
 
+HTTP_REQUESTS = [
+    a_request(action="http.request", kind="Service", http=http)
+    for http in (
+        None,
+        Http(method="GET", path="/"),
+        Http(method="PUT", path="/"),
+        Http(method="GET", path="/a"),
+    )
+]
+
+
 def test_whatever_policy_can_see_makes_another_key():
-    assert len({request.key() for request in DIFFERENT}) == len(DIFFERENT)
+    assert len({request.key() for request in DIFFERENT + HTTP_REQUESTS}) == len(DIFFERENT + HTTP_REQUESTS)
 
 
 def test_what_policy_cannot_see_makes_none():
@@ -49,8 +60,9 @@ def test_the_record_of_a_request_asks_it_again_but_for_the_selectors(request_):
     assert again.recorded() | {"selectors": had} == request_.recorded() | {"selectors": had}
 
 
-def test_no_selector_is_recorded():
+def test_no_selector_and_no_path_is_recorded():
     assert "hunter2" not in str(a_request(attest=an_attest(selectors=SELECTORS)).recorded())
+    assert "hunter2" not in str(a_request(http=Http(method="GET", path="/hunter2")).recorded())
 
 
 def test_a_record_may_name_several_resources():
