@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 
-from issuer.api import authzen
+from issuer.api import authzen, decisions
 from issuer.model import (
     AgentClass,
     AgentState,
@@ -19,6 +19,7 @@ from issuer.model import (
     RevocationKind,
     RevocationReason,
 )
+from spiffekit.daemon import http_calls, http_server
 from spiffekit.daemon.http import HttpError
 from spiffekit.delegation.tools import Tools
 from spiffekit.testing import TestCA
@@ -41,6 +42,14 @@ from tests.issuer_api.world import TRUST_DOMAIN, World
 EVALUATIONS = "/access/v1/evaluations"
 METADATA = "/.well-known/authzen-configuration"
 PAY = 'permit(principal, action == Action::"tool.call", resource == Tool::"pay");'
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch):
+    """A machine that is busy with other tests is no gateway that is too slow."""
+    for module in (http_calls, http_server):
+        monkeypatch.setattr(module, "REQUEST_WITHIN", 60.0)
+    monkeypatch.setattr(decisions, "WITHIN", 60.0)
 
 
 @pytest.fixture

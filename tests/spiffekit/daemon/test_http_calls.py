@@ -19,6 +19,13 @@ CLIENT = CA.issue("spiffe://example.org/client")
 MAX_BODY = 100
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch):
+    """A machine that is busy with other tests is no client that is too slow."""
+    for module in (http_calls, http_server):
+        monkeypatch.setattr(module, "REQUEST_WITHIN", 60.0)
+
+
 def context():
     roots = [authority.certificate_der for authority in CA.bundle.x509_authorities]
     made = tls.server_context(CA.issue("spiffe://example.org/server"), roots, alpn=("http/1.1",))
