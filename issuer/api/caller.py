@@ -155,8 +155,7 @@ class Callers:
 
         Raises:
             NodeDeniedError: It is a node that may not call; the reason says what it can do.
-            NotAuthorizedError: Its certificate has expired or is taken back, or it is an agent that is not
-                active.
+            NotAuthorizedError: Its certificate has expired or is taken back.
         """
         if (process := connection.process) is not None:
             return Caller(_LOCAL, f"local:uid={process.uid},pid={process.pid}", f"uid:{process.uid}")
@@ -182,7 +181,7 @@ class Callers:
         """Return what configuration and entries make of an ID now that is no node's.
 
         Raises:
-            NotAuthorizedError: Its certificate is taken back, or it is an agent that is not active.
+            NotAuthorizedError: Its certificate is taken back.
         """
         now = self._clock.now()
         ours = spiffe_id.is_member_of(self._trust_domain)
@@ -190,7 +189,7 @@ class Callers:
             raise NotAuthorizedError("client certificate is revoked")
         agent = self._registrations.agent(spiffe_id)
         if agent is not None and agent.state is not AgentState.ACTIVE:
-            raise NotAuthorizedError(f"agent {spiffe_id} is {agent.state}")
+            return frozenset()
         if spiffe_id in self._gateway_ids:
             return _GATEWAY
         kinds = {Kind.ADMIN} if spiffe_id in self._admin_ids else set()

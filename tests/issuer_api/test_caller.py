@@ -362,5 +362,5 @@ async def test_an_administrator_that_is_a_suspended_agent_has_no_standing(world,
     await count_entries(channel)
     agent = an_agent("/admin", state=AgentState.SUSPENDED)
     await world.database.write(lambda tx: tx.agents.create(agent))
-    with refused(Code.PERMISSION_DENIED, "agent spiffe://example.org/admin is suspended"):
+    with refused(Code.PERMISSION_DENIED):
         await count_entries(channel)
