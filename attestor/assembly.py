@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -29,8 +30,11 @@ from attestor.issuer_client import IssuerClient
 from attestor.jwt import JwtCache
 from attestor.peer import Process
 from attestor.policies import PolicyShelf
+from attestor.reporting import Reporting
+from attestor.reports import Reports
 from attestor.rotation import Rotation
 from attestor.session import NodeSession
+from attestor.spool import Spool
 from attestor.state import StateFile
 from attestor.sync import Sync
 from attestor.wit import WitSvids
@@ -73,7 +77,11 @@ async def run(config: Config) -> None:
     async with IssuerClient.open(
         table.issuer_address, table.issuer_port, attestor.trust_domain, Credentials(), attestor.clock
     ) as client:
-        await run_until_signalled(**attestor.services(client))
+        reporting = Reporting(client, attestor.spool, attestor.clock)
+        try:
+            await run_until_signalled(**attestor.services(client), reporting=reporting.run)
+        finally:
+            await reporting.close()
 
 
 class Attestor:
@@ -86,14 +94,18 @@ class Attestor:
         self.registry = CollectorRegistry()
         self.health = Health()
         self.cache = Cache(self.trust_domain)
-        self.refusals = Refusals(self.clock)
+        self.spool = Spool(self.clock, enabled=config.attestor.report)
+        self.reports = Reports(self.spool, self.clock)
+        self.refusals = Refusals(self.clock, self.reports)
         (self.node_attestor,) = plugins.load(
             "attestor.node", config.node_attestor, prefix="node_attestor."
         ).values()
         (self.keys,) = plugins.load("attestor.keys", config.key_manager, prefix="key_manager.").values()
         self.attestors = self._workload_attestors(config)
         observe = metrics.times_of_attestation(self.registry)
-        self.examiner = Examiner(self.attestors, self.clock, observe=observe)
+        self.examiner = Examiner(
+            self.attestors, self.clock, observe=observe, changed=self.reports.posture_changed
+        )
         self.bootstrap()  # a mistake in it is told at once
 
     def _workload_attestors(self, config: Config) -> list[Configured]:
@@ -130,6 +142,7 @@ class Attestor:
     def services(self, client: IssuerClient) -> dict[str, Any]:
         """Return the services in the order in which they start."""
         table = self.config.attestor
+        self.reports.started(version("spiffe-attestor"))
         session = NodeSession(
             client,
             self.node_attestor,
@@ -181,6 +194,7 @@ class Attestor:
             wit=wit,
             admission=admission,
             examiner=self.examiner,
+            spool=self.spool,
         )
         self.registry.register(parts)
         return services
@@ -217,6 +231,7 @@ class Attestor:
         common: dict[str, Any] = {
             "admission": admission,
             "refusals": self.refusals,
+            "reports": self.reports,
             "clock": self.clock,
         }
 

@@ -47,6 +47,7 @@ class AttestorTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         allowed_foreign_jwt_claims: Claims of other trust domains' tokens that ValidateJWTSVID passes on.
         wit: Serve WIT-SVIDs, and proofs by instance keys. The standard is incubating; the issuer has to sign.
         wit_export: Hand out the private key with a WIT-SVID, too, as the standard's FetchWITSVID does.
+        report: Tell the issuer, for its audit trail, which process was handed what, and who was refused.
         health_address: Where /live, /ready and /metrics answer; nowhere if left out.
         health_port: The port there.
         log_level: debug, info, warning or error.
@@ -68,6 +69,7 @@ class AttestorTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     allowed_foreign_jwt_claims: tuple[str, ...] = ()
     wit: bool = False
     wit_export: bool = False
+    report: bool = True
     health_address: str | None = None
     health_port: int = 8080
     log_level: Level = "info"

@@ -12,6 +12,7 @@
     ├── NoIdentityError              no entry matches the caller
     ├── IssuerUnavailableError       the issuer cannot be reached or cannot answer now
     │   └── WitUnsupportedError      it signs no WIT-SVIDs
+    ├── ReportRejectedError          the issuer will never take what it was told for its audit trail
     ├── IssuerUntrustedError         whoever answers there is not our issuer
     ├── StateError                   what has to outlive a restart cannot be written
     └── PeerGoneError                the caller has exited, or cannot be identified
@@ -52,6 +53,10 @@ class IssuerUnavailableError(AttestorError):
 
 class WitUnsupportedError(IssuerUnavailableError):
     """The issuer signs no WIT-SVIDs: a stock server, or one where they are switched off."""
+
+
+class ReportRejectedError(AttestorError):
+    """The issuer will never take what it was told for its audit trail."""
 
 
 class IssuerUntrustedError(AttestorError):

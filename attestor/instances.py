@@ -262,17 +262,15 @@ def evidence_of(uid: str, process: Process, examination: Examination) -> Evidenc
         PeerGoneError: It has exited.
     """
     executable: Executable = process.executable()
-    hashes = [s.value for s in examination.selectors if s.type == "unix" and s.value.startswith("sha256:")]
-    paths = [s.value for s in examination.selectors if s.type == "unix" and s.value.startswith("path:")]
     facts = ProcessFacts(
         pid=process.pid,
         start_ticks=process.birth()[1],
         uid=process.peer.uid,
         gid=process.peer.gid,
-        executable=paths[0].removeprefix("path:") if paths else "",
+        executable=examination.stated("unix", "path"),
         device=executable[0],
         inode=executable[1],
-        sha256=hashes[0].removeprefix("sha256:") if hashes else "",
+        sha256=examination.stated("unix", "sha256"),
     )
     above = ancestors(process.proc)
     process.require_alive()

@@ -24,6 +24,7 @@ from attestor.errors import (
     MustReattestError,
     NodeAttestationError,
     NodeBannedError,
+    ReportRejectedError,
     WitUnsupportedError,
 )
 from attestor.listing import send, sync
@@ -38,7 +39,12 @@ from spiffekit.id import TrustDomain
 from spiffekit.wire import tls
 from spiffekit.wire.convert import bundle_from_proto
 from spiffekit.wire.evidence import evidence_to_proto
-from spiffekit.wire.pb.issuer.v1 import updates_pb2, updates_pb2_grpc
+from spiffekit.wire.pb.issuer.v1 import (
+    audit_reports_pb2,
+    audit_reports_pb2_grpc,
+    updates_pb2,
+    updates_pb2_grpc,
+)
 from spiffekit.wire.pb.spire.api import types_pb2
 from spiffekit.wire.pb.spire.api.server.agent.v1 import agent_pb2, agent_pb2_grpc
 from spiffekit.wire.pb.spire.api.server.bundle.v1 import bundle_pb2, bundle_pb2_grpc
@@ -90,6 +96,7 @@ class IssuerClient:
         self._bundles = bundle_pb2_grpc.BundleStub(channel)
         self._entries = entry_pb2_grpc.EntryStub(channel)
         self._svids = svid_pb2_grpc.SVIDStub(channel)
+        self._reports = audit_reports_pb2_grpc.AuditReportsStub(channel)
         self._updates = updates_pb2_grpc.UpdatesStub(channel)
 
     def drop_connections(self) -> None:
@@ -284,6 +291,31 @@ class IssuerClient:
                 if result.status.code == 0
             }
         raise WitUnsupportedError("the issuer signs no WIT-SVIDs")
+
+    async def report(
+        self, boot: bytes, events: Sequence[audit_reports_pb2.ReportedEvent], *, ended: int = 0
+    ) -> None:
+        """Tell what happened in a run of this attestor, for the audit trail.
+
+        Args:
+            boot: Names the run.
+            events: By growing number. What was told before may be told again.
+            ended: Not 0: the last number of the run, from which nothing follows any more.
+
+        Raises:
+            NotImplementedError: The issuer is a stock server without an audit trail.
+            ReportRejectedError: An event breaks a rule, and none of them is recorded.
+        """
+        request = audit_reports_pb2.ReportRequest(boot=boot, events=events, ended=ended)
+        with self._errors(), _tolerated(grpc.StatusCode.UNIMPLEMENTED):
+            try:
+                await self._reports.Report(request, timeout=DEADLINE)
+            except grpc.aio.AioRpcError as error:
+                if error.code() is grpc.StatusCode.INVALID_ARGUMENT:
+                    raise ReportRejectedError(error.details()) from error
+                raise
+            return
+        raise NotImplementedError("issuer takes no reports")
 
     async def sync_entries(self, known: Mapping[str, Entry]) -> tuple[Entry, ...]:
         """Return all entries of this node: what a stock server offers instead of the push stream.

@@ -17,6 +17,7 @@ from attestor.instances import Instances
 from attestor.jwt import JwtCache
 from attestor.rotation import Rotation
 from attestor.session import NodeSession
+from attestor.spool import Spool
 from attestor.sync import Sync
 from attestor.wit import WitSvids
 from attestor.workload.examination import Examiner, Finding
@@ -56,6 +57,7 @@ class Parts(Collector):
     wit: WitSvids
     admission: Admission
     examiner: Examiner
+    spool: Spool
 
     def collect(self) -> Iterator[Metric]:
         """Return everything as it is now."""
@@ -109,6 +111,18 @@ class Parts(Collector):
             "attestor_posture_changes",
             "Processes that lost identities because something else became true of them.",
             self.examiner.postures.total,
+        )
+        yield from self._reports()
+
+    def _reports(self) -> Iterator[Metric]:
+        reports = CounterMetricFamily(
+            "attestor_reports", "Events for the issuer's audit trail.", labels=("outcome",)
+        )
+        reports.add_metric(("sent",), self.spool.sent)
+        reports.add_metric(("lost",), self.spool.lost)
+        yield reports
+        yield GaugeMetricFamily(
+            "attestor_reports_waiting", "Events that the issuer is to be told.", len(self.spool)
         )
 
     def _age(self) -> float:

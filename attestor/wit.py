@@ -6,7 +6,7 @@ under it, so that what others have bound to the key stays good. The issuer judge
 """
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import Final
 
@@ -120,9 +120,3 @@ class WitSvids:
             due = self._clock.monotonic() + max(left.total_seconds(), REFUSED_FOR)
             mine.held[entry.id] = HeldWit(entry.revision, svid, due)
             self.issued += 1
-
-
-def default_of(mine: InstanceKey, entries: Iterable[Entry]) -> WitSvid | None:
-    """Return the WIT-SVID of the first of these entries that has one."""
-    held: Mapping[str, HeldWit] = mine.held
-    return next((held[entry.id].svid for entry in entries if entry.id in held), None)

@@ -5,7 +5,7 @@ import contextlib
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import grpc
 
@@ -43,6 +43,13 @@ class CallRefused(Exception):  # noqa: N818 - a verdict, not a failure
         self.reason = reason
 
 
+class Verdict(NamedTuple):
+    """Why a call is refused, in one of few words, and the status that the caller gets."""
+
+    reason: str
+    status: Status
+
+
 class Admission:
     """Admits callers by their users' share of calls and streams, and counts those that are refused.
 
@@ -62,11 +69,11 @@ class Admission:
         """How many streams are open."""
         return self._streams.total()
 
-    def refuse(self, error: Exception) -> Status:
-        """Count a call that ends with an error; return what its caller may see of that."""
-        reason, status = _verdict(error)
-        self.refusals[reason] += 1
-        return status
+    def refuse(self, error: Exception) -> Verdict:
+        """Count a call that ends with an error; return the reason, and what its caller may see of that."""
+        verdict = _verdict(error)
+        self.refusals[verdict.reason] += 1
+        return verdict
 
     def admit(self, context: Context) -> Process:
         """Return the process behind a call that has the security header, and whose user may call now.
@@ -109,23 +116,22 @@ def require_header(context: Context) -> None:
         raise CallRefused(Code.INVALID_ARGUMENT, "security header missing from request")
 
 
-def _verdict(error: Exception) -> tuple[str, Status]:
-    """Return the reason for a refusal in a word, and the status that the caller gets."""
+def _verdict(error: Exception) -> Verdict:
     match error:
         case CallRefused():
-            return error.reason, Status(error.code, str(error))
+            return Verdict(error.reason, Status(error.code, str(error)))
         case NoIdentityError():
-            return "no_identity", Status(Code.PERMISSION_DENIED, str(error))
+            return Verdict("no_identity", Status(Code.PERMISSION_DENIED, str(error)))
         case PeerGoneError() | UnknownPeerError():
-            return "unknown_caller", Status(Code.PERMISSION_DENIED, "caller cannot be identified")
+            return Verdict("unknown_caller", Status(Code.PERMISSION_DENIED, "caller cannot be identified"))
         case WorkloadAttestationError():
-            return "attestation_failed", Status(Code.UNAVAILABLE, "workload attestation failed")
+            return Verdict("attestation_failed", Status(Code.UNAVAILABLE, "workload attestation failed"))
         case RateLimitedError():
-            return "rate_limited", Status(Code.UNAVAILABLE, str(error))
+            return Verdict("rate_limited", Status(Code.UNAVAILABLE, str(error)))
         case WitUnsupportedError():
-            return "not_ready", Status(Code.UNAVAILABLE, str(error))
+            return Verdict("not_ready", Status(Code.UNAVAILABLE, str(error)))
         case IssuerUnavailableError() | SpiffeError():
-            return "not_ready", Status(Code.UNAVAILABLE, "not ready")
+            return Verdict("not_ready", Status(Code.UNAVAILABLE, "not ready"))
         case _:
             logger.error("call failed", exc_info=error)
-            return "internal", Status(Code.INTERNAL, INTERNAL)
+            return Verdict("internal", Status(Code.INTERNAL, INTERNAL))

@@ -39,7 +39,7 @@ class Reflection:
                 async for answer in self._servicer.ServerReflectionInfo(charged, context):
                     yield answer
         except Exception as error:  # noqa: BLE001 - the RPC boundary: every error becomes a status
-            await abort(context, self._admission.refuse(error))
+            await abort(context, self._admission.refuse(error).status)
 
     async def _charged(self, requests: AsyncIterator[Any], process: Process) -> AsyncIterator[Any]:
         """Pass requests on, each as a call of its own: a stream may have any number of them."""

@@ -13,7 +13,10 @@ from typing import Final
 
 import grpc
 
+from attestor.endpoints.admission import Verdict
 from attestor.endpoints.caller import Caller
+from attestor.errors import PeerGoneError
+from attestor.reports import Reports
 from spiffekit.daemon.clock import Clock
 from spiffekit.selector import Selector
 from spiffekit.wire.pb.attestor.v1 import admin_pb2
@@ -42,8 +45,9 @@ class Refusal:
 class Refusals:
     """The newest refusals."""
 
-    def __init__(self, clock: Clock, *, kept: int = MAX_KEPT) -> None:
+    def __init__(self, clock: Clock, reports: Reports, *, kept: int = MAX_KEPT) -> None:
         self._clock = clock
+        self._reports = reports
         self._kept = kept
         self._by_id: OrderedDict[str, Refusal] = OrderedDict()
 
@@ -65,8 +69,9 @@ class Refusals:
             self._by_id.popitem(last=False)
         return refusal
 
-    def told(self, caller: Caller | None, status: Status, error: Exception) -> Status:
+    def told(self, caller: Caller | None, verdict: Verdict, error: Exception) -> Status:
         """Return what a refused caller is told: with a number, where an operator may look up the reason."""
+        reason, status = verdict
         if caller is None or status.code not in _LOOKED_UP:
             return status
         refusal = self.add(caller, status.code.name, str(error))
@@ -74,6 +79,8 @@ class Refusals:
             "call refused",
             extra={"pid": refusal.pid, "uid": refusal.uid, "reason": refusal.reason, "call": refusal.id},
         )
+        if not isinstance(error, PeerGoneError):  # who has exited is not refused
+            self._reports.refused(caller.process, caller.last_examination, reason=reason, call=refusal.id)
         return replace(status, detail=admin_pb2.Refused(correlation_id=refusal.id))
 
     def find(self, refusal_id: str) -> Refusal | None:

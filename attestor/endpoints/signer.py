@@ -18,7 +18,8 @@ from attestor.endpoints.refusals import Refusals
 from attestor.endpoints.wit import wanted_of
 from attestor.errors import NoIdentityError
 from attestor.instances import Instances
-from attestor.wit import WitSvids, default_of
+from attestor.reports import Handed, Reports
+from attestor.wit import WitSvids
 from attestor.workload.examination import Examiner
 from spiffekit import jws
 from spiffekit.daemon.clock import Clock
@@ -37,7 +38,7 @@ _HASH: Final = re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII)  # base64url of SHA-25
 class Signer:
     """See the module."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it works with
         self,
         cache: Cache,
         examiner: Examiner,
@@ -46,6 +47,7 @@ class Signer:
         *,
         admission: Admission,
         refusals: Refusals,
+        reports: Reports,
         clock: Clock,
     ) -> None:
         self._cache = cache
@@ -54,6 +56,7 @@ class Signer:
         self._wit = wit
         self._admission = admission
         self._refusals = refusals
+        self._reports = reports
         self._clock = clock
 
     def handler(self) -> grpc.GenericRpcHandler:
@@ -73,8 +76,8 @@ class Signer:
             await caller.examine()
             return await self._signed(request, caller)
         except Exception as error:  # noqa: BLE001 - the RPC boundary: every error becomes a status
-            status = self._admission.refuse(error)
-            await abort(context, self._refusals.told(caller, status, error))
+            verdict = self._admission.refuse(error)
+            await abort(context, self._refusals.told(caller, verdict, error))
 
     async def _signed(
         self, request: signer_pb2.SignProofRequest, caller: Caller
@@ -83,9 +86,10 @@ class Signer:
         entries = wanted_of(caller.entries, request.spiffe_id)
         instance = self._instances.of(caller.process, caller.examination)
         mine = await self._wit.ensure(instance, caller.process, caller.examination, caller.entries)
-        svid = default_of(mine, entries)
-        if svid is None or caller.executes_another():
+        entry = next((entry for entry in entries if entry.id in mine.held), None)
+        if entry is None or caller.executes_another():
             raise NoIdentityError("no identity issued")
+        svid = mine.held[entry.id].svid
         seconds = request.lifetime or MAX_PROOF_LIFETIME.seconds
         try:
             claims = proof_claims(
@@ -99,6 +103,8 @@ class Signer:
             raise CallRefused(Code.INVALID_ARGUMENT, str(error)) from error
         proof = jws.sign(PROOF_TYPE, claims, mine.key)
         caller.process.require_alive()
+        handed = Handed(entry, svid, instance.uid)
+        self._reports.handed(caller.process, caller.examination, [handed])
         return signer_pb2.SignProofResponse(wit_svid=svid.token, proof=proof)
 
 

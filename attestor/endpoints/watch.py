@@ -57,7 +57,7 @@ class _Watch(ABC, Generic[S]):
                     await watcher.wait()
                     process.require_alive()
         except Exception as error:  # noqa: BLE001 - the RPC boundary: every error becomes a status
-            await abort(context, self._admission.refuse(error))
+            await abort(context, self._admission.refuse(error).status)
 
     def _current(self) -> bytes:
         said = self._said()

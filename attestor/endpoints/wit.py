@@ -12,10 +12,11 @@ import grpc
 
 from attestor.cache import Entry
 from attestor.endpoints.admission import CallRefused
-from attestor.endpoints.answers import Answers
+from attestor.endpoints.answers import Answer, Answers
 from attestor.endpoints.caller import Caller
 from attestor.errors import NoIdentityError
 from attestor.instances import Instances
+from attestor.reports import Handed
 from attestor.wit import WitSvids
 from spiffekit.errors import SpiffeIdError
 from spiffekit.id import SpiffeId
@@ -36,27 +37,31 @@ class WitProfile:
 
     def answers(self, request: Any) -> Answers:
         """Return what FetchWITSVID says to a request."""
-        return Answers(partial(self._message, request.spiffe_id), self._due)
+        return Answers(partial(self._answer, request.spiffe_id), self._due)
 
-    async def _message(self, wanted: str, caller: Caller) -> bytes:
+    async def _answer(self, wanted: str, caller: Caller) -> Answer:
         entries = wanted_of(caller.entries, wanted)
         if not self._export:
             message = "keys are not handed out; use attestor.v1.Signer"
             raise CallRefused(Code.PERMISSION_DENIED, message, reason="not_exported")
         instance = self._instances.of(caller.process, caller.examination)
         mine = await self._wit.ensure(instance, caller.process, caller.examination, caller.entries)
-        svids = [mine.held[entry.id].svid for entry in entries if entry.id in mine.held]
-        if not svids:
+        handed = [
+            Handed(entry, mine.held[entry.id].svid, instance.uid)
+            for entry in entries
+            if entry.id in mine.held
+        ]
+        if not handed:
             raise NoIdentityError("no identity issued")
         kind = self._messages["WITSVID"]
         key = to_json({**from_private_key(mine.key), "alg": "ES256"}).decode("ascii")
         response = self._messages["WITSVIDResponse"](
             svids=[
                 kind(spiffe_id=str(s.spiffe_id), wit_svid=s.token, wit_svid_key=key, hint=s.hint)
-                for s in svids
+                for _, s, _ in handed
             ]
         )
-        return bytes(response.SerializeToString(deterministic=True))
+        return Answer(response.SerializeToString(deterministic=True), handed)
 
     def _due(self, caller: Caller) -> float | None:
         mine = self._instances.of(caller.process, caller.examination).key

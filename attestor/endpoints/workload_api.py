@@ -17,13 +17,14 @@ from google.protobuf.message import Message
 
 from attestor.cache import Cache, Entry, Watcher, WorkloadUpdate
 from attestor.endpoints.admission import Admission, CallRefused, Context, require_header
-from attestor.endpoints.answers import Answers
+from attestor.endpoints.answers import Answer, Answers
 from attestor.endpoints.caller import Caller
 from attestor.endpoints.refusals import Refusals
 from attestor.endpoints.wit import WitProfile, wanted_of
 from attestor.errors import AttestorError, NodeAttestationError, NoIdentityError
 from attestor.instances import Instances, evidence_of
 from attestor.jwt import JwtCache
+from attestor.reports import Handed, Reports
 from attestor.workload.examination import Examiner
 from spiffekit import jwtsvid
 from spiffekit.bundle import Bundle, BundleSet
@@ -34,6 +35,7 @@ from spiffekit.id import TrustDomain
 from spiffekit.jwtsvid import JwtSvid
 from spiffekit.wire.status import abort
 from spiffekit.wire.workload_api import SERVICE, Method, messages, methods
+from spiffekit.x509svid import X509Svid
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +60,7 @@ class WorkloadApi:
         *,
         admission: Admission,
         refusals: Refusals,
+        reports: Reports,
         clock: Clock,
         foreign_claims: Sequence[str] = (),
         unauthenticated_verifiers: bool = False,
@@ -69,6 +72,7 @@ class WorkloadApi:
         self._instances = instances
         self._admission = admission
         self._refusals = refusals
+        self._reports = reports
         self._clock = clock
         self._foreign_claims = frozenset((*_ALWAYS, *foreign_claims))
         self._unauthenticated_verifiers = unauthenticated_verifiers
@@ -80,13 +84,13 @@ class WorkloadApi:
     def handler(self) -> grpc.GenericRpcHandler:
         """Return the gRPC handler of the service; methods that we do not serve answer UNIMPLEMENTED."""
         streams: dict[str, Callable[[Any], Answers]] = {
-            "FetchX509SVID": lambda _: Answers(self._x509_message, self._x509_due),
-            "FetchX509Bundles": lambda _: Answers(partial(self._bundles_message, self._x509_bundles)),
-            "FetchJWTBundles": lambda _: Answers(partial(self._bundles_message, self._jwt_bundles)),
+            "FetchX509SVID": lambda _: Answers(self._x509_answer, self._x509_due),
+            "FetchX509Bundles": lambda _: Answers(partial(self._bundles_answer, self._x509_bundles)),
+            "FetchJWTBundles": lambda _: Answers(partial(self._bundles_answer, self._jwt_bundles)),
         }
         if self._wit is not None:
             streams["FetchWITSVID"] = self._wit.answers
-            streams["FetchWITBundles"] = lambda _: Answers(partial(self._bundles_message, self._wit_bundles))
+            streams["FetchWITBundles"] = lambda _: Answers(partial(self._bundles_answer, self._wit_bundles))
         unary = {"FetchJWTSVID": self._fetch_jwt_svid, "ValidateJWTSVID": self._validate_jwt_svid}
         handlers = {}
         for name, method in methods().items():
@@ -144,7 +148,7 @@ class WorkloadApi:
                 if caller.awaits_more() or (not examined and caller.executes_another()):
                     await caller.examine()
                     examined = True
-                message = await answers.message(caller)
+                message, handed = await answers.answer(caller)
                 if message not in (b"", last):
                     # Whoever gets something is looked at again first, and after it was waited for.
                     if not examined or caller.executes_another():
@@ -152,6 +156,7 @@ class WorkloadApi:
                         examined = True
                         continue
                     caller.process.require_alive()
+                    self._reports.handed(caller.process, caller.examination, handed)
                     yield message
                     last = message
                 await self._change(watcher, answers.due(caller))
@@ -172,23 +177,28 @@ class WorkloadApi:
             return None
         return self._instances.of(caller.process, caller.examination).due()
 
-    async def _bundles_message(self, render: Callable[[WorkloadUpdate], Message], caller: Caller) -> bytes:
+    async def _bundles_answer(self, render: Callable[[WorkloadUpdate], Message], caller: Caller) -> Answer:
         entries = caller.entries
         if not entries and not self._unauthenticated_verifiers:
             raise NoIdentityError("no identity issued")
-        return self._serialised(WorkloadUpdate((), *self._cache.bundles_for(entries)), render)
+        return Answer(self._serialised(WorkloadUpdate((), *self._cache.bundles_for(entries)), render))
 
-    async def _x509_message(self, caller: Caller) -> bytes:
+    async def _x509_answer(self, caller: Caller) -> Answer:
         """Return what the caller is entitled to, or nothing while an SVID of it is still being issued."""
         own = [entry for entry in caller.entries if entry.needs_evidence]
         if not own:
             update = self._cache.update(caller.selectors)
-            return b"" if update is None else self._serialised(update, self._x509_svids)
+            if update is None:
+                return Answer()
+            return Answer(self._serialised(update, self._x509_svids), _handed(update))
         instance = self._instances.of(caller.process, caller.examination)
         await self._instances.ensure(instance, caller.process, caller.examination, own)
         update = self._cache.update(caller.selectors, instance.svids())
+        if update is None:
+            return Answer()
         # Not kept for others: these keys are of this process alone.
-        return b"" if update is None else self._x509_svids(update).SerializeToString(deterministic=True)
+        message = self._x509_svids(update).SerializeToString(deterministic=True)
+        return Answer(message, _handed(update, instance.uid))
 
     def _serialised(self, update: WorkloadUpdate, render: Callable[[WorkloadUpdate], Message]) -> bytes:
         """Return the answer as bytes; workloads with the same shared entries share them."""
@@ -255,27 +265,29 @@ class WorkloadApi:
         if any(len(name.encode()) > MAX_AUDIENCE_BYTES for name in audience):
             raise CallRefused(Code.INVALID_ARGUMENT, f"audience is longer than {MAX_AUDIENCE_BYTES} bytes")
         entries = wanted_of(caller.entries, request.spiffe_id)
-        svids = [svid for entry in entries if (svid := await self._token(entry, audience, caller))]
+        handed = [token for entry in entries if (token := await self._token(entry, audience, caller))]
         caller.process.require_alive()
-        if not svids or caller.executes_another():
+        if not handed or caller.executes_another():
             raise NoIdentityError("no identity issued")
+        self._reports.handed(caller.process, caller.examination, handed)
         kind = self._messages["JWTSVID"]
         response: Message = self._messages["JWTSVIDResponse"](
-            svids=[kind(spiffe_id=str(s.spiffe_id), svid=s.token, hint=s.hint) for s in svids]
+            svids=[kind(spiffe_id=str(s.spiffe_id), svid=s.token, hint=s.hint) for _, s, _ in handed]
         )
         return response
 
-    async def _token(self, entry: Entry, audience: Sequence[str], caller: Caller) -> JwtSvid | None:
+    async def _token(self, entry: Entry, audience: Sequence[str], caller: Caller) -> Handed[JwtSvid] | None:
         """Return a token for an entry, or None if the issuer refuses one."""
         evidence = self._evidence(entry, caller)
         try:
-            return await self._jwt.fetch(entry, audience, evidence)
+            svid = await self._jwt.fetch(entry, audience, evidence)
         except NodeAttestationError as error:  # the issuer does not believe the evidence
             logger.warning("JWT-SVID refused", extra={"entry": entry.id, "reason": str(error)})
             return None
         except AttestorError as error:
             logger.warning("JWT-SVID not issued", extra={"entry": entry.id, "reason": str(error)})
             raise CallRefused(Code.UNAVAILABLE, "could not fetch JWT-SVID", reason="not_ready") from error
+        return Handed(entry, svid, evidence.instance_uid if evidence is not None else "")
 
     def _evidence(self, entry: Entry, caller: Caller) -> Evidence | None:
         if not entry.needs_evidence:
@@ -311,6 +323,14 @@ class WorkloadApi:
             raise CallRefused(Code.INVALID_ARGUMENT, message) from error
         answer: Message = response
         return answer
+
+
+def _handed(update: WorkloadUpdate, instance_uid: str = "") -> list[Handed[X509Svid]]:
+    """Return the SVIDs of an answer; the instance is told of those that are of this process alone."""
+    return [
+        Handed(one.entry, one.svid, instance_uid if one.entry.needs_evidence else "")
+        for one in update.identities
+    ]
 
 
 def _key(bundle: Bundle) -> str:

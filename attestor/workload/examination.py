@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from attestor.errors import WorkloadAttestationError
 from attestor.peer import Process
 from attestor.workload import Configured, Facts
-from attestor.workload.postures import Postures
+from attestor.workload.postures import PostureChange, Postures
 from spiffekit.daemon.clock import Clock
 from spiffekit.evidence import ContainerFacts, PodFacts
 from spiffekit.selector import Selector
@@ -52,8 +52,18 @@ class Examination:
         """Types of attestors that could not examine it."""
         return frozenset(finding.type for finding in self.findings if finding.error)
 
+    def stated(self, type_: str, kind: str) -> str:
+        """Return the value of a kind of fact of which there is one at most, or ""."""
+        prefix = f"{kind}:"
+        values = (s.value for s in self.selectors if s.type == type_ and s.value.startswith(prefix))
+        return next(values, "").removeprefix(prefix)
+
 
 def _unobserved(_finding: Finding) -> None:
+    pass
+
+
+def _untold(_process: Process, _change: PostureChange) -> None:
     pass
 
 
@@ -64,6 +74,7 @@ class Examiner:
         attestors: Whom to ask.
         clock: The clock.
         observe: Is told of each finding.
+        changed: Is told of each process that lost identities.
 
     Attributes:
         postures: What came to be otherwise from one examination to the next, as those say who compare them.
@@ -75,11 +86,12 @@ class Examiner:
         clock: Clock,
         *,
         observe: Callable[[Finding], None] = _unobserved,
+        changed: Callable[[Process, PostureChange], None] = _untold,
     ) -> None:
         self._attestors = attestors
         self._clock = clock
         self._observe = observe
-        self.postures = Postures(clock)
+        self.postures = Postures(clock, changed)
 
     async def findings(self, process: Process) -> tuple[Finding, ...]:
         """Return what every attestor says. The caller asks whether the process still lives."""

@@ -3,7 +3,7 @@
 
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -30,12 +30,20 @@ class PostureChange:
 class Postures:
     """The newest changes, and how many there were.
 
+    Args:
+        clock: The clock.
+        changed: Is told of each change.
+        kept: How many are remembered.
+
     Attributes:
         total: Changes since the start.
     """
 
-    def __init__(self, clock: Clock, *, kept: int = MAX_KEPT) -> None:
+    def __init__(
+        self, clock: Clock, changed: Callable[[Process, PostureChange], None], *, kept: int = MAX_KEPT
+    ) -> None:
         self._clock = clock
+        self._changed = changed
         self._kept: deque[tuple[tuple[int, int], PostureChange]] = deque(maxlen=kept)
         self.total = 0
 
@@ -57,6 +65,7 @@ class Postures:
         )
         self._kept.append((_key(process), change))
         self.total += 1
+        self._changed(process, change)
         logger.warning(
             "posture changed",
             extra={"pid": process.pid, "uid": process.peer.uid, "entries": list(entries)},

@@ -122,6 +122,13 @@ def _event(message: audit_reports_pb2.ReportedEvent, trust_domain: TrustDomain) 
                 detail={**process, **_change(message.posture_changed)},
                 **told,
             )
+        case "omitted":
+            omitted = message.omitted
+            detail = {"lost": omitted.lost, "refusals": omitted.refusals}
+            if max(detail.values()) > MAX_NUMBER:
+                raise InvalidRequestError(f"omitted: a count is above {MAX_NUMBER}")
+            severity = Severity.WARNING if omitted.lost else None
+            return Reported(type="node.events_omitted", severity=severity, detail=detail, **told)
         case _:  # a newer attestor tells what we do not know: its number counts all the same
             return Reported(type="node.observed", detail=process, **told)
 

@@ -49,6 +49,11 @@ def seconds(instant: datetime | None) -> int:
     return 0 if instant is None else (instant - _EPOCH) // timedelta(seconds=1)
 
 
+def microseconds(instant: datetime) -> int:
+    """Return whole microseconds since the epoch."""
+    return (instant - _EPOCH) // timedelta(microseconds=1)
+
+
 def instant(epoch_seconds: int) -> datetime | None:
     """Return the instant, or None for 0.
 

@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 
 from spiffekit.errors import EvidenceError, SelectorError
 from spiffekit.evidence import MAX_ANCESTORS, AncestorFacts, ContainerFacts, Evidence, PodFacts, ProcessFacts
-from spiffekit.wire.convert import selector_from_proto, selector_to_proto
+from spiffekit.wire.convert import microseconds, selector_from_proto, selector_to_proto
 from spiffekit.wire.pb.issuer.v1 import evidence_pb2
 
 F = TypeVar("F", ProcessFacts, AncestorFacts, ContainerFacts, PodFacts)
@@ -27,7 +27,7 @@ def evidence_to_proto(evidence: Evidence) -> evidence_pb2.Evidence:
     message = evidence_pb2.Evidence(
         id=evidence.id,
         instance_uid=evidence.instance_uid,
-        collected_at=(evidence.collected_at - _EPOCH) // timedelta(microseconds=1),
+        collected_at=microseconds(evidence.collected_at),
         selectors=[selector_to_proto(selector) for selector in sorted(evidence.selectors)],
     )
     for name in ("process", "container", "pod"):

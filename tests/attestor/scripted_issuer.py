@@ -11,7 +11,7 @@ from attestor.issuer_client import IssuerClient
 from spiffekit.daemon.listener import TlsFront, inner_socket, server_options
 from spiffekit.testing import TestCA
 from spiffekit.wire import tls
-from spiffekit.wire.pb.issuer.v1 import updates_pb2
+from spiffekit.wire.pb.issuer.v1 import audit_reports_pb2, updates_pb2
 from spiffekit.wire.pb.spire.api.server.agent.v1 import agent_pb2
 from spiffekit.wire.pb.spire.api.server.bundle.v1 import bundle_pb2
 from spiffekit.wire.pb.spire.api.server.entry.v1 import entry_pb2
@@ -20,7 +20,7 @@ from tests.fakes.clock import FakeClock
 
 SERVICES = [
     service
-    for module in (updates_pb2, agent_pb2, bundle_pb2, entry_pb2, svid_pb2)
+    for module in (audit_reports_pb2, updates_pb2, agent_pb2, bundle_pb2, entry_pb2, svid_pb2)
     for service in module.DESCRIPTOR.services_by_name.values()
 ]
 CA = TestCA("example.org")

@@ -368,3 +368,15 @@ async def test_a_stock_server_that_signs_no_wit_svids_is_told_apart():
     async with client_of() as client:
         with pytest.raises(WitUnsupportedError, match=r"^the issuer signs no WIT-SVIDs$"):
             await client.new_wit_svids(["e1"], b"", seen)
+
+
+async def test_a_stock_server_takes_no_reports():
+    async with client_of() as client:
+        with pytest.raises(NotImplementedError):
+            await client.report(bytes(16), ())
+
+
+async def test_whoever_takes_no_reports_now_may_do_so_later():
+    async with client_of(Report=refusing(Code.RESOURCE_EXHAUSTED)) as client:
+        with pytest.raises(IssuerUnavailableError, match="RESOURCE_EXHAUSTED"):
+            await client.report(bytes(16), ())

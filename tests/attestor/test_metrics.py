@@ -21,6 +21,7 @@ from attestor.errors import (
 )
 from attestor.instances import Instances
 from attestor.rotation import Rotation
+from attestor.spool import Spool
 from attestor.sync import Sync
 from attestor.workload import Configured
 from attestor.workload.examination import Examiner
@@ -123,6 +124,16 @@ async def test_losses_by_a_changed_posture_are_counted(world):
         world.issue(*world.cache.entries.values())
         await read(stream)
         assert world.value("posture_changes_total") == 1
+
+
+async def test_events_for_the_audit_trail_are_counted(world):
+    world.spool = Spool(world.clock, limit=1)
+    async with world.serving():
+        for _ in range(3):
+            world.spool.add()
+        world.spool.sent = 5
+        told = {name: world.value("reports_total", outcome=name) for name in ("sent", "lost")}
+        assert (told, world.value("reports_waiting")) == ({"sent": 5, "lost": 2}, 1)
 
 
 async def test_how_old_our_knowledge_is_is_told(world):

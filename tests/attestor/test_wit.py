@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from attestor.wit import KEY_LIFETIME, WitSvids, default_of
+from attestor.wit import KEY_LIFETIME, WitSvids
 from tests.attestor.factory import entry
 from tests.attestor.test_instances import World, start
 
@@ -84,8 +84,6 @@ async def test_what_was_refused_is_asked_for_again_after_a_while(world, start):
     mine = await world.key(process, ONE, TWO)
     assert sorted(mine.held) == ["two"]
     assert mine.due() == world.clock.monotonic() + 5
-    assert default_of(mine, [ONE, TWO]) is mine.held["two"].svid
-    assert default_of(mine, [ONE]) is None
     world.issuer.refused.clear()
     await world.clock.advance(5 * SECOND)
     assert sorted((await world.key(process, ONE, TWO)).held) == ["one", "two"]

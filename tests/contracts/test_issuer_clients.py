@@ -18,6 +18,7 @@ from attestor.errors import (
     MustReattestError,
     NodeAttestationError,
     NodeBannedError,
+    ReportRejectedError,
 )
 from attestor.issuer_client import IssuerClient, make_csr, new_key
 from attestor.node import join_token
@@ -28,6 +29,8 @@ from spiffekit.jwtsvid import JwtSvid
 from spiffekit.keys import private_key_to_der, public_key_to_der
 from spiffekit.selector import Selector
 from spiffekit.testing import TestCA
+from spiffekit.wire.convert import microseconds
+from spiffekit.wire.pb.issuer.v1.audit_reports_pb2 import ReportedEvent
 from spiffekit.witsvid import WitSvid
 from spiffekit.x509svid import X509Svid
 from tests.attestor.factory import Backwards, Machine, entry
@@ -78,6 +81,12 @@ class Real:
     async def node(self):
         return await self.world.node("n1")
 
+    async def reported(self, boot):
+        """The numbers of a run's events that are recorded, and that of its end."""
+        trail = [r for r in await self.world.trail() if r.detail.get("boot") == boot.hex()]
+        numbers = [r.detail["number"] for r in trail if "number" in r.detail]
+        return numbers, next((r.detail["last"] for r in trail if r.type == "node.stopped"), None)
+
     async def ban(self, spiffe_id):
         node = replace(self.world.registrations.node(spiffe_id), serial="", new_serial="")
         await self.world.database.write(lambda tx: tx.nodes.put(node))
@@ -118,6 +127,10 @@ class Fake:
 
     async def node(self):
         return self.issuer.node("n1")
+
+    async def reported(self, boot):
+        (run,) = [run for run in self.issuer.reports if run[1] == boot]
+        return list(self.issuer.reports[run]), self.issuer.ended.get(run)
 
     async def ban(self, spiffe_id):
         self.issuer.nodes[spiffe_id].banned = True
@@ -364,3 +377,36 @@ async def test_dropped_connections_end_the_push_stream_without_an_error(node):
         await anext(stream)
         node.drop_connections()
         assert [update async for update in stream] == []
+
+
+BOOT = bytes(range(16))
+
+
+def told(issuer, *numbers, **what):
+    """Events for the audit trail."""
+    at = microseconds(issuer.clock.now())
+    return [ReportedEvent(number=n, at=at, **(what or {"started": {"version": "1"}})) for n in numbers]
+
+
+async def test_what_is_reported_is_recorded_once(issuer, node):
+    await node.report(BOOT, told(issuer, 1, 2))
+    await node.report(BOOT, told(issuer, 1, 2))
+    await node.report(BOOT, told(issuer, 2, 3))
+    assert await issuer.reported(BOOT) == ([1, 2, 3], None)
+    await node.report(BOOT, (), ended=3)
+    assert await issuer.reported(BOOT) == ([1, 2, 3], 3)
+
+
+async def test_a_report_that_breaks_a_rule_is_rejected_whole(issuer, node):
+    bad = told(issuer, 2, fetched={"entry_id": ""})
+    await node.report(BOOT, told(issuer, 1))
+    with pytest.raises(ReportRejectedError, match="fetched"):
+        await node.report(BOOT, [*bad, *told(issuer, 3)])
+    assert await issuer.reported(BOOT) == ([1], None)
+    await node.report(BOOT, told(issuer, 3))
+    assert await issuer.reported(BOOT) == ([1, 3], None)
+
+
+async def test_only_nodes_report(issuer, nobody):
+    with pytest.raises(NodeAttestationError):
+        await nobody.report(BOOT, told(issuer, 1))

@@ -17,6 +17,7 @@ from attestor.errors import (
     MustReattestError,
     NodeAttestationError,
     NodeBannedError,
+    ReportRejectedError,
     WitUnsupportedError,
 )
 from attestor.issuer_client import make_csr, new_key
@@ -55,6 +56,9 @@ class FakeIssuer:
     spoiled: set = field(default_factory=set)  # entries and nodes whose SVIDs are malformed
     pushes: bool = True  # or it is a stock server
     signs_wit: bool = True
+    takes_reports: bool = True
+    reports: dict = field(default_factory=dict)  # by node and run: events by number
+    ended: dict = field(default_factory=dict)  # by node and run: the last number
     opens_with_snapshot: bool = True
     revision: int = 1
     epoch: str = "epoch"
@@ -261,6 +265,20 @@ class FakeClient:
             for entry_id in entry_ids
             if entry_id not in issuer.refused and entry_id in issuer.entries
         }
+
+    async def report(self, boot, events, *, ended=0):
+        issuer = self.issuer
+        if not issuer.takes_reports:
+            raise NotImplementedError("issuer takes no reports")
+        run = ((await self._as_node("report"))[0], boot)
+        for event in events:
+            if event.HasField("fetched") and not event.fetched.entry_id:
+                raise ReportRejectedError("fetched.entry_id: is missing")
+        known = issuer.reports.setdefault(run, {})
+        last = max(known, default=0)
+        known |= {event.number: event for event in events if event.number > last}
+        if ended:
+            issuer.ended[run] = ended
 
     async def sync_entries(self, known):
         await self._as_node("sync_entries")

@@ -117,6 +117,14 @@ async def test_refusals_changes_starts_and_ends_are_recorded(world, tell, at):
     assert (stopped.type, stopped.detail["last"], stopped.severity) == ("node.stopped", 3, Severity.INFO)
 
 
+@pytest.mark.parametrize(("lost", "severity"), [(0, Severity.INFO), (7, Severity.WARNING)])
+async def test_what_a_node_did_not_tell_one_by_one_is_recorded_in_numbers(world, tell, at, lost, severity):
+    assert await tell(event(1, at, omitted={"lost": lost, "refusals": 30})) == 1
+    (record,) = await world.trail()
+    assert (record.type, record.subject, record.severity) == ("node.events_omitted", NODE, severity)
+    assert (record.detail["lost"], record.detail["refusals"]) == (lost, 30)
+
+
 async def test_of_an_agent_the_owner_is_named_as_the_registry_knows_it(world, tell, at):
     agent = an_agent("/agent/payer", state=AgentState.ACTIVE)
     await world.database.write(lambda tx: tx.agents.create(agent))
@@ -382,6 +390,7 @@ BAD = {
     "process.sha256: ": [event(1, process={"sha256": "AB"}, refused={"reason": "x"})],
     "refused.reason: ": [event(1, refused={"reason": "No!"})],
     "refused.call: ": [event(1, refused={"reason": "x", "call": "'; --"})],
+    "omitted: a count is above": [event(1, omitted={"lost": 2**64 - 1})],
     "posture_changed.entry_ids: ": [event(1, posture_changed={"entry_ids": [""]})],
     "posture_changed.gone: more than": [event(1, posture_changed={"gone": ["x"] * 101})],
     "posture_changed.new: ": [event(1, posture_changed={"new": ["a b"]})],

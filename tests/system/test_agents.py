@@ -164,7 +164,7 @@ def test_the_life_of_an_agent(local, attestor, payer, carl, put_policy, tmp_path
         _, (first,) = payer.until(granted=True)
 
         # The trail has it: what it was given, on which node, as which process, and who answers for it.
-        (issued,) = local.operator_json("audit", "search", "--credential", first)["events"]
+        (issued,) = local.operator_json("audit", "search", "--type", "svid.", "--credential", first)["events"]
         assert (issued["type"], issued["resource"]) == ("svid.issued", PAYER)
         traced = local.operator_json("trace", first)
         assert traced["issued"] == issued
@@ -178,7 +178,9 @@ def test_the_life_of_an_agent(local, attestor, payer, carl, put_policy, tmp_path
         put_policy(POLICY.replace("forbid", '@mode("shadow") forbid'))
         with Payer(payer.path, attestor) as another:
             _, (watched,) = another.until(granted=True)
-        (event,) = local.operator_json("audit", "search", "--credential", watched)["events"]
+        (event,) = local.operator_json("audit", "search", "--type", "svid.", "--credential", watched)[
+            "events"
+        ]
         assert event["detail"]["shadow"] == {"allowed": False, "ids": ["payments#tpm"]}
         simulated = local.operator_json("policy", "simulate", "--since", "1h", "--shadow")
         assert {flip["spiffe_id"] for flip in simulated["flips"]} == {PAYER}

@@ -70,8 +70,11 @@ def audit(*arguments, check=True):
 
 def test_an_svid_is_found_by_its_serial_number_and_proved_to_anyone(local, served, folder):
     serial = served["svid"].leaf.serial_number
-    (event,) = local.operator_json("audit", "search", "--credential", hex(serial))["events"]
+    by_serial = ["audit", "search", "--credential", hex(serial)]
+    eventually(lambda: len(local.operator_json(*by_serial)["events"]), 2)
+    event, fetched = sorted(local.operator_json(*by_serial)["events"], key=lambda event: int(event["seq"]))
     assert (event["type"], event["resource"]) == ("svid.issued", f"{ID}/audited")
+    assert (fetched["type"], fetched["resource"]) == ("node.svid_fetched", f"{ID}/audited")
     assert event["detail"]["entry"] == served["entry"]
     key, file = local.operator("audit", "key").stdout.strip(), folder / "svid.tlog-proof"
     sealed(local)

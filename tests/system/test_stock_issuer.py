@@ -13,6 +13,7 @@ from tests.system.conftest import UID, deployment, eventually, ids_of, nodes
 ID = "spiffe://example.org"
 MANY = 600  # entries: from 501 on the issuer tells revisions first, and sends what is then asked for
 POLLING = "issuer has no push stream, polling it instead"
+UNTOLD = "issuer takes no reports for an audit trail; none are kept from now on"
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +51,7 @@ def granted(attestor):
 def test_an_attestor_follows_an_issuer_that_cannot_push(local, attestor, folder):
     node = attestor.node_id
     assert attestor.daemon.log.read_text().count(POLLING) == 1
+    eventually(lambda: attestor.daemon.log.read_text().count(UNTOLD), 1)
     # 1. Entries below the node, below another entry, and below an alias of the node come to it.
     direct = local.register("/direct", node, UID)
     hidden = local.register("/hidden", node, "unix:user:nobody-has-this-name")

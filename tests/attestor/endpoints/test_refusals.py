@@ -6,6 +6,8 @@ import os
 from attestor.endpoints.caller import Caller
 from attestor.endpoints.refusals import Refusals
 from attestor.peer import Process
+from attestor.reports import Reports
+from attestor.spool import Spool
 from spiffekit.daemon.peer import PeerProcess
 from tests.fakes.clock import FakeClock
 
@@ -13,7 +15,8 @@ from tests.fakes.clock import FakeClock
 def test_only_the_newest_are_kept():
     peer = PeerProcess.from_pid(os.getpid())
     try:
-        refusals = Refusals(FakeClock(), kept=2)
+        clock = FakeClock()
+        refusals = Refusals(clock, Reports(Spool(clock), clock), kept=2)
         caller = Caller(Process.of(peer), None, None)
         first, second, third = (refusals.add(caller, "UNAVAILABLE", "why") for _ in range(3))
         assert refusals.find(first.id) is None

@@ -20,7 +20,9 @@ from attestor.instances import Instances
 from attestor.jwt import JwtCache
 from attestor.peer import Process
 from attestor.policies import PolicyShelf, SaidPolicies
+from attestor.reports import Reports
 from attestor.revocation import RevocationBook, Said
+from attestor.spool import Spool
 from attestor.wit import WitSvids
 from attestor.workload import Configured
 from attestor.workload.examination import Examiner
@@ -71,14 +73,19 @@ class World:
         self.cache.apply(entries=(), bundles=(self.ca.bundle,), snapshot=True)
         self.unix = GoodAttestor("unix", "uid:1")
         self.attestors = [Configured(self.unix)]
-        self.examiner = Examiner(self.attestors, self.clock)
+        self.spool = Spool(self.clock)
+        self.reports = Reports(self.spool, self.clock)
+        self.examiner = self._examiner()
         self.executable = None  # what every caller executes; None is what the kernel says
         self.options = options
-        self.refusals = Refusals(self.clock)
+        self.refusals = Refusals(self.clock, self.reports)
         self.revocations = RevocationBook()
         self.shelf = PolicyShelf()
         self.instances = None
         self.front = UnixFront(path, mode=SOCKET_MODE, identify=self._identify)
+
+    def _examiner(self):
+        return Examiner(self.attestors, self.clock, changed=self.reports.posture_changed)
 
     def _identify(self, peer):
         return Seen(Process.of(peer), lambda: self.executable)
@@ -130,14 +137,19 @@ class World:
     @contextlib.asynccontextmanager
     async def serving(self):
         """Serve, and yield a client of the test's own process."""
-        self.examiner = Examiner(self.attestors, self.clock)
+        self.examiner = self._examiner()
         self.admission = Admission(self.front.peer_of, self.clock)
         client = FakeClient(self.issuer, Credentials(None, self.issuer.node()))
         self.jwt = JwtCache(client, self.cache, self.clock)
         self.instances = Instances(client, self.cache, self.clock)
         self.wit = WitSvids(client, self.cache, self.clock)
         export = self.options.pop("export", None)  # None: the WIT profile is switched off
-        common = {"admission": self.admission, "refusals": self.refusals, "clock": self.clock}
+        common = {
+            "admission": self.admission,
+            "refusals": self.refusals,
+            "reports": self.reports,
+            "clock": self.clock,
+        }
         signer = Signer(self.cache, self.examiner, self.instances, self.wit, **common)
         self.api = WorkloadApi(
             self.cache,

@@ -14,13 +14,17 @@ from tests.fakes.clock import FakeClock
 ONE, TWO, BOTH = Selector("unix", "uid:1"), Selector("unix", "uid:2"), Selector("unix", "gid:1")
 
 
+def untold(_process, _change):
+    pass
+
+
 def lose(postures, process, *entries):
     postures.add(process, entries, before=frozenset({ONE, BOTH}), after=frozenset({TWO, BOTH}))
 
 
 def test_a_change_says_what_was_lost_and_why(caplog):
     clock = FakeClock()
-    postures = Postures(clock)
+    postures = Postures(clock, untold)
     with held(os.getpid()) as process:
         lose(postures, process, "web", "db")
         (change,) = postures.of(process)
@@ -30,8 +34,16 @@ def test_a_change_says_what_was_lost_and_why(caplog):
     assert (record.message, record.pid, record.entries) == ("posture changed", os.getpid(), ["web", "db"])
 
 
+def test_whoever_wants_to_know_is_told_of_each_change():
+    told = []
+    postures = Postures(FakeClock(), lambda process, change: told.append((process.pid, change)))
+    with held(os.getpid()) as process:
+        lose(postures, process, "web")
+        assert told == [(os.getpid(), *postures.of(process))]
+
+
 def test_only_the_newest_are_kept_and_all_are_counted():
-    postures = Postures(FakeClock(), kept=2)
+    postures = Postures(FakeClock(), untold, kept=2)
     with held(os.getpid()) as process:
         for name in ("first", "second", "third"):
             lose(postures, process, name)
@@ -40,7 +52,7 @@ def test_only_the_newest_are_kept_and_all_are_counted():
 
 
 def test_another_process_has_lost_nothing():
-    postures = Postures(FakeClock())
+    postures = Postures(FakeClock(), untold)
     with running("sleep", "60") as child, held(child.pid) as process, held(os.getpid()) as ours:
         lose(postures, ours, "web")
         assert postures.of(process) == []
@@ -55,14 +67,14 @@ def test_a_pid_that_is_used_again_is_another_process():
             parent, ticks = self._process.birth()
             return parent, ticks + 1
 
-    postures = Postures(FakeClock())
+    postures = Postures(FakeClock(), untold)
     with held(os.getpid()) as process:
         lose(postures, process, "web")
         assert postures.of(Later(process)) == []
 
 
 def test_of_a_process_that_has_exited_nothing_is_told():
-    postures = Postures(FakeClock())
+    postures = Postures(FakeClock(), untold)
     with running("sleep", "60") as child, held(child.pid) as process:
         child.kill()
         child.wait(5)

@@ -17,7 +17,7 @@ class ReportRequest(_message.Message):
     def __init__(self, boot: _Optional[bytes] = ..., events: _Optional[_Iterable[_Union[ReportedEvent, _Mapping]]] = ..., ended: _Optional[int] = ...) -> None: ...
 
 class ReportedEvent(_message.Message):
-    __slots__ = ("number", "at", "process", "started", "fetched", "refused", "posture_changed")
+    __slots__ = ("number", "at", "process", "started", "fetched", "refused", "posture_changed", "omitted")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     AT_FIELD_NUMBER: _ClassVar[int]
     PROCESS_FIELD_NUMBER: _ClassVar[int]
@@ -25,6 +25,7 @@ class ReportedEvent(_message.Message):
     FETCHED_FIELD_NUMBER: _ClassVar[int]
     REFUSED_FIELD_NUMBER: _ClassVar[int]
     POSTURE_CHANGED_FIELD_NUMBER: _ClassVar[int]
+    OMITTED_FIELD_NUMBER: _ClassVar[int]
     number: int
     at: int
     process: ReportedProcess
@@ -32,7 +33,8 @@ class ReportedEvent(_message.Message):
     fetched: SvidFetched
     refused: SvidRefused
     posture_changed: PostureChanged
-    def __init__(self, number: _Optional[int] = ..., at: _Optional[int] = ..., process: _Optional[_Union[ReportedProcess, _Mapping]] = ..., started: _Optional[_Union[AttestorStarted, _Mapping]] = ..., fetched: _Optional[_Union[SvidFetched, _Mapping]] = ..., refused: _Optional[_Union[SvidRefused, _Mapping]] = ..., posture_changed: _Optional[_Union[PostureChanged, _Mapping]] = ...) -> None: ...
+    omitted: EventsOmitted
+    def __init__(self, number: _Optional[int] = ..., at: _Optional[int] = ..., process: _Optional[_Union[ReportedProcess, _Mapping]] = ..., started: _Optional[_Union[AttestorStarted, _Mapping]] = ..., fetched: _Optional[_Union[SvidFetched, _Mapping]] = ..., refused: _Optional[_Union[SvidRefused, _Mapping]] = ..., posture_changed: _Optional[_Union[PostureChanged, _Mapping]] = ..., omitted: _Optional[_Union[EventsOmitted, _Mapping]] = ...) -> None: ...
 
 class ReportedProcess(_message.Message):
     __slots__ = ("pid", "uid", "path", "sha256")
@@ -91,6 +93,14 @@ class PostureChanged(_message.Message):
     gone: _containers.RepeatedScalarFieldContainer[str]
     new: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, entry_ids: _Optional[_Iterable[str]] = ..., gone: _Optional[_Iterable[str]] = ..., new: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class EventsOmitted(_message.Message):
+    __slots__ = ("lost", "refusals")
+    LOST_FIELD_NUMBER: _ClassVar[int]
+    REFUSALS_FIELD_NUMBER: _ClassVar[int]
+    lost: int
+    refusals: int
+    def __init__(self, lost: _Optional[int] = ..., refusals: _Optional[int] = ...) -> None: ...
 
 class ReportResponse(_message.Message):
     __slots__ = ("recorded",)
