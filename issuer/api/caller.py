@@ -155,7 +155,7 @@ class Callers:
 
         Raises:
             NodeDeniedError: It is a node that may not call; the reason says what it can do.
-            NotAuthorizedError: Its certificate has expired or is taken back.
+            NotAuthorizedError: Its certificate has expired or is taken back, or what vouched for it is.
         """
         if (process := connection.process) is not None:
             return Caller(_LOCAL, f"local:uid={process.uid},pid={process.pid}", f"uid:{process.uid}")
@@ -163,30 +163,21 @@ class Callers:
         if spiffe_id is None:
             return Caller(_ANONYMOUS, f"anonymous:{connection.address}", connection.address)
         is_node = spiffe_id.is_member_of(self._trust_domain) and spiffe_id.path.startswith(NODE_PREFIX)
-        if connection.expires_at is not None and self._clock.now() > connection.expires_at:
+        if (fault := self._fault(connection, spiffe_id)) is not None:
+            text, reason = fault
             if is_node:
-                raise NodeDeniedError("node SVID has expired", DenialReason.EXPIRED)
-            raise NotAuthorizedError("client certificate has expired")
-        if not self._rests(connection, spiffe_id.trust_domain):
-            if is_node:
-                raise NodeDeniedError("authority of the node SVID is withdrawn", DenialReason.NOT_ACTIVE)
-            raise NotAuthorizedError("authority of the client certificate is withdrawn")
+                raise NodeDeniedError(text.format("node SVID"), reason)
+            raise NotAuthorizedError(text.format("client certificate"))
         if is_node:
             node = await self._node(spiffe_id, connection.serial)
             return Caller(_NODE, str(spiffe_id), connection.address, node)
-        kinds = self._kinds(spiffe_id, connection.serial)
+        kinds = self._kinds(spiffe_id)
         return Caller(kinds or _ANONYMOUS, str(spiffe_id), connection.address)
 
-    def _kinds(self, spiffe_id: SpiffeId, serial: str) -> frozenset[Kind]:
-        """Return what configuration and entries make of an ID now that is no node's.
-
-        Raises:
-            NotAuthorizedError: Its certificate is taken back.
-        """
+    def _kinds(self, spiffe_id: SpiffeId) -> frozenset[Kind]:
+        """Return what configuration and entries make of an ID now that is no node's."""
         now = self._clock.now()
         ours = spiffe_id.is_member_of(self._trust_domain)
-        if ours and self._revocations.has_certificate(serial, now):
-            raise NotAuthorizedError("client certificate is revoked")
         agent = self._registrations.agent(spiffe_id)
         if agent is not None and agent.state is not AgentState.ACTIVE:
             return frozenset()
@@ -198,6 +189,18 @@ class Callers:
         if ours and self._registrations.is_downstream(spiffe_id, now):
             kinds.add(Kind.DOWNSTREAM)
         return frozenset(kinds)
+
+    def _fault(self, connection: Connection, spiffe_id: SpiffeId) -> tuple[str, DenialReason] | None:
+        """Return what is wrong with a certificate now, with a place for its name, or None."""
+        now = self._clock.now()
+        if connection.expires_at is not None and now > connection.expires_at:
+            return "{} has expired", DenialReason.EXPIRED
+        if not self._rests(connection, spiffe_id.trust_domain):
+            return "authority of the {} is withdrawn", DenialReason.NOT_ACTIVE
+        ours = spiffe_id.is_member_of(self._trust_domain)  # others number their certificates as they like
+        if ours and self._revocations.has_certificate(connection.serial, now):
+            return "{} is revoked", DenialReason.NOT_ACTIVE
+        return None
 
     def _rests(self, connection: Connection, trust_domain: TrustDomain) -> bool:
         """Tell whether what vouched for a connection when it was made is still in the bundle."""

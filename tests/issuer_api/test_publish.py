@@ -22,6 +22,7 @@ from spiffekit.wire.pb.spire.api.server.agent.v1 import agent_pb2, agent_pb2_grp
 from spiffekit.wire.pb.spire.api.server.bundle.v1 import bundle_pb2, bundle_pb2_grpc
 from tests.issuer.strategies import an_agent
 from tests.issuer_api.calls import refused
+from tests.issuer_api.test_caller import revoke
 from tests.issuer_api.watching import opened
 from tests.issuer_api.world import TRUST_DOMAIN, World, id_message
 
@@ -368,6 +369,16 @@ async def test_an_svid_that_has_expired_publishes_nothing(world, below, clock):
     clock.step(HOUR + SECOND)
     with refused(Code.PERMISSION_DENIED, "client certificate has expired"):
         await publish(below, key(world))
+
+
+async def test_an_svid_that_is_revoked_publishes_nothing(world):
+    await world.entry("/nested", downstream=True)
+    svid = await world.sign("/nested")
+    channel = await world.dial(svid)
+    await publish(channel, key(world))
+    await revoke(world, svid)
+    with refused(Code.PERMISSION_DENIED, "client certificate is revoked"):
+        await publish(channel, key(world, "more", fresh()))
 
 
 async def test_a_downstream_issuer_that_is_an_administrator_as_well_is_both(world, below):
