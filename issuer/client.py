@@ -4,7 +4,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, Protocol, TypeVar
+from typing import Any, Final
 
 import grpc
 from grpc_health.v1 import health_pb2
@@ -26,15 +26,6 @@ from spiffekit.wire.pb.spire.api.server.svid.v1 import svid_pb2_grpc
 DEADLINE: Final = 30.0  # seconds; a command that hangs tells nobody anything
 MAX_MESSAGE: Final = 64 * 1024 * 1024  # bytes; a page of entries is far below
 PAGE_SIZE: Final = 500
-
-
-class Page(Protocol):
-    """A response that comes in pages."""
-
-    next_page_token: str
-
-
-P = TypeVar("P", bound=Page)
 
 
 class IssuerApi:
@@ -75,12 +66,19 @@ def connect(socket: Path) -> Iterator[IssuerApi]:
         yield IssuerApi(channel)
 
 
-def pages(fetch: Callable[[str], P]) -> Iterator[P]:
-    """Call `fetch` with each page token in turn, from the empty one, until there is no next page."""
-    token = ""
+def listed(method: Callable[..., Any], request: Any, field: str) -> list[Any]:
+    """Return what `field` has on all pages of a list.
+
+    Args:
+        method: The call that lists, e.g. `api.entries.ListEntries`.
+        request: What is asked for; its page size and page token are set here.
+        field: Of the responses, e.g. "entries".
+    """
+    found: list[Any] = []
+    request.page_size = PAGE_SIZE
     while True:
-        page = fetch(token)
-        yield page
-        token = page.next_page_token
-        if not token:
-            return
+        page = method(request, timeout=DEADLINE)
+        found += getattr(page, field)
+        if not page.next_page_token:
+            return found
+        request.page_token = page.next_page_token

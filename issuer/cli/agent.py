@@ -2,15 +2,22 @@
 """AI agents: register them, and lead them through their life."""
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from issuer.cli.filters import options
-from issuer.cli.options import SECONDS, SPIFFE_ID, socket_option
-from spiffekit.daemon.terminal import instant, output_option, print_json, print_record, print_table
+from issuer.cli.options import INSTANT, SECONDS, SPIFFE_ID, socket_option
+from spiffekit.daemon.terminal import (
+    counted,
+    instant,
+    output_option,
+    print_json,
+    print_record,
+    print_table,
+)
 from spiffekit.id import SpiffeId
 
 if TYPE_CHECKING:
@@ -55,7 +62,7 @@ description_options = options(
     click.option("--sponsor", default="", help="Who is on call."),
     click.option("--team", default="", help="Whose people work with it."),
     click.option("--class", "agent_class", default="", help="The class whose limits it has."),
-    click.option("--reviewBy", "review_by", default="", help="A date or instant, e.g. 2027-01-31."),
+    click.option("--reviewBy", "review_by", type=INSTANT, help="A date or instant, e.g. 2027-01-31."),
     limit_options,
 )
 
@@ -81,24 +88,15 @@ def limits_of(given: dict[str, Any]) -> "agents_pb2.Limits":
 
 
 def _spec(spiffe_id: SpiffeId, given: dict[str, Any]) -> "agents_pb2.AgentSpec":
+    from spiffekit.wire.convert import seconds
     from spiffekit.wire.pb.issuer.v1 import agents_pb2
 
     return agents_pb2.AgentSpec(
         spiffe_id=str(spiffe_id),
         limits=limits_of(given),
-        review_by=_seconds(given["review_by"]),
+        review_by=seconds(given["review_by"]),
         **{name: given[name] for name in ("purpose", "sponsor", "team", "agent_class")},
     )
-
-
-def _seconds(text: str) -> int:
-    if not text:
-        return 0
-    try:
-        given = datetime.fromisoformat(text)
-    except ValueError:
-        raise click.UsageError(f"--reviewBy: {text!r} is neither a date nor an instant") from None
-    return int((given if given.tzinfo else given.replace(tzinfo=UTC)).timestamp())
 
 
 def _owner(given: dict[str, Any]) -> "agents_pb2.Owner":
@@ -185,27 +183,20 @@ def update(spiffe_id: SpiffeId, reason: str, socket: Path, output: str, **given:
 @output_option
 def list_(state: str | None, team: str, review_due: bool, socket: Path, output: str) -> None:
     """List agents."""
-    from issuer.client import DEADLINE, PAGE_SIZE, connect, pages
+    from issuer.client import connect, listed
     from spiffekit.wire.pb.issuer.v1 import agents_pb2
 
     request = agents_pb2.ListAgentsRequest(
         state=state.upper() if state else None,
         team=team,
         review_due=review_due,
-        page_size=PAGE_SIZE,
     )
-
     with connect(socket) as api:
-
-        def fetch(token: str) -> agents_pb2.ListAgentsResponse:
-            request.page_token = token
-            return api.agents.ListAgents(request, timeout=DEADLINE)
-
-        agents = [agent for page in pages(fetch) for agent in page.agents]
+        agents = listed(api.agents.ListAgents, request, "agents")
     if output == "json":
         print_json(agents_pb2.ListAgentsResponse(agents=agents))
         return
-    click.echo(f"Found {len(agents)} {'agent' if len(agents) == 1 else 'agents'}")
+    click.echo(f"Found {counted(len(agents), 'agent')}")
     if agents:
         print_table(
             ["SPIFFE ID", "State", "Owner", "Team", "Class", "Review by"],
@@ -343,16 +334,17 @@ def _certify(api: "IssuerApi", spiffe_id: SpiffeId, file: Path | None, output: s
 @group.command()
 @id_option
 @reason_option
-@click.option("--reviewBy", "review_by", default="", help="The next review; by the class if left out.")
+@click.option("--reviewBy", "review_by", type=INSTANT, help="The next review; by the class if left out.")
 @socket_option
 @output_option
-def review(spiffe_id: SpiffeId, reason: str, review_by: str, socket: Path, output: str) -> None:
+def review(spiffe_id: SpiffeId, reason: str, review_by: datetime | None, socket: Path, output: str) -> None:
     """Say that somebody looked whether the agent is still needed."""
     from issuer.client import DEADLINE, connect
+    from spiffekit.wire.convert import seconds
     from spiffekit.wire.pb.issuer.v1 import agents_pb2
 
     request = agents_pb2.ReviewAgentRequest(
-        spiffe_id=str(spiffe_id), reason=reason, review_by=_seconds(review_by)
+        spiffe_id=str(spiffe_id), reason=reason, review_by=seconds(review_by)
     )
     with connect(socket) as api:
         _tell(api.agents.ReviewAgent(request, timeout=DEADLINE), output)

@@ -8,7 +8,7 @@ import click
 
 from issuer.cli.agent import limit_options, limits_of
 from issuer.cli.options import SECONDS, socket_option
-from spiffekit.daemon.terminal import output_option, print_json, print_record, print_table
+from spiffekit.daemon.terminal import counted, output_option, print_json, print_record, print_table
 
 if TYPE_CHECKING:
     from spiffekit.wire.pb.issuer.v1 import agents_pb2
@@ -73,7 +73,7 @@ def list_(socket: Path, output: str) -> None:
     if output == "json":
         print_json(answer)
         return
-    click.echo(f"Found {len(answer.classes)} {'class' if len(answer.classes) == 1 else 'classes'}")
+    click.echo(f"Found {counted(len(answer.classes), 'class', 'classes')}")
     if answer.classes:
         print_table(
             ["Name", "Two people", "Reviews"],

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from issuer.cli.filters import options
-from issuer.cli.options import INSTANT
+from issuer.cli.options import PAST
 
 if TYPE_CHECKING:
     from issuer.client import IssuerApi
@@ -25,8 +25,8 @@ event_filters = options(
     click.option(
         "--credential", default="", help="Serial number (decimal or hex), or ID or hash of a token."
     ),
-    click.option("--since", type=INSTANT, help='From this instant on, or e.g. "2h" back from now.'),
-    click.option("--until", type=INSTANT, help="Before this instant."),
+    click.option("--since", type=PAST, help='From this instant on, or e.g. "2h" back from now.'),
+    click.option("--until", type=PAST, help="Before this instant."),
 )
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from issuer.cli.options import TRUST_DOMAIN, socket_option
-from spiffekit.daemon.terminal import fail, output_option, print_json
+from spiffekit.daemon.terminal import counted, fail, output_option, print_json
 from spiffekit.id import TrustDomain
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def show(form: str, socket: Path, output: str) -> None:
 @output_option
 def list_(trust_domain: TrustDomain | None, form: str, socket: Path, output: str) -> None:
     """Print the bundles of federated trust domains."""
-    from issuer.client import DEADLINE, PAGE_SIZE, connect, pages
+    from issuer.client import DEADLINE, connect, listed
     from spiffekit.wire.pb.spire.api.server.bundle.v1 import bundle_pb2
 
     with connect(socket) as api:
@@ -69,16 +69,8 @@ def list_(trust_domain: TrustDomain | None, form: str, socket: Path, output: str
             request = bundle_pb2.GetFederatedBundleRequest(trust_domain=str(trust_domain))
             bundles = [api.bundles.GetFederatedBundle(request, timeout=DEADLINE)]
         else:
-            bundles = [
-                bundle
-                for page in pages(
-                    lambda token: api.bundles.ListFederatedBundles(
-                        bundle_pb2.ListFederatedBundlesRequest(page_size=PAGE_SIZE, page_token=token),
-                        timeout=DEADLINE,
-                    )
-                )
-                for bundle in page.bundles
-            ]
+            everything = bundle_pb2.ListFederatedBundlesRequest()
+            bundles = listed(api.bundles.ListFederatedBundles, everything, "bundles")
     if output == "json":
         print_json(bundle_pb2.ListFederatedBundlesResponse(bundles=bundles))
         return
@@ -164,4 +156,4 @@ def count(socket: Path, output: str) -> None:
     if output == "json":
         print_json(answer)
     else:
-        click.echo(f"{answer.count} {'bundle' if answer.count == 1 else 'bundles'}")
+        click.echo(counted(answer.count, "bundle"))

@@ -12,7 +12,15 @@ from issuer.cli.entry_input import attributes, entries_from
 from issuer.cli.filters import entry_filter, entry_filters
 from issuer.cli.options import socket_option
 from issuer.cli.why import why
-from spiffekit.daemon.terminal import fail, instant, output_option, print_json, print_record, print_table
+from spiffekit.daemon.terminal import (
+    counted,
+    fail,
+    instant,
+    output_option,
+    print_json,
+    print_record,
+    print_table,
+)
 
 if TYPE_CHECKING:
     from issuer.client import IssuerApi
@@ -142,20 +150,11 @@ def delete(entry_ids: tuple[str, ...], path: Path | None, socket: Path, output: 
 
 
 def _fetch(api: "IssuerApi", given: dict[str, Any]) -> list["types_pb2.Entry"]:
-    from issuer.client import DEADLINE, PAGE_SIZE, pages
+    from issuer.client import listed
     from spiffekit.wire.pb.spire.api.server.entry.v1 import entry_pb2
 
-    narrowed = entry_filter(entry_pb2.ListEntriesRequest.Filter, given)
-    return [
-        entry
-        for page in pages(
-            lambda token: api.entries.ListEntries(
-                entry_pb2.ListEntriesRequest(filter=narrowed, page_size=PAGE_SIZE, page_token=token),
-                timeout=DEADLINE,
-            )
-        )
-        for entry in page.entries
-    ]
+    request = entry_pb2.ListEntriesRequest(filter=entry_filter(entry_pb2.ListEntriesRequest.Filter, given))
+    return listed(api.entries.ListEntries, request, "entries")
 
 
 @group.command()
@@ -177,7 +176,7 @@ def show(entry_id: str, table: bool, socket: Path, output: str, **given: Any) ->
     if output == "json":
         print_json(entry_pb2.ListEntriesResponse(entries=entries))
         return
-    click.echo(f"Found {len(entries)} {'entry' if len(entries) == 1 else 'entries'}")
+    click.echo(f"Found {counted(len(entries), 'entry', 'entries')}")
     if not table:
         for entry in entries:
             _show(entry)
@@ -212,7 +211,7 @@ def count(socket: Path, output: str, **given: Any) -> None:
     if output == "json":
         print_json(answer)
     else:
-        click.echo(f"{answer.count} registration {'entry' if answer.count == 1 else 'entries'}")
+        click.echo(counted(answer.count, "registration entry", "registration entries"))
 
 
 group.add_command(why)

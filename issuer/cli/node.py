@@ -9,7 +9,15 @@ import click
 
 from issuer.cli.filters import node_filter, node_filters
 from issuer.cli.options import SECONDS, SPIFFE_ID, socket_option
-from spiffekit.daemon.terminal import instant, output_option, print_json, print_record, print_table, remaining
+from spiffekit.daemon.terminal import (
+    counted,
+    instant,
+    output_option,
+    print_json,
+    print_record,
+    print_table,
+    remaining,
+)
 from spiffekit.id import SpiffeId
 from spiffekit.selector import Selector
 
@@ -28,20 +36,11 @@ def _id(node: "types_pb2.Agent") -> str:
 
 
 def _fetch(api: "IssuerApi", given: dict[str, Any]) -> list["types_pb2.Agent"]:
-    from issuer.client import DEADLINE, PAGE_SIZE, pages
+    from issuer.client import listed
     from spiffekit.wire.pb.spire.api.server.agent.v1 import agent_pb2
 
-    narrowed = node_filter(agent_pb2.ListAgentsRequest.Filter, given)
-    return [
-        node
-        for page in pages(
-            lambda token: api.nodes.ListAgents(
-                agent_pb2.ListAgentsRequest(filter=narrowed, page_size=PAGE_SIZE, page_token=token),
-                timeout=DEADLINE,
-            )
-        )
-        for node in page.agents
-    ]
+    request = agent_pb2.ListAgentsRequest(filter=node_filter(agent_pb2.ListAgentsRequest.Filter, given))
+    return listed(api.nodes.ListAgents, request, "agents")
 
 
 @group.command("list")
@@ -58,7 +57,7 @@ def list_(socket: Path, output: str, **given: Any) -> None:
     if output == "json":
         print_json(agent_pb2.ListAgentsResponse(agents=nodes))
         return
-    click.echo(f"Found {len(nodes)} attested {'node' if len(nodes) == 1 else 'nodes'}")
+    click.echo(f"Found {counted(len(nodes), 'attested node')}")
     now = datetime.now(UTC)
     if nodes:
         print_table(
@@ -91,7 +90,7 @@ def count(socket: Path, output: str, **given: Any) -> None:
     if output == "json":
         print_json(answer)
     else:
-        click.echo(f"{answer.count} attested {'node' if answer.count == 1 else 'nodes'}")
+        click.echo(counted(answer.count, "attested node"))
 
 
 @group.command()

@@ -95,21 +95,32 @@ class SecondsType(click.ParamType[int]):
 
 
 class InstantType(click.ParamType[datetime]):
-    """An instant: a date or a time, of UTC unless it says otherwise, or a span back from now ("2h")."""
+    """An instant: a date or a time, of UTC unless it says otherwise."""
 
     name = "instant"
+    forms = "a date nor an instant"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
         """Parse it, or fail with the forms that are possible."""
         if isinstance(value, datetime):
             return value
-        if _DURATION.fullmatch(value):
-            return datetime.now(UTC) - timedelta(seconds=SECONDS.convert(value, param, ctx))
         try:
             given = datetime.fromisoformat(value)
         except ValueError:
-            self.fail(f"{value!r} is neither a date, an instant nor a span like 2h", param, ctx)
+            self.fail(f"{value!r} is neither {self.forms}", param, ctx)
         return given if given.tzinfo else given.replace(tzinfo=UTC)
+
+
+class PastType(InstantType):
+    """An instant, or a span back from now ("2h")."""
+
+    forms = "a date, an instant nor a span like 2h"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        """Parse it, or fail with the forms that are possible."""
+        if isinstance(value, str) and _DURATION.fullmatch(value):
+            return datetime.now(UTC) - timedelta(seconds=SECONDS.convert(value, param, ctx))
+        return super().convert(value, param, ctx)
 
 
 class VerifierKeyType(click.ParamType["VerifierKey"]):
@@ -133,6 +144,7 @@ TRUST_DOMAIN: Final = TrustDomainType()
 SELECTOR: Final = SelectorType()
 SECONDS: Final = SecondsType()
 INSTANT: Final = InstantType()
+PAST: Final = PastType()
 VERIFIER_KEY: Final = VerifierKeyType()
 
 

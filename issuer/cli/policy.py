@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from issuer.cli.options import SECONDS, SELECTOR, SPIFFE_ID, socket_option
-from spiffekit.daemon.terminal import instant, output_option, print_json, print_record, print_table
+from spiffekit.daemon.terminal import counted, instant, output_option, print_json, print_record, print_table
 from spiffekit.id import SpiffeId
 
 if TYPE_CHECKING:
@@ -113,12 +113,11 @@ def list_(socket: Path, output: str) -> None:
     if output == "json":
         print_json(answer)
         return
-    count = len(answer.policies)
     if answer.enforced:
         counts = "agents are denied what none permits"
     else:
         counts = "none was ever enforced, so agents are denied nothing"
-    click.echo(f"Found {count} {'policy' if count == 1 else 'policies'}; {counts}")
+    click.echo(f"Found {counted(len(answer.policies), 'policy', 'policies')}; {counts}")
     if answer.policies:
         print_table(
             ["Name", "Version", "By", "At", "Reason"],

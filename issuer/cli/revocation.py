@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What was taken back: single credentials, or all that an identity was given before an instant."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 import click
 
-from issuer.cli.options import SPIFFE_ID, socket_option
-from spiffekit.daemon.terminal import instant, output_option, print_json, print_table
+from issuer.cli.options import INSTANT, SPIFFE_ID, socket_option
+from spiffekit.daemon.terminal import counted, instant, output_option, print_json, print_table
 from spiffekit.id import SpiffeId
 
 
@@ -20,7 +20,7 @@ def group() -> None:
 @click.option("--serial", default="", help="Of an X.509-SVID, decimal.")
 @click.option("--jti", default="", help="Of a JWT-SVID.")
 @click.option("--spiffeID", "spiffe_id", type=SPIFFE_ID, help="All that this identity was given so far.")
-@click.option("--before", default="", help="With --spiffeID: up to this instant, e.g. 2027-01-31T12:00Z.")
+@click.option("--before", type=INSTANT, help="With --spiffeID: up to this instant, e.g. 2027-01-31T12:00Z.")
 @click.option("--reason", required=True, help="Why; it is kept in the audit trail.")
 @socket_option
 @output_option
@@ -28,20 +28,21 @@ def add(
     serial: str,
     jti: str,
     spiffe_id: SpiffeId | None,
-    before: str,
+    before: datetime | None,
     reason: str,
     socket: Path,
     output: str,
 ) -> None:
     """Take something back for good. `issuer agent suspend` does it for a while."""
     from issuer.client import DEADLINE, connect
+    from spiffekit.wire.convert import seconds
     from spiffekit.wire.pb.issuer.v1 import revocation_pb2
 
     if sum(map(bool, (serial, jti, spiffe_id))) != 1:
         raise click.UsageError("exactly one of --serial, --jti and --spiffeID is required")
     what = {"serial": serial, "jti": jti, "spiffe_id": str(spiffe_id or "")}
     request = revocation_pb2.RevokeRequest(
-        before=_seconds(before), reason=reason, **{name: text for name, text in what.items() if text}
+        before=seconds(before), reason=reason, **{name: text for name, text in what.items() if text}
     )
     with connect(socket) as api:
         made = api.revocation.Revoke(request, timeout=DEADLINE)
@@ -51,35 +52,20 @@ def add(
         click.echo(f"Revoked {made.kind} {made.key} of {made.spiffe_id}")
 
 
-def _seconds(text: str) -> int:
-    if not text:
-        return 0
-    try:
-        given = datetime.fromisoformat(text)
-    except ValueError:
-        raise click.UsageError(f"--before: {text!r} is no instant") from None
-    return int((given if given.tzinfo else given.replace(tzinfo=UTC)).timestamp())
-
-
 @group.command("list")
 @socket_option
 @output_option
 def list_(socket: Path, output: str) -> None:
     """List what was taken back, the oldest first."""
-    from issuer.client import DEADLINE, PAGE_SIZE, connect, pages
+    from issuer.client import connect, listed
     from spiffekit.wire.pb.issuer.v1 import revocation_pb2
 
     with connect(socket) as api:
-
-        def fetch(token: str) -> revocation_pb2.ListRevokedResponse:
-            request = revocation_pb2.ListRevokedRequest(page_size=PAGE_SIZE, page_token=token)
-            return api.revocation.ListRevoked(request, timeout=DEADLINE)
-
-        revoked = [one for page in pages(fetch) for one in page.revoked]
+        revoked = listed(api.revocation.ListRevoked, revocation_pb2.ListRevokedRequest(), "revoked")
     if output == "json":
         print_json(revocation_pb2.ListRevokedResponse(revoked=revoked))
         return
-    click.echo(f"Found {len(revoked)} {'revocation' if len(revoked) == 1 else 'revocations'}")
+    click.echo(f"Found {counted(len(revoked), 'revocation')}")
     if revoked:
         print_table(
             ["Kind", "Key", "SPIFFE ID", "At", "Until", "Reason"],

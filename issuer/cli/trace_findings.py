@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import grpc
 
 from issuer.cli.audit_input import credential_name, events
-from issuer.client import DEADLINE, PAGE_SIZE, IssuerApi, pages
+from issuer.client import DEADLINE, IssuerApi, listed
 from issuer.errors import NotFoundError
 from spiffekit.daemon.terminal import instant
 from spiffekit.wire.pb.issuer.v1 import agents_pb2, audit_pb2, revocation_pb2
@@ -193,11 +193,8 @@ def _agent(api: IssuerApi, spiffe_id: str) -> agents_pb2.Agent | None:
 
 
 def _revoked(api: IssuerApi, spiffe_id: str) -> list[revocation_pb2.Revoked]:
-    def fetch(token: str) -> revocation_pb2.ListRevokedResponse:
-        request = revocation_pb2.ListRevokedRequest(page_size=PAGE_SIZE, page_token=token)
-        return api.revocation.ListRevoked(request, timeout=DEADLINE)
-
-    return [one for page in pages(fetch) for one in page.revoked if one.spiffe_id == spiffe_id]
+    everything = listed(api.revocation.ListRevoked, revocation_pb2.ListRevokedRequest(), "revoked")
+    return [one for one in everything if one.spiffe_id == spiffe_id]
 
 
 def _accountable(life: list[Event], issued: Event | None, entry: list[Event]) -> list[Accountable]:

@@ -241,6 +241,11 @@ def printable(value: object) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(value))
 
 
+def counted(number: int, one: str, many: str = "") -> str:
+    """Return how many there are, in words: `many` is `one` with an s if left out."""
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
 def instant(epoch_seconds: int) -> str:
     """Return a point in time for people, e.g. "2026-01-31 12:00:00 UTC"; "" for 0."""
     if not epoch_seconds:

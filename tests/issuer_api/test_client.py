@@ -2,13 +2,12 @@
 """The client that the commands use."""
 
 import asyncio
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from grpc_health.v1 import health_pb2
 
-from issuer.client import MAX_MESSAGE, connect, pages
+from issuer.client import DEADLINE, MAX_MESSAGE, PAGE_SIZE, connect, listed
 from spiffekit.wire.pb.spire.api import types_pb2
 from spiffekit.wire.pb.spire.api.server.agent.v1 import agent_pb2
 from spiffekit.wire.pb.spire.api.server.bundle.v1 import bundle_pb2
@@ -69,18 +68,15 @@ async def test_an_answer_may_be_larger_than_grpc_would_have_it(world):
     assert 4 * 1024 * 1024 < await asyncio.to_thread(use) < MAX_MESSAGE
 
 
-@dataclass
-class Page:
-    number: int
-    next_page_token: str
-
-
 def test_pages_are_fetched_until_there_is_no_next_one():
-    tokens = []
+    asked = []
 
-    def fetch(token):
-        tokens.append(token)
-        return Page(len(tokens), {"": "a", "a": "b", "b": ""}[token])
+    def call(request, timeout):
+        asked.append((request.page_token, request.page_size, timeout))
+        token = {"": "a", "a": "b", "b": ""}[request.page_token]
+        entries = [types_pb2.Entry(id=f"{len(asked)}{name}") for name in "xy"]
+        return entry_pb2.ListEntriesResponse(entries=entries, next_page_token=token)
 
-    assert [page.number for page in pages(fetch)] == [1, 2, 3]
-    assert tokens == ["", "a", "b"]
+    found = listed(call, entry_pb2.ListEntriesRequest(), "entries")
+    assert [entry.id for entry in found] == ["1x", "1y", "2x", "2y", "3x", "3y"]
+    assert asked == [(token, PAGE_SIZE, DEADLINE) for token in ("", "a", "b")]

@@ -13,7 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from issuer.client import connect
+from issuer.client import connect, listed
 from issuer.governance.audit_log import load_signer
 from issuer.governance.log_files import LogFiles
 from spiffekit.id import SpiffeId
@@ -169,34 +169,23 @@ def crash_the_issuer(local, rounds):
 def the_registry_has(local, operator):
     """What was acknowledged of entries is there, and whole."""
     with connect(local.admin_socket) as api:
-        ask = entry_pb2.ListEntriesRequest(page_size=500)
-        listed = {found.id: found for found in every(api.entries.ListEntries, ask, "entries")}
+        found = listed(api.entries.ListEntries, entry_pb2.ListEntriesRequest(), "entries")
+    known = {entry.id: entry for entry in found}
     assert operator.gone
-    assert operator.kept.keys() - listed.keys() == set(), "an acknowledged registration was lost"
-    assert operator.gone & listed.keys() == set(), "an acknowledged deletion was lost"
+    assert operator.kept.keys() - known.keys() == set(), "an acknowledged registration was lost"
+    assert operator.gone & known.keys() == set(), "an acknowledged deletion was lost"
     for entry_id, number in operator.kept.items():
-        assert listed[entry_id].spiffe_id.path == f"/agents/{number}", "a half state"
-        assert [s.value for s in listed[entry_id].selectors] == [f"uid:{number}"]
-
-
-def every(method, request, field):
-    """Return what is on all pages of a list."""
-    found = []
-    while True:
-        page = method(request, timeout=5)
-        found += getattr(page, field)
-        if not page.next_page_token:
-            return found
-        request.page_token = page.next_page_token
+        assert known[entry_id].spiffe_id.path == f"/agents/{number}", "a half state"
+        assert [s.value for s in known[entry_id].selectors] == [f"uid:{number}"]
 
 
 def the_agents_are(local, owner):
     """Each is where it was led or one step further, and what it was given is taken back by that state."""
     with connect(local.admin_socket) as api:
-        ask = agents_pb2.ListAgentsRequest(page_size=500)
-        agents = {a.spec.spiffe_id: a for a in every(api.agents.ListAgents, ask, "agents")}
-        ask = revocation_pb2.ListRevokedRequest(page_size=500)
-        revoked = {(r.kind, r.key): r.reason for r in every(api.revocation.ListRevoked, ask, "revoked")}
+        found = listed(api.agents.ListAgents, agents_pb2.ListAgentsRequest(), "agents")
+        taken = listed(api.revocation.ListRevoked, revocation_pb2.ListRevokedRequest(), "revoked")
+    agents = {agent.spec.spiffe_id: agent for agent in found}
+    revoked = {(one.kind, one.key): one.reason for one in taken}
     assert len({agent.version for agent in agents.values()}) == len(agents)
     for spiffe_id, reached in owner.reached.items():
         state = agents_pb2.AgentState.Name(agents[spiffe_id].state)

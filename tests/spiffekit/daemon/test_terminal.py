@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from spiffekit.daemon.config import ConfigError
 from spiffekit.daemon.terminal import (
     Commands,
+    counted,
     daemon_commands,
     fail,
     instant,
@@ -270,3 +271,8 @@ def test_a_socket_has_a_default_that_help_tells(tmp_path):
     assert CliRunner().invoke(ask).output == f"{tmp_path / 's'}\n"
     assert CliRunner().invoke(ask, ["--socketPath", "/other"]).output == "/other\n"
     assert "Where the baker listens." in CliRunner().invoke(ask, ["--help"]).output
+
+
+def test_what_is_counted_is_one_or_many():
+    assert [counted(number, "node") for number in (0, 1, 2)] == ["0 nodes", "1 node", "2 nodes"]
+    assert [counted(number, "entry", "entries") for number in (1, 2)] == ["1 entry", "2 entries"]
