@@ -19,7 +19,7 @@ MAX_TOKEN_BYTES: Final = 64 * 1024  # characters; a longer token only costs the 
 MAX_AUDIENCES: Final = 100
 DEFAULT_LEEWAY: Final = timedelta(seconds=30)  # for clocks that are a little apart, JWT-SVID §A
 _TYPES: Final = ("JWT", "JOSE")  # JWT-SVID §2.3
-_MAX_INSTANT: Final = 253402300799  # seconds, the end of the year 9999
+MAX_INSTANT: Final = 253402300799  # seconds, the end of the year 9999
 
 _Hash = type[hashes.SHA256] | type[hashes.SHA384] | type[hashes.SHA512]
 _HASHES: Final[dict[str, _Hash]] = {"256": hashes.SHA256, "384": hashes.SHA384, "512": hashes.SHA512}
@@ -118,7 +118,7 @@ class Jws:
         if value is None:
             return None
         # bool is an int in Python, and a NumericDate may have a fraction (RFC 7519 §2)
-        if type(value) not in (int, float) or not 0 <= value <= _MAX_INSTANT:
+        if type(value) not in (int, float) or not 0 <= value <= MAX_INSTANT:
             raise JwtSvidError(f"{name} is not a point in time")
         return datetime.fromtimestamp(value, UTC)
 

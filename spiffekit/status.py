@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Self
 
+from spiffekit import statement
 from spiffekit.bundle import BundleSource
 from spiffekit.errors import (
     JwtSvidError,
@@ -18,10 +19,9 @@ from spiffekit.errors import (
     SpiffeIdError,
     StatusError,
     StatusUnknownError,
-    UntrustedError,
 )
 from spiffekit.id import SpiffeId, TrustDomain
-from spiffekit.jws import Jws
+from spiffekit.jws import MAX_INSTANT
 
 TYP: Final = "agent-status+jwt"
 LIFETIME: Final = timedelta(seconds=90)  # who is cut off for longer knows nothing, and refuses
@@ -82,19 +82,10 @@ class AgentStatus:
             StatusUnknownError: It is not of now.
         """
         try:
-            # (1)
-            jws = Jws.parse_unverified(token, typ=TYP, longest=MAX_BYTES)
-            # (2)
-            issuer = SpiffeId.parse(_text(jws.payload, "iss"))
-            if issuer.path:
-                raise StatusError("iss is no trust domain")
-            bundle = bundles.bundle_for(issuer.trust_domain)
-            authority = bundle.jwt_authority(jws.key_id())
-            if authority is None:
-                raise UntrustedError(f"no key of {issuer.trust_domain} signed the status")
-            jws.check_signature(authority.public_key)
+            # (1), (2)
+            trust_domain, jws = statement.verify(token, bundles, typ=TYP, longest=MAX_BYTES, what="status")
             # (3)
-            status = cls._of(jws.payload, issuer.trust_domain)
+            status = cls._of(jws.payload, trust_domain)
         except (JwtSvidError, SpiffeIdError) as error:
             raise StatusError(f"status: {error}") from error
         # (4)
@@ -219,13 +210,6 @@ def _seconds(instant: datetime) -> int:
     return int(instant.timestamp())
 
 
-def _text(claims: Mapping[str, Any], name: str) -> str:
-    value = claims.get(name)
-    if not isinstance(value, str):
-        raise StatusError(f"status: {name} is missing or no text")
-    return value
-
-
 def _texts(claims: Mapping[str, Any], name: str) -> list[str]:
     value = claims.get(name)
     if not isinstance(value, list) or not all(isinstance(member, str) and member for member in value):
@@ -235,7 +219,7 @@ def _texts(claims: Mapping[str, Any], name: str) -> list[str]:
 
 def _instant(claims: Mapping[str, Any], name: str) -> datetime:
     value = claims.get(name)
-    if type(value) is not int or not 0 <= value <= 253402300799:  # the end of the year 9999
+    if type(value) is not int or not 0 <= value <= MAX_INSTANT:
         raise StatusError(f"status: {name[:80]} is no point in time")
     return datetime.fromtimestamp(value, UTC)
 

@@ -15,11 +15,11 @@ from issuer.store import Database
 from issuer.store.audit import AuditFilter
 from issuer.store.schema import unstamp
 from spiffekit.errors import SpiffeError
+from spiffekit.jws import MAX_INSTANT
 from spiffekit.transparency.notes import VerifierKey
 from spiffekit.wire.pb.issuer.v1 import audit_pb2
 
 MAX_PAGE: Final = 1000  # events
-MAX_INSTANT: Final = 253_402_300_799_999_999  # microseconds: the end of the calendar
 
 
 class AuditService:
@@ -96,6 +96,6 @@ def _as_contradiction() -> Iterator[None]:
 
 
 def _instant(field: str, microseconds: int) -> datetime | None:
-    if not 0 <= microseconds <= MAX_INSTANT:
+    if not 0 <= microseconds < (MAX_INSTANT + 1) * 1_000_000:
         raise InvalidRequestError(f"{field}: is before 1970 or after 9999")
     return unstamp(microseconds) if microseconds else None

@@ -15,13 +15,13 @@ from issuer.model import CredentialFacts, Outcome, Severity
 from issuer.store.schema import unstamp
 from spiffekit.errors import SpiffeIdError
 from spiffekit.id import SpiffeId, TrustDomain
+from spiffekit.jws import MAX_INSTANT
 from spiffekit.wire.pb.issuer.v1 import audit_reports_pb2
 
 BOOT_BYTES: Final = 16
 MAX_EVENTS: Final = 100  # of one report
 MAX_EVENT_BYTES: Final = 8 * 1024  # as it comes; an event of the trail may have twice as many
 MAX_NUMBER: Final = 2**53 - 1  # RFC 8785 §3.2.2.3: what every reader of JSON keeps exact
-MAX_SECONDS: Final = 253_402_300_799  # since 1970: the end of the calendar
 MAX_PATH: Final = 4096  # bytes
 MAX_AUDIENCE: Final = 4096  # bytes of all names together
 MAX_NAMES: Final = 100  # entries or kinds of selectors of one event
@@ -97,7 +97,7 @@ def _event(message: audit_reports_pb2.ReportedEvent, trust_domain: TrustDomain) 
         raise InvalidRequestError(f"number: {message.number} has more than {MAX_EVENT_BYTES} bytes")
     if not 1 <= message.number <= MAX_NUMBER:
         raise InvalidRequestError(f"number: is not between 1 and {MAX_NUMBER}")
-    if not 0 <= message.at <= MAX_SECONDS * 1_000_000:
+    if not 0 <= message.at <= MAX_INSTANT * 1_000_000:
         raise InvalidRequestError("at: is before 1970 or after 9999")
     told: dict[str, Any] = {"number": message.number, "at": unstamp(message.at)}
     process = {"process": _process(message.process)} if message.HasField("process") else {}
@@ -160,7 +160,7 @@ def _fetched(
 
 
 def _credential(fetched: audit_reports_pb2.SvidFetched) -> CredentialFacts:
-    if not 0 <= fetched.expires_at <= MAX_SECONDS:
+    if not 0 <= fetched.expires_at <= MAX_INSTANT:
         raise InvalidRequestError("fetched.expires_at: is before 1970 or after 9999")
     exp = datetime.fromtimestamp(fetched.expires_at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     told = fetched.WhichOneof("credential")

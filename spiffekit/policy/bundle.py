@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final, Self
 
+from spiffekit import statement
 from spiffekit.bundle import BundleSource
 from spiffekit.errors import (
     JwtSvidError,
@@ -81,18 +82,12 @@ class PolicyBundle:
             PolicyUnknownError: It is not of now.
         """
         try:
-            # (1)
-            jws = Jws.parse_unverified(token, typ=TYP, longest=MAX_BYTES)
-            # (2)
-            issuer = SpiffeId.parse(_of_type(str, jws.payload.get("iss"), "iss"))
-            if issuer.path:
-                raise PolicyError("policy bundle: iss is no trust domain")
-            authority = bundles.bundle_for(issuer.trust_domain).jwt_authority(jws.key_id())
-            if authority is None:
-                raise UntrustedError(f"no key of {issuer.trust_domain} signed the policy bundle")
-            jws.check_signature(authority.public_key)
+            # (1), (2)
+            trust_domain, jws = statement.verify(
+                token, bundles, typ=TYP, longest=MAX_BYTES, what="policy bundle"
+            )
             # (3)
-            found = cls._of(jws, issuer.trust_domain)
+            found = cls._of(jws, trust_domain)
         except (JwtSvidError, SpiffeIdError) as error:
             raise PolicyError(f"policy bundle: {error}") from error
         # (4)

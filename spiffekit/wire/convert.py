@@ -8,6 +8,7 @@ from spiffekit.bundle import MAX_REFRESH_HINT, Bundle, JwtAuthority, X509Authori
 from spiffekit.certificates import load_authority
 from spiffekit.errors import BundleError, UnsupportedKeyError, X509SvidError
 from spiffekit.id import SpiffeId, TrustDomain
+from spiffekit.jws import MAX_INSTANT
 from spiffekit.keys import public_key_from_der
 from spiffekit.selector import Selector
 from spiffekit.wire.pb.spire.api import types_pb2
@@ -62,7 +63,7 @@ def instant(epoch_seconds: int) -> datetime | None:
     """
     if epoch_seconds == 0:
         return None
-    if not 0 < epoch_seconds < 253402300800:
+    if not 0 < epoch_seconds <= MAX_INSTANT:
         raise ValueError("not a point in time that can be kept")
     return datetime.fromtimestamp(epoch_seconds, UTC)
 

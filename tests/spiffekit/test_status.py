@@ -91,7 +91,7 @@ def test_what_a_snapshot_says_arrives(said):
         (token(typ="JWT"), StatusError, f"status: typ 'JWT' is not {TYP}"),
         (token(iss=None), StatusError, "status: iss is missing or no text"),
         (token(iss="example.org"), StatusError, "status: scheme of 'example.org' is not 'spiffe'"),
-        (token(iss="spiffe://example.org/x"), StatusError, "iss is no trust domain"),
+        (token(iss="spiffe://example.org/x"), StatusError, "status: iss is no trust domain"),
         (token(iss="spiffe://third.org"), UnknownTrustDomainError, None),
         (token(ca=TestCA(now=NOW)), UntrustedError, "signature is not good"),
         (token(seq=None), StatusError, "status: seq is no number"),

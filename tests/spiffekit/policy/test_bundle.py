@@ -104,7 +104,7 @@ AGENT = ["https://idp.example.org|alice", "payments", "treasury", False]
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"iss": None}, "iss is missing or malformed"),
+        ({"iss": None}, "iss is missing or no text"),
         ({"iss": "spiffe://example.org/x"}, "iss is no trust domain"),
         ({"iat": None}, "iat is missing"),
         ({"exp": None}, "exp is missing"),
