@@ -166,6 +166,7 @@ class Issuer:
             database=database,
             clock=issuer.clock,
             revocations=issuer.revocations,
+            people=issuer.people,
             admin_ids=frozenset(map(SpiffeId.parse, config.issuer.admin_ids)),
             gateway_ids=frozenset() if endpoint is None else endpoint.gateway_ids,
         )

@@ -62,13 +62,11 @@ class AgentsService:
             changed_at=call.now,
         )
 
-        person = self._lifecycle.person(call.caller.actor)
-
         def act(tx: Transaction) -> Agent:
             agent_class = _class(tx, wanted)
             agent = tx.agents.create(self._lifecycle.registered(wanted, agent_class))
             claim(tx, agent)
-            tx.audit.append(_record(call, agent, purpose=agent.purpose, **person))
+            tx.audit.append(_record(call, agent, purpose=agent.purpose))
             return agent
 
         return self._message(await self._database.write(act))
@@ -187,14 +185,13 @@ class AgentsService:
         """Take a step in an agent's life, with its record, or neither."""
         key = agent_id_field("spiffe_id", spiffe_id, self._trust_domain)
         text_field("reason", reason, required=True)
-        person = self._lifecycle.person(call.caller.actor)
 
         def act(tx: Transaction) -> Agent:
             before = tx.agents.get(key)
             after = step(before, _class(tx, before))
             # A class that an agent changes into counts as well as the one it had.
             check_narrower(after.limits, _class(tx, after))
-            tx.audit.append(_record(call, after, reason=reason, was=before.state, **person))
+            tx.audit.append(_record(call, after, reason=reason, was=before.state))
             after = tx.agents.update(after)
             follow(tx, before, after)
             return after

@@ -9,6 +9,7 @@ from typing import Final
 from cryptography import x509
 
 from issuer.errors import DenialReason, NodeDeniedError, NotAuthorizedError
+from issuer.governance.people import People
 from issuer.governance.revocation import Revocations
 from issuer.model import AgentState, Node
 from issuer.registration import Registrations
@@ -63,6 +64,7 @@ class Caller:
     actor: str
     source: str
     node: Node | None = None
+    person: str = ""  # who an operator's account is, where the list of people knows it
 
     @property
     def node_id(self) -> SpiffeId:
@@ -139,6 +141,7 @@ class Callers:
         database: Database,
         clock: Clock,
         revocations: Revocations,
+        people: People,
         admin_ids: frozenset[SpiffeId] = frozenset(),
         gateway_ids: frozenset[SpiffeId] = frozenset(),
     ) -> None:
@@ -147,6 +150,7 @@ class Callers:
         self._database = database
         self._clock = clock
         self._revocations = revocations
+        self._people = people
         self._admin_ids = admin_ids
         self._gateway_ids = gateway_ids
 
@@ -158,7 +162,8 @@ class Callers:
             NotAuthorizedError: Its certificate has expired or is taken back, or what vouched for it is.
         """
         if (process := connection.process) is not None:
-            return Caller(_LOCAL, f"local:uid={process.uid},pid={process.pid}", f"uid:{process.uid}")
+            actor = f"local:uid={process.uid},pid={process.pid}"
+            return Caller(_LOCAL, actor, f"uid:{process.uid}", person=self._person(actor))
         spiffe_id = connection.spiffe_id
         if spiffe_id is None:
             return Caller(_ANONYMOUS, f"anonymous:{connection.address}", connection.address)
@@ -171,8 +176,14 @@ class Callers:
         if is_node:
             node = await self._node(spiffe_id, connection.serial)
             return Caller(_NODE, str(spiffe_id), connection.address, node)
-        kinds = self._kinds(spiffe_id)
-        return Caller(kinds or _ANONYMOUS, str(spiffe_id), connection.address)
+        actor, kinds = str(spiffe_id), self._kinds(spiffe_id)
+        person = self._person(actor) if Kind.ADMIN in kinds else ""
+        return Caller(kinds or _ANONYMOUS, actor, connection.address, person=person)
+
+    def _person(self, actor: str) -> str:
+        """Return whom an account is, or "" where nobody can say; for the record, not for a decision."""
+        person = self._people.known_as(actor)
+        return "" if person is None else str(person)
 
     def _kinds(self, spiffe_id: SpiffeId) -> frozenset[Kind]:
         """Return what configuration and entries make of an ID now that is no node's."""

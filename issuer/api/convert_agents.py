@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from issuer.api.convert import node_id_field
 from issuer.errors import InvalidRequestError
-from issuer.governance.limits import LIFETIMES, MAX_DEPTH
+from issuer.governance.limits import LIFETIMES, MAX_DELEGATION_TTL, MAX_DEPTH
 from issuer.model import Agent, AgentClass, AgentState, Limits, Owner
 from issuer.store.nodes import SERVER_PATH
 from spiffekit.delegation.tools import Tools
@@ -110,6 +110,8 @@ def limits_field(message: agents_pb2.Limits) -> Limits:
     audiences = sorted({text_field("limits.audiences", a, required=True) for a in message.audiences})
     if message.max_depth > MAX_DEPTH:
         raise InvalidRequestError(f"limits.max_depth: more than {MAX_DEPTH}")
+    if message.delegation_ttl > MAX_DELEGATION_TTL.total_seconds():
+        raise InvalidRequestError(f"limits.delegation_ttl: longer than {MAX_DELEGATION_TTL}")
     return Limits(
         tools=_tools(message.tools_json),
         audiences=tuple(audiences) if message.limits_audiences else None,

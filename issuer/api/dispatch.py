@@ -117,7 +117,11 @@ class Call:
             policy=policy,
             credential=credential,
             peer=None if here else PeerFacts(ip=self.connection.address),
-            detail={"call": self.id, **detail},
+            detail={
+                "call": self.id,
+                **({"person": self.caller.person} if self.caller.person else {}),
+                **detail,
+            },
         )
 
 

@@ -54,7 +54,11 @@ limit_options = options(
     click.option("--jwtTTL", "jwt_ttl", type=SECONDS, default=0, help="Longest life of JWT-SVIDs."),
     click.option("--witTTL", "wit_ttl", type=SECONDS, default=0, help="Longest life of WIT-SVIDs."),
     click.option(
-        "--delegationTTL", "delegation_ttl", type=SECONDS, default=0, help="Longest life of delegations."
+        "--delegationTTL",
+        "delegation_ttl",
+        type=SECONDS,
+        default=0,
+        help="Longest life of delegations; 1h at most.",
     ),
 )
 description_options = options(

@@ -37,11 +37,6 @@ class Lifecycle:
     def __init__(self, people: People) -> None:
         self._people = people
 
-    def person(self, actor: str) -> dict[str, str]:
-        """Return what the record says of an actor besides its account: who it is, if anybody knows."""
-        person = self._people.known_as(actor)
-        return {} if person is None else {"person": str(person)}
-
     def registered(self, agent: Agent, agent_class: AgentClass | None) -> Agent:
         """Check a new agent.
 

@@ -19,6 +19,8 @@ DEFAULTS: Final = Limits(
     delegation_ttl=timedelta(minutes=10),
 )
 MAX_DEPTH: Final = 5
+# What is delegated offline is in no record: that an agent was taken back is told a little longer than this.
+MAX_DELEGATION_TTL: Final = timedelta(hours=1)
 _NO_CLASS: Final = AgentClass(name="")
 
 
@@ -59,7 +61,9 @@ def effective(agent: Agent, agent_class: AgentClass | None) -> Limits:
 def least(agent: Agent, agent_class: AgentClass | None, field: str) -> Any:
     """Return the lowest limit of an agent that is a number or a lifetime, by its name in `Limits`."""
     given = [getattr(limits, field) for limits in (agent.limits, (agent_class or _NO_CLASS).limits)]
-    return min((limit for limit in given if limit is not None), default=getattr(DEFAULTS, field))
+    least_given = min((limit for limit in given if limit is not None), default=getattr(DEFAULTS, field))
+    # A database may still have a longer one, from before there was a limit.
+    return min(least_given, MAX_DELEGATION_TTL) if field == "delegation_ttl" else least_given
 
 
 def audiences(agent: Agent, agent_class: AgentClass | None) -> tuple[str, ...] | None:

@@ -14,6 +14,7 @@ from typing import Final
 from issuer.ca.authorities import Authorities
 from issuer.ca.crl import Reason, Revoked
 from issuer.changes import ChangeLog
+from issuer.governance.limits import MAX_DELEGATION_TTL
 from issuer.governance.publishing import Publishing
 from issuer.model import (
     Agent,
@@ -35,8 +36,7 @@ from spiffekit.status import LIFETIME, TYP, AgentStatus
 
 REFRESH: Final = LIFETIME / 3  # a snapshot is replaced while it is still good for as long as two more
 CRL_LIFETIME: Final = timedelta(hours=1)
-# What a retired agent has delegated offline ends within an hour, and clocks are apart by less than the rest.
-LINGER: Final = timedelta(minutes=65)
+LINGER: Final = MAX_DELEGATION_TTL + timedelta(minutes=5)  # clocks are apart by less
 _REASONS: Final = {
     RevocationReason.KEY_COMPROMISE: Reason.KEY_COMPROMISE,
     RevocationReason.CESSATION_OF_OPERATION: Reason.CESSATION_OF_OPERATION,

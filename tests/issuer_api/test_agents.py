@@ -113,6 +113,7 @@ async def test_an_agent_goes_through_its_life(world, agents, clock):
         ),
         ({"limits": {"max_depth": 6}}, "limits.max_depth: more than 5"),
         ({"limits": {"x509_ttl": 2**32 - 1}}, "limits.x509_ttl: longer than 3650 days"),
+        ({"limits": {"delegation_ttl": 3601}}, "limits.delegation_ttl: longer than 1:00:00"),
         ({"limits": {"tools_json": "[]"}}, None),
         ({"limits": {"tools_json": '{"a": 1}'}}, None),
         ({"limits": {"tools_json": '{"a": {}, "a": {}}'}}, "limits.tools: a name stands twice"),

@@ -118,6 +118,7 @@ class World:
         self.database = database
         self.options = options
         self.registrations = Registrations(TRUST_DOMAIN)
+        self.people = options.get("people", People(None))
         self.health = Health()
         self.registry = CollectorRegistry()
         self.authorities = Authorities(
@@ -184,6 +185,7 @@ class World:
             database=self.database,
             clock=self.clock,
             revocations=self.revocations,
+            people=self.people,
             admin_ids=self.options.get("admin_ids", frozenset()),
             gateway_ids=self.options.get("gateway_ids", frozenset()),
         )
@@ -248,9 +250,7 @@ class World:
                 publisher=self.publisher,
                 authorities=self.authorities,
             ),
-            "agents": AgentsService(
-                TRUST_DOMAIN, **common, lifecycle=Lifecycle(self.options.get("people", People(None)))
-            ),
+            "agents": AgentsService(TRUST_DOMAIN, **common, lifecycle=Lifecycle(self.people)),
             "audit": AuditService(database=self.database, files=self.audit_files, key=self.audit_signer.key),
             "audit_reports": AuditReportsService(TRUST_DOMAIN, **common, limit=limits["report_limit"]),
             "debug": DebugService(registrations=self.registrations, identity=self.identity, clock=self.clock),

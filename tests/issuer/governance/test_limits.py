@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 
 from issuer.errors import InvalidRequestError
-from issuer.governance.limits import DEFAULTS, LIFETIMES, check_narrower, effective
+from issuer.governance.limits import DEFAULTS, LIFETIMES, MAX_DELEGATION_TTL, check_narrower, effective
+from issuer.governance.revocation import LINGER
 from issuer.model import AgentClass, Limits
 from spiffekit.delegation.tools import Tools
 from tests.issuer.strategies import an_agent, any_limits
@@ -99,6 +100,15 @@ def test_a_class_that_was_narrowed_afterwards_counts():
     )
     of_class = effective(an_agent(), CLASS)
     assert (of_class.tools, of_class.audiences) == (CLASS.limits.tools, ("a", "b"))
+
+
+def test_no_delegation_outlives_what_is_told_of_those_who_were_taken_back():
+    """It is made offline: that its agent was retired is told for `LINGER` after that, and no longer."""
+    day = Limits(delegation_ttl=timedelta(days=1))  # as an older version has stored it
+    assert effective(an_agent(limits=day), None).delegation_ttl == MAX_DELEGATION_TTL < LINGER
+    assert effective(an_agent(), AgentClass(name="a", limits=day)).delegation_ttl == MAX_DELEGATION_TTL
+    short = Limits(delegation_ttl=MINUTE)
+    assert effective(an_agent(limits=short), None).delegation_ttl == MINUTE
 
 
 @given(own=any_limits, of_class=any_limits)
