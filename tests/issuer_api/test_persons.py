@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The record of what an operator does says which person that account is, where the list of people knows it."""
+"""The record of what an operator does says which person that account is, where a list of people knows it."""
 
 import os
 
