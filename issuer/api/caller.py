@@ -133,7 +133,7 @@ class Callers:
     A gateway is never an administrator or issuer as well, whatever its entry says: it meets everybody.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it judges by
         self,
         trust_domain: TrustDomain,
         registrations: Registrations,
