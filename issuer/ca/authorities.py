@@ -304,7 +304,7 @@ class Authorities:
 
     async def _self_signed(self, key: Key, now: datetime) -> AuthorityRecord:
         """Return the record of a new self-signed authority (X509-SVID §3.2)."""
-        serial = new_serial()
+        serial = new_serial(now)
         not_after = now + self._policy.ca_ttl
         identifier = subject_key_id(key.public_key)
         tbs = _authority_tbs(self._trust_domain, key, serial=serial, now=now, not_after=not_after)

@@ -23,7 +23,7 @@ from spiffekit.keys import PublicKey, public_key_from_der, subject_key_id
 
 BACKDATE: Final = timedelta(seconds=10)  # for verifiers whose clock is a little behind
 MAX_COMMON_NAME: Final = 64  # characters, RFC 5280 appendix A.1
-SERIAL_BITS: Final = 127  # positive, and at most 20 octets (RFC 5280 §4.1.2.2)
+SERIAL_BITS: Final = 96  # random ones of a serial number; below the time it has at most 17 octets of 20
 
 _COUNTRY, _ORGANIZATION = "US", "SPIRE"  # leaves of SPIRE carry these; tools match on them
 
@@ -48,9 +48,13 @@ class Issuer:
     signature_algorithm_der: bytes
 
 
-def new_serial() -> int:
-    """Return a random serial number of at least one."""
-    return secrets.randbits(SERIAL_BITS) or 1
+def new_serial(now: datetime) -> int:
+    """Return a random serial number, the later the greater (RFC 5280 §4.1.2.2: positive, at most 20 octets).
+
+    It begins with the second of issue, which the certificate tells anyway: what is written together then
+    stands together in the index that serial numbers are found by, instead of on as many of its pages.
+    """
+    return int(now.timestamp()) << SERIAL_BITS | secrets.randbits(SERIAL_BITS)
 
 
 def common_name(leaf: Leaf) -> str:

@@ -144,7 +144,7 @@ class X509Signer:
             spiffe_id=spiffe_id,
             public_key_der=public_key_der,
             dns_names=dns_names,
-            serial=new_serial(),
+            serial=new_serial(now),
             not_before=now - BACKDATE,
             not_after=not_after,
         )

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Our writer of leaves against the library's builder, byte for byte, and the profile of what it writes."""
 
+import functools
+import operator
 from datetime import UTC, datetime, timedelta
 from functools import cache
 
@@ -223,11 +225,26 @@ def test_a_leaf_has_these_extensions_and_no_other(key):
     assert check_leaf(certificate) == leaf.spiffe_id
 
 
-def test_serial_numbers_are_positive_and_do_not_repeat():
+@pytest.mark.parametrize("year", [2026, 2040, 9999])
+def test_serial_numbers_are_positive_and_do_not_repeat(year):
     """RFC 5280 §4.1.2.2: positive, at most 20 octets."""
-    serials = {new_serial() for _ in range(1000)}
+    serials = {new_serial(datetime(year, 1, 1, tzinfo=UTC)) for _ in range(1000)}
     assert len(serials) == 1000
-    assert all(0 < serial < 2**127 for serial in serials)
+    assert all(0 < serial < 2**159 for serial in serials)
+
+
+def test_serial_numbers_cannot_be_guessed():
+    """At least 64 bits of each are random (CA/Browser Forum baseline requirements §7.1): here 96."""
+    serials = [new_serial(datetime(2026, 1, 1, tzinfo=UTC)) for _ in range(256)]
+    differing = functools.reduce(operator.or_, (serial ^ serials[0] for serial in serials))
+    assert differing == 2**96 - 1
+
+
+def test_later_serial_numbers_come_after_earlier_ones_as_text_too():
+    """The index that they are found by is of text, and is written at one end only."""
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    serials = [str(new_serial(start + timedelta(days=days, seconds=days))) for days in range(0, 20_000, 50)]
+    assert serials == sorted(serials)
 
 
 @given(st.text(min_size=1, max_size=20).filter(lambda text: not text.isascii()))
