@@ -376,8 +376,7 @@ class PeerFacts(Facts, frozen=True, kw_only=True):
     ip: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AuditRecord:
+class AuditRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One event before it has its place in the trail. Never holds a key, token or CSR."""
 
     at: datetime
@@ -393,4 +392,4 @@ class AuditRecord:
     policy: PolicyFacts | None = None
     credential: CredentialFacts | None = None
     peer: PeerFacts | None = None
-    detail: Mapping[str, object] = field(default_factory=dict)  # strings, integers and booleans, nested
+    detail: Mapping[str, object] = {}  # strings, integers and booleans, nested

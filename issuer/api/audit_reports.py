@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Final
 
-import msgspec
+from msgspec import structs
 
 from issuer.api.dispatch import Call
 from issuer.api.reported import Reported, boot_of, reported
@@ -75,7 +75,8 @@ class AuditReportsService:
             records = [*_break(call, runs, boot), *self._told(tx, call, run, fresh)]
             if request.ended:
                 records += _gap(call, run, fresh[-1].number if fresh else run.last, last + 1)
-                records.append(replace(call.record(str(node.id), boot=boot, last=last), type="node.stopped"))
+                stopped = call.record(str(node.id), boot=boot, last=last)
+                records.append(structs.replace(stopped, type="node.stopped"))
             tx.audit.append_all(map(encode, records))
             tx.attestor_runs.put(replace(run, last=last, ended=bool(request.ended)), tx.now)
             return last
@@ -109,15 +110,15 @@ class AuditReportsService:
         )
         severity = Severity.WARNING if clock else event.severity
         if _contradicts(tx, node, event):
-            return replace(record, type=event.type, severity=Severity.ERROR, reason=_NOT_ISSUED)
-        return replace(record, type=event.type, severity=severity)
+            return structs.replace(record, type=event.type, severity=Severity.ERROR, reason=_NOT_ISSUED)
+        return structs.replace(record, type=event.type, severity=severity)
 
     def _agent(self, event: Reported) -> AgentFacts | None:
         """Return what the registry knows of an agent; only which process it was is the node's word."""
         agent = None if event.subject is None else self._registrations.agent(event.subject)
         if agent is None:
             return None
-        return msgspec.structs.replace(agent.facts, instance_uid=event.instance_uid)
+        return structs.replace(agent.facts, instance_uid=event.instance_uid)
 
 
 def _contradicts(tx: Transaction, node: Node, event: Reported) -> bool:
@@ -161,4 +162,4 @@ def _gap(call: Call, run: AttestorRun, last: int, following: int) -> Iterator[Au
 
 def _alarm(call: Call, severity: Severity, reason: str, **detail: Any) -> AuditRecord:
     record = call.record(str(call.caller.node_id), Outcome.FAILED, reason=reason, **detail)
-    return replace(record, type="log.gap", severity=severity)
+    return structs.replace(record, type="log.gap", severity=severity)

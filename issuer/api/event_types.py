@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the audit trail calls the acts of the API."""
 
+from functools import lru_cache
 from typing import Final
 
 from issuer.model import Outcome
@@ -50,6 +51,7 @@ EVENT_TYPES: Final = {
 }
 
 
+@lru_cache(maxsize=256)
 def event_type(method: str, outcome: Outcome) -> str:
     """Return the type of an event: what was done, or that it was refused.
 

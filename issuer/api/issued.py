@@ -17,9 +17,9 @@ def issued_record(call: Call, said: Mapping[str, Any]) -> AuditRecord:
     """Return the record of an SVID that was signed in a call.
 
     Args:
-        said: ``id``, with ``serial`` of an X.509-SVID, ``audience`` and ``jti`` of a JWT-SVID, or ``kind``
-            and ``jti`` of a WIT-SVID; ``exp`` in seconds since 1970; and where they are known ``entry``,
-            ``evidence``, ``agent`` and ``policy``.
+        said: ``id`` (a SPIFFE ID), with ``serial`` of an X.509-SVID, ``audience`` and ``jti`` of a JWT-SVID,
+            or ``kind`` and ``jti`` of a WIT-SVID; ``exp`` in seconds since 1970; and where they are known
+            ``entry``, ``evidence``, ``agent`` and ``policy``.
     """
     detail: dict[str, Any] = dict(said)
     serial, jti, exp = detail.pop("serial", ""), detail.pop("jti", ""), detail.pop("exp")
@@ -33,7 +33,7 @@ def denied_record(call: Call, error: PolicyDeniedError, said: Mapping[str, Any])
 
 
 def _record(call: Call, detail: dict[str, Any], **facts: Any) -> AuditRecord:
-    spiffe_id, agent = detail.pop("id"), detail.pop("agent", None)
+    spiffe_id, agent = str(detail.pop("id")), detail.pop("agent", None)
     evidence: Mapping[str, Any] = detail.get("evidence", {})
     node = call.caller.node
     return call.record(

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """issuer.v1.Revocation: take single credentials back, and tell what was taken back."""
 
-from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
@@ -111,7 +110,7 @@ class RevocationService:
             agent = tx.agents.get(spiffe_id)
             if agent.state is not AgentState.RETIRED:
                 raise FailedPreconditionError(f"agent {spiffe_id} is {agent.state}, not retired")
-            tx.audit.append(replace(call.record(str(spiffe_id), Outcome.OK), agent=agent.facts))
+            tx.audit.append(call.record(str(spiffe_id), agent=agent.facts))
             return agent, outstanding(tx, spiffe_id, at=agent.changed_at)
 
         agent, records = await self._database.write(act)

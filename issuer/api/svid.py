@@ -195,7 +195,7 @@ class SvidService:
             owner="" if allowed.owner is None else str(allowed.owner),
         )
         return svid, {
-            "id": str(spiffe_id),
+            "id": spiffe_id,
             "audience": list(audience),
             **({"jti": svid.jti} if svid.jti else {}),
             "exp": seconds(svid.expires_at),
@@ -264,7 +264,7 @@ class SvidService:
             await self._database.record(*(issued_record(call, said) for said in issued), *denied)
         # An agent that was suspended meanwhile has no record of it among what was taken back.
         for said in issued:
-            self._governor.check_active(SpiffeId.parse(said["id"]))
+            self._governor.check_active(said["id"])
 
 
 def _authorized(entries: Mapping[str, RegistrationEntry], entry_id: str) -> RegistrationEntry:
@@ -275,7 +275,7 @@ def _authorized(entries: Mapping[str, RegistrationEntry], entry_id: str) -> Regi
 
 
 def _recorded_x509(svid: IssuedX509Svid) -> dict[str, Any]:
-    return {"id": str(svid.spiffe_id), "serial": str(svid.serial), "exp": seconds(svid.expires_at)}
+    return {"id": svid.spiffe_id, "serial": str(svid.serial), "exp": seconds(svid.expires_at)}
 
 
 def asked_ttl(asked: int, default: timedelta) -> timedelta:

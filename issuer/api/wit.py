@@ -66,7 +66,7 @@ class WitSvidService(SvidService):
         owner = "" if allowed.owner is None else str(allowed.owner)
         svid = await self._authorities.wit.sign(spiffe_id, holder, ttl=allowed.ttl, now=call.now, owner=owner)
         return svid, {
-            "id": str(spiffe_id),
+            "id": spiffe_id,
             "kind": "wit-svid",
             "jti": svid.jti,
             "exp": seconds(svid.expires_at),

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from spiffekit.daemon.key_files import FOLDER_MODE, sync_folder, write_private
+from spiffekit.daemon.key_files import FOLDER_MODE, replace_private, sync_folder, write_private
 from spiffekit.errors import LogFormatError
 from spiffekit.transparency.merkle import HASH
 from spiffekit.transparency.notes import MAX_NOTE
@@ -72,10 +72,14 @@ class LogFiles:
         Raises:
             OSError: They could not be written.
         """
+        folders = set[Path]()
         for tile, content in tiles:
             path = self.folder / tile.path
             _make_folder(path.parent)
-            write_private(path, content)
+            replace_private(path, content)
+            folders.add(path.parent)
+        for folder in folders:
+            sync_folder(folder)
 
     def publish(self, note: bytes) -> None:
         """Write the checkpoint. What it stands for has been written before.

@@ -131,7 +131,7 @@ def _row(event: Event, sequence: int) -> tuple[int, bytes, str, int, str, str, s
         sequence,
         event.leaf(sequence),
         event.id,
-        stamp(record.at),
+        event.at,
         record.type,
         record.actor,
         record.subject,

@@ -8,10 +8,9 @@ outcome actor action resource agent attest policy credential peer detail``.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -44,18 +43,18 @@ _SEVERITY: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """An encoded record that lacks nothing but its sequence number."""
 
     record: AuditRecord
     id: str
-    _before: bytes
-    _after: bytes
+    at: int  # microseconds since 1970
+    before: bytes
+    after: bytes
 
     def leaf(self, sequence: int) -> bytes:
         """Return the canonical JSON of the event with its number."""
-        return b'%b,"seq":%d,%b' % (self._before, sequence, self._after)
+        return b'%b,"seq":%d,%b' % (self.before, sequence, self.after)
 
 
 _FACTS: Final[dict[str, type[Facts]]] = {
@@ -75,7 +74,8 @@ def encode(record: AuditRecord) -> Event:
         TypeError: It holds something that is not a string, integer, boolean, list or object of those.
     """
     _check(record.detail, _MAX_DEPTH)
-    event_id = new_entry_id(stamp(record.at) * 1000)
+    at, time = _instant(record.at)
+    event_id = new_entry_id(at * 1000)
     # Members sort before and after "seq", so that the number can be put in between when it is known.
     before = {
         "action": record.act,
@@ -92,7 +92,7 @@ def encode(record: AuditRecord) -> Event:
             before[name] = facts
     after = {
         "severity": record.severity or _SEVERITY[record.outcome],
-        "time": _instant(record.at),
+        "time": time,
         "type": record.type,
         "v": VERSION,
     }
@@ -102,7 +102,7 @@ def encode(record: AuditRecord) -> Event:
         raise InvalidRequestError("what is to be recorded holds text that is no Unicode") from error
     if len(head) + len(tail) + 24 > MAX_EVENT:
         raise InvalidRequestError(f"what is to be recorded is longer than the {MAX_EVENT} bytes of an event")
-    return Event(record, event_id, head[:-1], tail[1:])
+    return Event(record, event_id, at, head[:-1], tail[1:])
 
 
 def _canonical(value: dict[str, Any]) -> bytes:
@@ -133,8 +133,9 @@ def _check(value: object, depth: int) -> None:
 
 
 @lru_cache(maxsize=16)  # the events of a call have the same
-def _instant(at: datetime) -> str:
-    return at.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+def _instant(at: datetime) -> tuple[int, str]:
+    """Return an instant in microseconds since 1970, and as text (RFC 3339)."""
+    return stamp(at), at.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 class _Handed(msgspec.Struct, frozen=True):

@@ -118,6 +118,11 @@ class FrameGuard:
         """Return how many seconds the next bytes have to wait: the client makes calls too fast."""
         return max((allowance.wait() for allowance in self._calls), default=0.0)
 
+    @property
+    def harmless(self) -> int:
+        """How many of the next bytes are data of a call that was let through."""
+        return self._left if self._kind == _DATA else 0
+
     def feed(self, data: bytes) -> None:
         """Count what passes.
 

@@ -21,6 +21,12 @@ FOLDER_MODE: Final = 0o700
 
 def write_private(path: Path, content: bytes) -> None:
     """Replace a file by another of mode 0600; after a crash it is the old one or the new one, whole."""
+    replace_private(path, content)
+    sync_folder(path.parent)
+
+
+def replace_private(path: Path, content: bytes) -> None:
+    """Do the same, but that it lasts from when the folder is synced: once for all files of it."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, FILE_MODE)
     try:
@@ -33,7 +39,6 @@ def write_private(path: Path, content: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:

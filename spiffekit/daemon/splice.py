@@ -10,7 +10,7 @@ from spiffekit.daemon.frames import FloodError, FrameGuard
 
 HIGH_WATER: Final = 64 * 1024  # bytes that wait for a slow reader before the sender is paused
 CHUNK: Final = 16 * 1024  # bytes read from a client at once; that much of its calls may have to wait
-PIECE: Final = 1024  # bytes judged at once, so that few calls pass which should have waited
+PIECE: Final = 1024  # bytes judged at once, so that few calls pass which should have waited; and what is data
 
 
 class End(asyncio.BaseProtocol):
@@ -123,7 +123,8 @@ class OuterEnd(End, asyncio.BufferedProtocol):
                 if wait := self._guard.wait():
                     self._release = asyncio.get_running_loop().call_later(wait, self._pass_held)
                     break
-                piece, self._held = self._held[:PIECE], self._held[PIECE:]
+                size = max(PIECE, self._guard.harmless)
+                piece, self._held = self._held[:size], self._held[size:]
                 self._guard.feed(piece)
                 judged = self._unjudged + piece
                 safe = max(len(judged) - self._guard.unjudged, 0)

@@ -3,12 +3,12 @@
 
 import hashlib
 import json
-from dataclasses import replace
 
 import jsonschema
 import ocsf_json_schema
 import pytest
 from google.protobuf import json_format
+from msgspec.structs import replace
 from opentelemetry.proto.logs.v1.logs_pb2 import LogsData
 
 from issuer.api.event_types import EVENT_TYPES, event_type

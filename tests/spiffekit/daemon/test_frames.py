@@ -173,6 +173,20 @@ def test_a_payload_is_never_read_as_frames(guard):
     guard.feed(frame(DATA, CONTROL["ping"] * 1000) * 10)
 
 
+def test_the_data_of_a_frame_are_harmless_and_what_comes_after_them_is_not(guard):
+    assert guard.harmless == 0
+    guard.feed(frame(DATA, b"y" * 5000)[:100])
+    assert guard.harmless == 4909
+    guard.feed(b"y" * 4909)
+    assert guard.harmless == 0
+
+
+@pytest.mark.parametrize("kind", [HEADERS, SETTINGS, PING, WINDOW, GOAWAY, 200])
+def test_no_other_payload_is_harmless(guard, kind):
+    guard.feed(frame(kind, b"y" * 5000)[:100])
+    assert guard.harmless == 0
+
+
 def test_window_updates_are_cheap_and_not_free(guard):
     update = frame(WINDOW, b"\0\0\0\1", stream=0)
     guard.feed(update * int(CONTROL_BURST / WINDOW_COST * 0.99))

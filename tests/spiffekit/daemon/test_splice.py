@@ -6,7 +6,7 @@ import asyncio
 import pytest
 
 from spiffekit.daemon.frames import PREFACE, Allowance, FrameGuard
-from spiffekit.daemon.splice import CHUNK, InnerEnd, OuterEnd
+from spiffekit.daemon.splice import CHUNK, PIECE, InnerEnd, OuterEnd
 
 PING = b"\0\0\x08\6\0\0\0\0\0abcdefgh"
 
@@ -160,6 +160,17 @@ async def test_a_client_in_debt_is_not_read_and_its_bytes_wait_in_order():
         while not splice.client.reading:
             await asyncio.sleep(0.001)
     assert splice.server.sent == PREFACE + PING
+
+
+async def test_calls_behind_data_that_pass_whole_wait_all_the_same():
+    call = b"\0\0\0\1\4\0\0\0\1"  # a header block of nothing
+    data = b"\0\x20\0\0\0\0\0\0\1" + b"y" * 0x2000
+    splice = Splice(Allowance(1, 1, Time())).join()
+    splice.receive(PREFACE + call + data + call * 300)
+    passed = splice.server.sent.removeprefix(PREFACE + call + data)
+    assert (call * 300).startswith(passed)
+    assert len(passed) <= PIECE
+    assert not splice.client.reading
 
 
 async def test_what_waits_is_forgotten_with_its_connection():
