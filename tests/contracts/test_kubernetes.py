@@ -189,14 +189,17 @@ async def test_a_quiet_watch_says_nothing_but_where_it_stands(cluster):
     for event in await watched(cluster, version, 1):
         assert event["type"] == "BOOKMARK"
         assert int(event["object"]["metadata"]["resourceVersion"]) >= int(version)
+        assert event["object"]["spec"] == {"containers": None}
     await cluster.remove("elsewhere")
 
 
 async def test_a_version_that_is_too_old_is_gone(cluster):
     """A server says so by its status, or in the first event."""
     try:
-        (event,) = await watched(cluster, "1", 1)
-        code = event["object"]["code"]
+        events = await watched(cluster, "1", 1)
+        if REAL and not events:
+            pytest.skip("the cluster is so young that no version is too old")
+        code = events[0]["object"]["code"]
     except KubernetesError as error:
         code = error.code
     assert code == 410

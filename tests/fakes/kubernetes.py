@@ -429,8 +429,16 @@ class ApiServer(_Server):
                     request.chunk(json.dumps(event).encode() + b"\n")
             if time.monotonic() >= ends:
                 if query.get("allowWatchBookmarks") == "true":
-                    meta = {"resourceVersion": str(sent)}
-                    mark = {"kind": KINDS[kind], "apiVersion": "v1", "metadata": meta}
+                    meta = {"resourceVersion": str(sent), "creationTimestamp": None}
+                    mark = {
+                        "kind": KINDS[kind],
+                        "apiVersion": "v1",
+                        "metadata": meta,
+                        "spec": {},
+                        "status": {},
+                    }
+                    if kind == "pods":
+                        mark["spec"] = {"containers": None}  # as of an object that has nothing in it
                     request.chunk(json.dumps({"type": "BOOKMARK", "object": mark}).encode() + b"\n")
                 break
         with contextlib.suppress(OSError):

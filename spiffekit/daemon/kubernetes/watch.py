@@ -16,7 +16,7 @@ import msgspec
 from spiffekit.daemon.backoff import Backoff
 from spiffekit.daemon.clock import Clock
 from spiffekit.daemon.kubernetes.client import UNREADABLE, KubernetesClient, KubernetesError
-from spiffekit.daemon.kubernetes.objects import O, Resource, Status, WatchEvent
+from spiffekit.daemon.kubernetes.objects import KubernetesObject, O, Resource, Status, WatchEvent
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -148,6 +148,10 @@ class Watch(Generic[O, T]):
             if event.type == "ERROR":
                 status = msgspec.json.decode(event.object, type=Status)
                 raise _RelistError(f"{status.code} {status.reason}")
+            if event.type == "BOOKMARK":  # an object without anything in it: nothing changed
+                mark = msgspec.json.decode(event.object, type=KubernetesObject)
+                self._version = mark.metadata.resource_version
+                return
             found = msgspec.json.decode(event.object, type=self._resource.kind)
         except UNREADABLE as error:
             raise _RelistError(f"event of another form: {error}") from error
@@ -159,8 +163,8 @@ class Watch(Generic[O, T]):
                 self.known[key] = self._keep(found)
             case "DELETED":
                 self.known.pop(key, None)
-            case _:  # a bookmark: nothing changed
-                return
+            case _:
+                raise _RelistError(f"event of another type: {event.type[:20]}")
         self._tell()
 
     def _tell(self) -> None:

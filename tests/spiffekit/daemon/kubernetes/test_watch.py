@@ -149,8 +149,9 @@ async def test_watches_that_end_at_once_do_not_become_a_storm(server, authority)
         b'{"type": "ADDED"}\n',
         b'{"type": "ADDED", "object": 7}\n',
         b'{"type": "ERROR", "object": {"code": 500}}\n',
+        b'{"type": "MOVED", "object": {"metadata": {"name": "old"}}}\n',
     ],
-    ids=["no json", "no object", "number", "error"],
+    ids=["no json", "no object", "number", "error", "another type"],
 )
 async def test_an_event_of_another_form_makes_a_new_list(server, authority, line):
     def answer(request):
