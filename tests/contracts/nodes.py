@@ -47,7 +47,7 @@ class Pair:
 
 
 class JoinToken:
-    level, challenges = AttestationLevel.JOIN_TOKEN, False
+    level, challenges, first_use = AttestationLevel.JOIN_TOKEN, False, False
 
     def __init__(self, _folder, _stack):
         pass
@@ -60,7 +60,7 @@ class JoinToken:
 
 
 class X509Pop:
-    level, challenges = AttestationLevel.PLATFORM, True
+    level, challenges, first_use = AttestationLevel.PLATFORM, True, False
 
     def __init__(self, folder, _stack):
         self.folder = folder
@@ -84,7 +84,7 @@ class X509Pop:
 
 
 class SshPop:
-    level, challenges = AttestationLevel.PLATFORM, True
+    level, challenges, first_use = AttestationLevel.PLATFORM, True, False
 
     def __init__(self, folder, _stack):
         authority = test_sshpop.new_key(folder / "authority")
@@ -100,7 +100,7 @@ class SshPop:
 
 
 class K8sPsat:
-    level, challenges = AttestationLevel.PLATFORM, False
+    level, challenges, first_use = AttestationLevel.PLATFORM, False, False
 
     def __init__(self, folder, stack):
         authority = Authority()
@@ -125,7 +125,7 @@ class K8sPsat:
 
 
 class HttpChallenge:
-    level, challenges = AttestationLevel.PLATFORM, True
+    level, challenges, first_use = AttestationLevel.PLATFORM, True, True
 
     def __init__(self, _folder, _stack):
         pass
@@ -148,7 +148,7 @@ class HttpChallenge:
 
 
 class TpmEk:
-    level, challenges = AttestationLevel.TPM, True
+    level, challenges, first_use = AttestationLevel.TPM, True, False
 
     def __init__(self, folder, stack):
         self.tpms = []
@@ -183,7 +183,7 @@ class TpmDevId(TpmEk):
 
 
 class AwsIid:
-    level, challenges = AttestationLevel.PLATFORM, False
+    level, challenges, first_use = AttestationLevel.PLATFORM, False, True
 
     def __init__(self, _folder, _stack):
         pass
@@ -203,7 +203,7 @@ class AwsIid:
 
 
 class GcpIit:
-    level, challenges = AttestationLevel.PLATFORM, False
+    level, challenges, first_use = AttestationLevel.PLATFORM, False, True
 
     def __init__(self, _folder, _stack):
         pass
@@ -224,7 +224,7 @@ class GcpIit:
 
 
 class AzureImds:
-    level, challenges = AttestationLevel.PLATFORM, True
+    level, challenges, first_use = AttestationLevel.PLATFORM, True, True
 
     def __init__(self, folder, _stack):
         now = datetime.now(UTC)

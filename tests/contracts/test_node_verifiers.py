@@ -56,6 +56,9 @@ async def pair(site):
 challenging = pytest.mark.parametrize(
     "kind", [kind for kind, site in TYPES.items() if site.challenges], indirect=True, scope="module"
 )
+proved_once = pytest.mark.parametrize(
+    "kind", [kind for kind, site in TYPES.items() if site.first_use], indirect=True, scope="module"
+)
 
 
 async def prove(pair, machine, *, payload=None, respond=None):
@@ -84,9 +87,10 @@ async def test_two_machines_are_two_nodes_even_at_the_same_time(pair):
     assert one.node_id != other.node_id
 
 
-async def test_a_proof_is_made_again_or_counts_once(pair):
+async def test_a_proof_is_made_again_or_counts_once(site, pair):
     """What proves a machine a second time proves the same one; what may not is used up, or for first use."""
     first = await prove(pair, pair.one)
+    assert first.first_use is site.first_use
     assert not (first.can_reattest and first.first_use)
     try:
         again = await prove(pair, pair.one)
@@ -97,10 +101,9 @@ async def test_a_proof_is_made_again_or_counts_once(pair):
         assert first.can_reattest or first.first_use
 
 
+@proved_once
 async def test_what_cannot_be_proved_again_is_judged_again_when_it_renews(kind, pair):
     proof = await prove(pair, pair.one)
-    if not proof.first_use:
-        pytest.skip("is proved again, or was let in by a token that had no rule but its time")
     node = a_node(id=proof.node_id, attestation_type=kind, selectors=proof.selectors)
     assert isinstance(pair.verifier, Refreshing)
     assert await pair.verifier.refresh(node) == proof.selectors
