@@ -2,12 +2,14 @@
 """Units, images and manifests are held to the daemons: to their options, sockets, rights and needs."""
 
 import configparser
+import copy
 import re
 import shutil
 import subprocess
 import tomllib
 from pathlib import Path
 
+import kubernetes_validate
 import pytest
 import yaml
 
@@ -73,6 +75,8 @@ def test_systemd_finds_nothing_wrong_with_a_unit(path, tmp_path):
 def test_an_image_installs_locked_packages_and_runs_the_daemon(path):
     text = path.read_text()
     name = path.stem
+    assert "--require-hashes -r /src/deploy/docker/build.lock" in text
+    assert len(re.findall(r"(?m)^FROM \$BASE", text)) == len(re.findall(r"(?m)^FROM", text)) == 2
     assert f"--require-hashes -r /src/deploy/docker/{name}.lock" in text
     assert re.search(rf'^ENTRYPOINT \["/opt/{name}/bin/{name}"\]$', text, re.MULTILINE)
     assert re.search(rf'^CMD \["run", "--config", "/etc/{name}/{name}.toml"\]$', text, re.MULTILINE)
@@ -84,13 +88,26 @@ def pinned(path):
     return dict(re.findall(r"(?m)^([a-z0-9._-]+)(?:\[[a-z,]+\])?==(\S+)", path.read_text()))
 
 
-@pytest.mark.parametrize("name", ["issuer", "attestor", "attestor-signatures"])
+@pytest.mark.parametrize("name", ["build", "issuer", "attestor", "attestor-signatures"])
 def test_an_image_has_what_was_tested_and_no_more(name):
     tested, shipped = pinned(ROOT / "requirements.lock"), pinned(DEPLOY / "docker" / f"{name}.lock")
     assert {package: version for package, version in shipped.items() if tested.get(package) != version} == {}
     assert {"pytest", "mypy", "ruff"}.isdisjoint(shipped)
     assert ("sqlalchemy" in shipped) == (name == "issuer")
     assert ("sigstore" in shipped) == (name == "attestor-signatures")
+
+
+@pytest.mark.parametrize("version", ["1.28", "1.37"])
+def test_kubernetes_knows_every_field_of_a_manifest(objects, version):
+    for document in objects.values():
+        assert kubernetes_validate.validate(document, version, strict=True) == version
+
+
+def test_a_field_that_kubernetes_does_not_know_is_found(objects):
+    document = copy.deepcopy(objects["DaemonSet", "attestor"])
+    document["spec"]["template"]["spec"]["containers"][0]["securityContext"]["privilaged"] = False
+    with pytest.raises(kubernetes_validate.ValidationError, match="privilaged"):
+        kubernetes_validate.validate(document, "1.37", strict=True)
 
 
 @pytest.mark.parametrize(
@@ -139,6 +156,23 @@ def test_every_folder_that_a_configuration_names_is_mounted(objects, kind, name)
             assert not any(mounts[mount] for mount in holders), f"{key} {path} cannot be written"
 
 
+@pytest.mark.parametrize(("kind", "name"), [("StatefulSet", "issuer"), ("DaemonSet", "attestor")])
+def test_folders_that_nobody_else_may_enter_are_made_below_a_volume(objects, kind, name):
+    """A volume's own folder is root's, or its group's: a daemon that keeps keys in it does not start."""
+    (container,) = pod_of(objects, kind, name)["containers"]
+    mounts = {Path(mount["mountPath"]) for mount in container["volumeMounts"]}
+    config = tomllib.loads(objects["ConfigMap", name]["data"][f"{name}.toml"])
+    private = {Path(config[name]["data_dir"]), Path(config[name]["admin_socket"]).parent}
+    private |= {Path(table["directory"]) for table in config["key_manager"].values() if table}
+    assert not private & mounts
+
+
+def test_a_restart_does_not_open_the_folders_of_keys_to_the_group(objects):
+    context = pod_of(objects, "StatefulSet", "issuer")["securityContext"]
+    assert context["fsGroup"] == context["runAsGroup"]
+    assert context["fsGroupChangePolicy"] == "OnRootMismatch"
+
+
 def test_tokens_are_for_the_audience_that_the_issuer_wants_and_of_the_account_that_it_allows(objects):
     config = tomllib.loads(objects["ConfigMap", "issuer"]["data"]["issuer.toml"])
     cluster = config["node_attestor"]["k8s_psat"]["clusters"]["cluster"]
@@ -167,7 +201,7 @@ def test_tokens_are_for_the_audience_that_the_issuer_wants_and_of_the_account_th
                 ("nodes", "get"),
             },
         ),
-        ("attestor", {("nodes/pods", "get"), ("nodes/proxy", "get")}),
+        ("attestor", {("pods", "list"), ("pods", "watch")}),
     ],
     ids=["issuer", "attestor"],
 )

@@ -56,10 +56,10 @@ class ContainerEngine:
         self._mounts = [f"--volume={path}:{path}:ro" for path in paths]
         self("import", "-c", "LABEL from=image", "-", IMAGE, data=image())
 
-    def __call__(self, *arguments, data=None):
+    def __call__(self, *arguments, data=None, within=60):
         """Run a command of its line, and return what it prints."""
         done = subprocess.run(
-            [*self._command, *map(str, arguments)], input=data, capture_output=True, timeout=60
+            [*self._command, *map(str, arguments)], input=data, capture_output=True, timeout=within
         )
         assert done.returncode == 0, done.stderr.decode()
         return done.stdout.decode().strip()
