@@ -4,11 +4,19 @@
 from spiffekit.workload.address import EndpointAddress, endpoint_address
 from spiffekit.workload.authorize import Authorize, any_of, below, exact, member_of
 from spiffekit.workload.client import ValidatedToken, WorkloadApi
-from spiffekit.workload.live import PeerStatus, PeerWatch
+from spiffekit.workload.gate import Caller, ToolGate
+from spiffekit.workload.live import Peer, PeerStatus, PeerWatch
+from spiffekit.workload.policies import PolicySource
 from spiffekit.workload.source import JwtSource, WitSource, X509Source
 from spiffekit.workload.status import StatusSource, verify_jwt_svid
-from spiffekit.workload.threads import jwt_source, status_source, x509_source
-from spiffekit.workload.tls import PeerRefusedError, mtls_client_context, mtls_server_context, peer_spiffe_id
+from spiffekit.workload.threads import jwt_source, policy_source, status_source, x509_source
+from spiffekit.workload.tls import (
+    PeerRefusedError,
+    mtls_client_context,
+    mtls_server_context,
+    peer_spiffe_id,
+    verified_peer,
+)
 from spiffekit.workload.updates import X509Update, X509UpdateSource
 
 __all__ = [
@@ -24,6 +32,11 @@ __all__ = [
     "jwt_source",
     "StatusSource",
     "status_source",
+    "PolicySource",
+    "policy_source",
+    "ToolGate",
+    "Caller",
+    "Peer",
     "PeerStatus",
     "PeerWatch",
     "verify_jwt_svid",
@@ -36,5 +49,6 @@ __all__ = [
     "mtls_client_context",
     "mtls_server_context",
     "peer_spiffe_id",
+    "verified_peer",
     "PeerRefusedError",
 ]

@@ -24,8 +24,9 @@ from spiffekit.errors import (
 )
 from spiffekit.id import SpiffeId
 from spiffekit.jwtsvid import JwtSvid
+from spiffekit.policy.bundle import MAX_BYTES as MAX_POLICIES
 from spiffekit.status import MAX_BYTES as MAX_STATUS
-from spiffekit.wire.pb.attestor.v1 import signer_pb2, status_pb2
+from spiffekit.wire.pb.attestor.v1 import policies_pb2, signer_pb2, status_pb2
 from spiffekit.wire.workload_api import SECURITY_HEADER, Method, method
 from spiffekit.witsvid import MAX_PROOF_LIFETIME, Bound, Presentation
 from spiffekit.workload import updates
@@ -38,9 +39,18 @@ T = TypeVar("T")
 
 CALL_WITHIN: Final = timedelta(seconds=30)
 RETRY: Final = (timedelta(seconds=0.1), timedelta(seconds=30))  # first and longest wait
-MAX_ANSWER: Final = MAX_STATUS + 4 * 1024 * 1024  # bytes; many identities and federated bundles fit
+MAX_ANSWER: Final = (
+    max(MAX_STATUS, MAX_POLICIES) + 4 * 1024 * 1024
+)  # bytes; many identities and federated bundles fit
 _WATCH_STATUS: Final = Method(
     "Status/Watch", "/attestor.v1.Status/Watch", status_pb2.WatchRequest, status_pb2.WatchResponse, True
+)
+_WATCH_POLICIES: Final = Method(
+    "Policies/Watch",
+    "/attestor.v1.Policies/Watch",
+    policies_pb2.WatchPoliciesRequest,
+    policies_pb2.WatchPoliciesResponse,
+    streaming=True,
 )
 _SIGN_PROOF: Final = Method(
     "SignProof",
@@ -208,6 +218,13 @@ class WorkloadApi:
             WorkloadApiError: The endpoint has no status of agents.
         """
         return self._watch(_WATCH_STATUS, lambda message: str(message.status), str)
+
+    def watch_policies(self) -> AsyncIterator[str]:
+        """Yield what says which policies hold, and for which agents; "" while nobody knows.
+
+        It is a JWS, **not verified**: see `spiffekit.policy`. See `watch_status`.
+        """
+        return self._watch(_WATCH_POLICIES, lambda message: str(message.bundle), str)
 
     def watch_wit_bundles(self) -> AsyncIterator[BundleSet]:
         """Yield the bundles to verify WIT-SVIDs with, and every change of them. See `watch_x509`."""

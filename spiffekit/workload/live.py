@@ -33,6 +33,7 @@ class Peer:
     spiffe_id: SpiffeId
     serial_number: int
     not_before: datetime
+    expires_at: datetime
 
 
 class LiveConnection(Protocol):

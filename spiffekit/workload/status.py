@@ -1,26 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the trust domain has taken back, kept fresh: for peers of mTLS, and for bearers of tokens."""
 
-import asyncio
-import logging
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
-from typing import Any
 
 from spiffekit import jwtsvid
 from spiffekit.bundle import BundleSet, BundleSource
 from spiffekit.daemon.clock import Clock, SystemClock
-from spiffekit.errors import StatusError, VerificationError
 from spiffekit.id import TrustDomain
 from spiffekit.jwtsvid import JwtSvid
 from spiffekit.status import AgentStatus
 from spiffekit.witsvid import WitSvid
 from spiffekit.workload.client import WorkloadApi
 from spiffekit.workload.live import LiveConnection, Peer, PeerStatus, PeerWatch
+from spiffekit.workload.signed import SignedReader
 from spiffekit.workload.source import READY_WITHIN, _Follower, _following
-
-logger = logging.getLogger(__name__)
 
 
 class StatusSource:
@@ -65,11 +60,21 @@ class StatusSource:
         """
         clock = clock or SystemClock()
         watch = PeerWatch(without_status=without_status, clock=clock)
-        reader = _Reader(watch, clock)
-        follower: _Follower[AgentStatus] = _Follower(clock, lambda _: True, lambda: reader.excuse)
+
+        def take(token: str, bundles: BundleSet) -> AgentStatus | None:
+            status = AgentStatus.verify(token, bundles, now=clock.now())
+            return status if watch.put(status) else None
+
+        reader = SignedReader("status of agents", take)
+        follower: _Follower[AgentStatus] = _Follower(clock, lambda _: True, reader.excuse)
         async with (
             WorkloadApi.connect(address, clock=clock) as api,
-            _following(reader.read(api), follower=follower, within=ready_within, on_update=on_update),
+            _following(
+                reader.read(api, api.watch_status()),
+                follower=follower,
+                within=ready_within,
+                on_update=on_update,
+            ),
         ):
             yield cls(follower, watch)
 
@@ -102,59 +107,6 @@ class StatusSource:
         """
         await self._follower.next()
         return self._follower.latest[0]
-
-
-class _Reader:
-    """Verifies what the endpoint says, and again when the keys are others; what fails is told, not heeded."""
-
-    def __init__(self, watch: PeerWatch, clock: Clock) -> None:
-        self._watch = watch
-        self._clock = clock
-        self._bundles = BundleSet()
-        self._token = ""
-        self._refusal = ""
-
-    @property
-    def excuse(self) -> str:
-        """Why there is no status yet."""
-        if not self._token:
-            return "no status of agents: the endpoint has none"
-        return f"no status of agents: {self._refusal or 'this process is granted no keys to verify one with'}"
-
-    async def read(self, api: WorkloadApi) -> AsyncIterator[AgentStatus]:
-        async for news in _merged(api.watch_jwt_bundles(), api.watch_status()):
-            if isinstance(news, BundleSet):
-                self._bundles = news
-            else:
-                self._token = news
-            if self._token and self._bundles and (status := self._newer()) is not None:
-                yield status
-
-    def _newer(self) -> AgentStatus | None:
-        try:
-            status = AgentStatus.verify(self._token, self._bundles, now=self._clock.now())
-            return status if self._watch.put(status) else None
-        except (StatusError, VerificationError) as error:
-            self._refusal = str(error)
-            logger.error("status of agents refused", extra={"reason": self._refusal})  # noqa: TRY400
-            return None
-
-
-async def _merged(*streams: AsyncIterator[Any]) -> AsyncIterator[Any]:
-    """Yield what several endless streams yield, as it comes."""
-    waiting = {asyncio.ensure_future(anext(stream)): stream for stream in streams}
-    try:
-        while True:
-            done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                stream = waiting.pop(task)
-                news = task.result()
-                waiting[asyncio.ensure_future(anext(stream))] = stream
-                yield news
-    finally:
-        for task in waiting:
-            task.cancel()
-        await asyncio.gather(*waiting, return_exceptions=True)
 
 
 def verify_jwt_svid(

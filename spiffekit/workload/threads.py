@@ -17,8 +17,10 @@ from typing import Any, Final, TypeVar
 from spiffekit.bundle import Bundle, BundleSet
 from spiffekit.id import SpiffeId, TrustDomain
 from spiffekit.jwtsvid import JwtSvid
+from spiffekit.policy import PolicyBundle
 from spiffekit.status import AgentStatus
 from spiffekit.workload.client import CALL_WITHIN, ValidatedToken
+from spiffekit.workload.policies import PolicySource
 from spiffekit.workload.source import READY_WITHIN, JwtSource, X509Source
 from spiffekit.workload.status import StatusSource
 from spiffekit.workload.updates import X509Update
@@ -116,6 +118,24 @@ def status_source(
         lambda: StatusSource.open(
             address, without_status=without_status, ready_within=ready_within, on_update=on_update
         )
+    ) as (_, source):
+        yield source
+
+
+@contextmanager
+def policy_source(
+    trust_domain: TrustDomain,
+    address: str | None = None,
+    *,
+    ready_within: timedelta = READY_WITHIN,
+    on_update: Callable[[PolicyBundle], None] | None = None,
+) -> Iterator[PolicySource]:
+    """Yield a `PolicySource` to be asked from any thread; raises as `PolicySource.open`.
+
+    `on_update` is called on the source's own thread. `changed` is for event loops only.
+    """
+    with _entered(
+        lambda: PolicySource.open(trust_domain, address, ready_within=ready_within, on_update=on_update)
     ) as (_, source):
         yield source
 

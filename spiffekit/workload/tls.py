@@ -40,15 +40,19 @@ class _Verified:
 
     _judge: Judge | None = None
     _status: PeerStatus | None = None
-    _peer: SpiffeId | None = None
+    _peer: Peer | None = None
     _reason: RevokedError | None = None
     loop: asyncio.AbstractEventLoop | None = None
 
     @property
-    def peer_spiffe_id(self) -> SpiffeId:
+    def verified_peer(self) -> Peer:
         if self._peer is None:
             raise UnauthorizedPeerError("the handshake is not finished")
         return self._peer
+
+    @property
+    def peer_spiffe_id(self) -> SpiffeId:
+        return self.verified_peer.spiffe_id
 
     def cut(self, reason: RevokedError) -> None:
         self._reason = reason
@@ -61,7 +65,7 @@ class _Verified:
                 self._status.admit(self, peer)
         except SpiffeError as error:
             raise PeerRefusedError(f"peer refused: {error}") from error
-        self._peer = peer.spiffe_id
+        self._peer = peer
 
     def _require(self) -> None:
         """Go on only with a peer that is verified, and not cut off."""
@@ -285,8 +289,8 @@ def mtls_client_context(
     return SpiffeSSLContext._create(source, judge, status, server_side=False)
 
 
-def peer_spiffe_id(connection: object) -> SpiffeId:
-    """Return the verified SPIFFE ID of the peer.
+def verified_peer(connection: object) -> Peer:
+    """Return who the verified peer is, and by which certificate.
 
     Args:
         connection: An `ssl.SSLSocket` or `ssl.SSLObject` made by a context of this module, or an asyncio
@@ -299,7 +303,12 @@ def peer_spiffe_id(connection: object) -> SpiffeId:
     found = get("ssl_object") if get is not None else connection
     if not isinstance(found, _Verified):
         raise UnauthorizedPeerError("not a connection of these contexts")
-    return found.peer_spiffe_id
+    return found.verified_peer
+
+
+def peer_spiffe_id(connection: object) -> SpiffeId:
+    """Return the SPIFFE ID of the verified peer. See `verified_peer`."""
+    return verified_peer(connection).spiffe_id
 
 
 def _judging(source: X509UpdateSource, authorize: Authorize, clock: Clock) -> Judge:
@@ -311,7 +320,8 @@ def _judging(source: X509UpdateSource, authorize: Authorize, clock: Clock) -> Ju
             crl.check_all(update.revocation_lists.get(spiffe_id.trust_domain, ()), certificate)
         if not authorize(spiffe_id):
             raise UnauthorizedPeerError(f"{spiffe_id} is not authorised")
-        return Peer(spiffe_id, chain[0].serial_number, chain[0].not_valid_before_utc)
+        leaf = chain[0]
+        return Peer(spiffe_id, leaf.serial_number, leaf.not_valid_before_utc, leaf.not_valid_after_utc)
 
     return judge
 

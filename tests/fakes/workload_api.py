@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 import grpc
 
-from spiffekit.wire.pb.attestor.v1 import status_pb2
+from spiffekit.wire.pb.attestor.v1 import policies_pb2, status_pb2
 from spiffekit.wire.pb.attestor.v1.signer_pb2 import SignProofRequest, SignProofResponse
 from spiffekit.wire.workload_api import SECURITY_HEADER, SERVICE, messages, methods
 
@@ -32,6 +32,10 @@ class FakeWorkloadApi:
     def say_status(self, token):
         """What was taken back, as our attestor says it beside the Workload API."""
         self.say("Status/Watch", status_pb2.WatchResponse(status=token))
+
+    def say_policies(self, token):
+        """Which policies hold, likewise."""
+        self.say("Policies/Watch", policies_pb2.WatchPoliciesResponse(bundle=token))
 
     def refuse(self, code, details=""):
         self._refusal = (code, details)
@@ -96,15 +100,17 @@ class FakeWorkloadApi:
             )
             behave = self._stream(name) if method.streaming else self._unary(name)
             handlers[name] = kind(behave, method.request.FromString, lambda m: m.SerializeToString())
-        status = grpc.unary_stream_rpc_method_handler(
-            self._stream("Status/Watch"),
-            status_pb2.WatchRequest.FromString,
-            status_pb2.WatchResponse.SerializeToString,
+        status, policies = (
+            grpc.unary_stream_rpc_method_handler(
+                self._stream(name), bytes, lambda message: message.SerializeToString()
+            )
+            for name in ("Status/Watch", "Policies/Watch")
         )
         server.add_generic_rpc_handlers(
             (
                 grpc.method_handlers_generic_handler(SERVICE, handlers),
                 grpc.method_handlers_generic_handler("attestor.v1.Status", {"Watch": status}),
+                grpc.method_handlers_generic_handler("attestor.v1.Policies", {"Watch": policies}),
             )
         )
         if "SignProof" in self.answers:

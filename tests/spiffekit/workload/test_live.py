@@ -345,7 +345,7 @@ def test_a_connection_may_go_while_others_are_cut(ca, watch):
     svid = ca.issue(CLIENT)
     live = [Connection(), Connection()]
     for connection in live:
-        watch.admit(connection, Peer(ID, svid.serial_number, svid.not_before))
+        watch.admit(connection, Peer(ID, svid.serial_number, svid.not_before, svid.expires_at))
     live[0].cutting = live.clear
     del connection
     watch.say(suspended=frozenset([ID]))
@@ -369,7 +369,7 @@ def test_a_status_that_comes_during_the_handshake_counts(ca):
     watch = Watch(ca, clock)
     connection, svid = Connection(), ca.issue(CLIENT)
     with pytest.raises(RevokedError):
-        watch.admit(connection, Peer(ID, svid.serial_number, svid.not_before))
+        watch.admit(connection, Peer(ID, svid.serial_number, svid.not_before, svid.expires_at))
     assert isinstance(connection.reason, RevokedError)
     assert len(watch) == 0
 
