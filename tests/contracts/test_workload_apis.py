@@ -11,14 +11,17 @@ import pytest
 
 from attestor.issuer_client import new_key
 from spiffekit import jws
+from spiffekit.policy import Denial
 from spiffekit.testing import TestCA
 from spiffekit.wire.pb.attestor.v1.signer_pb2 import SignProofResponse
 from spiffekit.witsvid import PROOF_TYPE, Bound, Replays, hash_of, proof_claims
-from spiffekit.workload import WitSource
+from spiffekit.workload import Peer, PolicySource, StatusSource, ToolGate, WitSource, WorkloadApi
+from tests.attestor.endpoints.conftest import until
 from tests.attestor.endpoints.world import DB, SERVED, STREAMS, Client, World, ended, ids, read
 from tests.attestor.factory import entry
 from tests.fakes.clock import FakeClock
 from tests.fakes.workload_api import FakeWorkloadApi
+from tests.spiffekit.policy.asked import ALL, NONE, PAYER, a_principal
 from tests.spiffekit.workload.conftest import x509_message
 
 Code = grpc.StatusCode
@@ -29,7 +32,7 @@ class Real:
 
     def __init__(self, path):
         self.world = World(path)
-        self.ca = self.world.ca
+        self.ca, self.clock = self.world.ca, self.world.clock
         self.serving = self.world.serving
 
     def grant(self, *names):
@@ -37,6 +40,14 @@ class Real:
 
     def deny(self):
         self.grant()
+
+    def lay_down(self, *texts, **fields):
+        """Say which policies hold."""
+        self.world.lay_down(*texts, **fields)
+
+    def take_back(self, **fields):
+        """Say what is taken back."""
+        self.world.take_back(**fields)
 
     def prove(self):
         """Let the workload prove that it is /web."""
@@ -52,6 +63,8 @@ class Fake:
         self.path = path
         self.api = FakeWorkloadApi()
         self.ca = TestCA("example.org")
+        self.clock = FakeClock(self.ca.now)
+        self.said = 0
 
     def grant(self, *names):
         api, kinds = self.api, self.api.messages
@@ -66,8 +79,15 @@ class Fake:
     def deny(self):
         self.api.refuse(Code.PERMISSION_DENIED, "no identity issued")
 
+    def lay_down(self, *texts, **fields):
+        self.said += 1
+        self.api.say_policies(self.ca.policies(*texts, **{"sequence": self.said} | fields))
+
+    def take_back(self, **fields):
+        self.said += 1
+        self.api.say_status(self.ca.status(**{"sequence": self.said} | fields))
+
     def prove(self):
-        self.clock = FakeClock(self.ca.now)
         bundles = {str(self.ca.trust_domain.id): self.ca.wit_bundle.to_wit_jwks().decode()}
         self.api.say("FetchWITBundles", self.api.messages["WITBundlesResponse"](bundles=bundles))
         self.api.answers["SignProof"] = partial(signed, self.ca)
@@ -174,6 +194,40 @@ async def test_a_workload_proves_who_it_is_for_one_request(endpoint, path):
         presented = await source.prove(tool, bound=bound)
         svid = source.verify(presented, audience=[tool], replays=Replays(), status=None)
     assert str(svid.spiffe_id) == "spiffe://example.org/web"
+
+
+async def test_a_tool_server_is_told_which_policies_hold_and_what_is_taken_back(endpoint, path):
+    endpoint.grant("tools")
+    endpoint.lay_down(ALL, agents=[a_principal()])
+    endpoint.take_back()
+    peer = Peer(PAYER, 1, endpoint.clock.now(), endpoint.clock.now() + timedelta(hours=1))
+    options = {"address": f"unix://{path}", "clock": endpoint.clock}
+    async with (
+        endpoint.serving(),
+        StatusSource.open(**options) as status,
+        PolicySource.open(endpoint.ca.trust_domain, **options) as policies,
+    ):
+        gate = ToolGate(status=status, policies=policies, clock=endpoint.clock)
+        assert gate.decide(peer, "pay").allowed
+        endpoint.lay_down(NONE, agents=[a_principal()])
+        await until(lambda: gate.decide(peer, "pay").denial is Denial.FORBIDDEN)
+        endpoint.take_back(suspended=frozenset([PAYER]))
+        await until(lambda: gate.decide(peer, "pay").denial is Denial.REVOKED)
+
+
+async def test_an_endpoint_that_knows_nothing_yet_says_so_and_goes_on(endpoint, path):
+    endpoint.grant("tools")
+    if isinstance(endpoint, Fake):
+        endpoint.api.say_policies("")
+    told = []
+    async with endpoint.serving(), WorkloadApi.connect(f"unix://{path}") as api:
+        stream = api.watch_policies()
+        told.append(await anext(stream))
+        endpoint.lay_down(ALL)
+        told.append(await anext(stream))
+        await stream.aclose()
+    assert told[0] == ""
+    assert told[1]
 
 
 async def test_an_endpoint_that_ends_is_unavailable_so_that_clients_come_back(endpoint, path):

@@ -19,6 +19,7 @@ from spiffekit.errors import NoIdentityIssuedError, UnauthorizedPeerError
 from spiffekit.id import SpiffeId
 from spiffekit.testing import CA_USAGE
 from spiffekit.workload import (
+    Peer,
     PeerRefusedError,
     X509Update,
     any_of,
@@ -27,6 +28,7 @@ from spiffekit.workload import (
     mtls_client_context,
     mtls_server_context,
     peer_spiffe_id,
+    verified_peer,
 )
 
 SERVER, CLIENT = "spiffe://example.org/server", "spiffe://example.org/client"
@@ -84,11 +86,15 @@ async def connected(port, context):
 
 
 async def test_both_sides_learn_who_the_other_is(ca):
-    server = mtls_server_context(update(ca.issue(SERVER), trusts=[ca]), exact(SpiffeId.parse(CLIENT)))
+    svid = ca.issue(SERVER)
+    server = mtls_server_context(update(svid, trusts=[ca]), exact(SpiffeId.parse(CLIENT)))
     client = mtls_client_context(update(ca.issue(CLIENT), trusts=[ca]), exact(SpiffeId.parse(SERVER)))
     async with echo_server(server) as port, connected(port, client) as (reader, writer):
         assert await ask(reader, writer) == f"{CLIENT} hello\n".encode()
         assert peer_spiffe_id(writer) == SpiffeId.parse(SERVER)
+        assert verified_peer(writer) == Peer(
+            svid.spiffe_id, svid.serial_number, svid.not_before, svid.expires_at
+        )
         assert writer.get_extra_info("ssl_object").version() == "TLSv1.3"
         assert writer.get_extra_info("ssl_object").session_reused is False
 
