@@ -2,9 +2,11 @@
 """A Workload API to talk to, and messages for it to say."""
 
 import asyncio
+from datetime import timedelta
 
 import pytest
 
+from spiffekit.errors import WorkloadApiUnavailableError
 from spiffekit.testing import TestCA
 from tests.fakes.workload_api import FakeWorkloadApi
 
@@ -52,3 +54,14 @@ async def until(condition, within=20.0):
     async with asyncio.timeout(within):
         while not condition():
             await asyncio.sleep(0.005)
+
+
+async def does_not_get_ready(open_source, reason):
+    """A source says why it does not get ready; a busy machine takes a while until it has heard anything."""
+    for within in (0.3, 3, 30):
+        with pytest.raises(WorkloadApiUnavailableError) as caught:
+            async with open_source(ready_within=timedelta(seconds=within)):
+                pass
+        if str(caught.value).startswith(f"{reason} within "):
+            return
+    raise AssertionError(str(caught.value))
