@@ -50,7 +50,7 @@ TABLE: Final[dict[str, frozenset[Kind]]] = {
     **_methods("/issuer.v1.Updates", "Watch", _NODES),
     **_methods("/issuer.v1.AuditReports", "Report", _NODES),
     **_methods("/issuer.v1.Explain", "Why", OPERATORS),
-    **_methods("/issuer.v1.Revocation", "Revoke ListRevoked CertifyRetirement", OPERATORS),
+    **_methods("/issuer.v1.Revocation", "Revoke ListRevoked CertifyRetirement WithdrawAuthority", OPERATORS),
     **_methods("/issuer.v1.Revocation", "GetStatus", _ANYONE),
     **_methods("/issuer.v1.Audit", "ListEvents ProveEvent GetCheckpoint", OPERATORS),
     **_methods("/issuer.v1.Policy", "Put List Get Delete Test Simulate GetBundle", OPERATORS),

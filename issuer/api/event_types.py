@@ -45,6 +45,7 @@ EVENT_TYPES: Final = {
     f"{_AGENTS}/TransferAgent": "agent.transferred",
     "/issuer.v1.Revocation/Revoke": "svid.revoked",
     "/issuer.v1.Revocation/CertifyRetirement": "agent.retirement_certified",
+    "/issuer.v1.Revocation/WithdrawAuthority": "bundle.withdrawn",
     "/issuer.v1.AuditReports/Report": "node.observed",
     f"{_AGENTS}/PutAgentClass": "agent_class.put",
     f"{_AGENTS}/DeleteAgentClass": "agent_class.deleted",

@@ -7,6 +7,7 @@ from typing import Final
 from issuer.api.convert_agents import agent_id_field, instant_field, text_field
 from issuer.api.dispatch import Call, page_size, pages_of
 from issuer.ca.authorities import Authorities
+from issuer.ca.published import withdraw
 from issuer.errors import FailedPreconditionError, InvalidRequestError, NotFoundError
 from issuer.governance.revocation import (
     LINGER,
@@ -27,6 +28,7 @@ from issuer.model import (
     RevocationReason,
 )
 from issuer.store import Database, Transaction
+from spiffekit.bundle import Bundle
 from spiffekit.id import SpiffeId, TrustDomain
 from spiffekit.wire.convert import seconds
 from spiffekit.wire.pb.issuer.v1 import revocation_pb2, updates_pb2
@@ -119,6 +121,23 @@ class RevocationService:
             RETIREMENT, _claims(certificate, agent, self._trust_domain, call.now)
         )
         return certificate
+
+    async def WithdrawAuthority(  # noqa: N802 - the method's name on the wire
+        self, request: revocation_pb2.WithdrawAuthorityRequest, call: Call
+    ) -> revocation_pb2.WithdrawAuthorityResponse:
+        """Take an authority that others added out of our own bundle."""
+        reason = text_field("reason", request.reason, required=True)
+        authority_id = request.authority_id
+        if not authority_id:
+            raise InvalidRequestError("authority_id: is missing")
+
+        def act(tx: Transaction) -> Bundle:
+            left = withdraw(tx, self._trust_domain, authority_id)
+            tx.audit.append(call.record(self._trust_domain.name, reason=reason, key_id=authority_id))
+            return left
+
+        left = await self._database.write(act)
+        return revocation_pb2.WithdrawAuthorityResponse(sequence_number=left.sequence)
 
 
 def _single(tx: Transaction, kind: RevocationKind, key: str) -> Revocation:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from issuer.errors import AlreadyExistsError, FailedPreconditionError, InvalidRequestError
+from issuer.errors import AlreadyExistsError, FailedPreconditionError, InvalidRequestError, NotFoundError
 from issuer.model import AuthorityKind
 from issuer.store import Transaction
 from spiffekit.bundle import Bundle, JwtAuthority, X509Authority
@@ -20,7 +20,7 @@ from spiffekit.jws import algorithms_of
 from spiffekit.keys import public_key_to_der
 
 MAX_PUBLISHED: Final = 256  # keys of others; the room that is left in a bundle is for operators and for us
-MAX_LIFETIME: Final = timedelta(days=366)  # nobody withdraws a key but time
+MAX_LIFETIME: Final = timedelta(days=366)  # what nobody withdraws goes by itself
 
 
 def check(key: JwtAuthority, now: datetime) -> JwtAuthority:
@@ -72,6 +72,29 @@ def publish(tx: Transaction, trust_domain: TrustDomain, kind: AuthorityKind, key
     if kind is AuthorityKind.JWT:
         return tx.bundles.put(replace(bundle, jwt_authorities=(*jwt_keys, key)))
     return tx.bundles.put(replace(bundle, wit_authorities=(*wit_keys, key)))
+
+
+def withdraw(tx: Transaction, trust_domain: TrustDomain, authority_id: str) -> Bundle:
+    """Take out of our own bundle what others added by that key ID or subject key identifier.
+
+    Raises:
+        NotFoundError: There is nothing of that name.
+        FailedPreconditionError: It is one of ours: what signs here has to be published.
+    """
+    if any(record.id == authority_id for kind in AuthorityKind for record in tx.authorities.all(kind)):
+        raise FailedPreconditionError(
+            f"authority {authority_id[:80]!r} is one of ours, which rotation replaces"
+        )
+    bundle = tx.bundles.get(trust_domain)
+    left = replace(
+        bundle,
+        x509_authorities=tuple(a for a in bundle.x509_authorities if a.subject_key_id != authority_id),
+        jwt_authorities=tuple(key for key in bundle.jwt_authorities if key.key_id != authority_id),
+        wit_authorities=tuple(key for key in bundle.wit_authorities if key.key_id != authority_id),
+    )
+    if left.size == bundle.size:
+        raise NotFoundError(f"no authority {authority_id[:80]!r} is in the bundle")
+    return tx.bundles.put(left)
 
 
 def lasting_keys(

@@ -144,6 +144,27 @@ def delete(trust_domain: TrustDomain, mode: str, socket: Path, output: str) -> N
 
 
 @group.command()
+@click.option(
+    "--authorityID", "authority_id", required=True, help="Its key ID, or subject key identifier in hex."
+)
+@click.option("--reason", required=True, help="Why; it is kept in the audit trail.")
+@socket_option
+@output_option
+def withdraw(authority_id: str, reason: str, socket: Path, output: str) -> None:
+    """Take an authority that others added out of the own bundle, for good."""
+    from issuer.client import DEADLINE, connect
+    from spiffekit.wire.pb.issuer.v1 import revocation_pb2
+
+    request = revocation_pb2.WithdrawAuthorityRequest(authority_id=authority_id, reason=reason)
+    with connect(socket) as api:
+        answer = api.revocation.WithdrawAuthority(request, timeout=DEADLINE)
+    if output == "json":
+        print_json(answer)
+    else:
+        click.echo("authority withdrawn.")
+
+
+@group.command()
 @socket_option
 @output_option
 def count(socket: Path, output: str) -> None:

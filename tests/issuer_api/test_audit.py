@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every method that changes or issues something leaves a record, and does nothing when it cannot."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import grpc
@@ -10,6 +11,7 @@ import sqlalchemy as sa
 from issuer.api.authorization import TABLE
 from issuer.model import AgentClass, AgentState, JoinToken, Outcome
 from issuer.store.schema import audit, metadata
+from spiffekit.bundle import JwtAuthority
 from spiffekit.testing import TestCA
 from spiffekit.wire.convert import bundle_to_proto
 from spiffekit.wire.pb.issuer.v1 import (
@@ -32,7 +34,7 @@ from tests.issuer.strategies import an_agent
 from tests.issuer_api.entries import message
 from tests.issuer_api.test_svid import request, uri
 from tests.issuer_api.test_wit import holder, saw
-from tests.issuer_api.world import World, csr, id_message
+from tests.issuer_api.world import TRUST_DOMAIN, World, csr, id_message
 
 SERVER = "/spire.api.server."
 READS = {
@@ -82,6 +84,13 @@ async def Revoke(stub):
 async def CertifyRetirement(stub):
     retired = revocation_pb2.CertifyRetirementRequest(spiffe_id="spiffe://example.org/agent/retired")
     await stub.CertifyRetirement(retired)
+
+
+@act(service="/issuer.v1.Revocation", stub=revocation_pb2_grpc.RevocationStub)
+async def WithdrawAuthority(stub):
+    await stub.WithdrawAuthority(
+        revocation_pb2.WithdrawAuthorityRequest(authority_id="old", reason="because")
+    )
 
 
 @act(**nodes)
@@ -304,6 +313,12 @@ async def world(place, clock):
         yield made
 
 
+def append_a_key(tx):
+    known = tx.bundles.get(TRUST_DOMAIN)
+    added = JwtAuthority("old", PARTNER.bundle.jwt_authorities[0].public_key_der)
+    return tx.bundles.put(replace(known, jwt_authorities=(*known.jwt_authorities, added)))
+
+
 @pytest.fixture
 async def channels(world):
     """What each kind of caller calls over, in a world with something to act on."""
@@ -311,6 +326,7 @@ async def channels(world):
     await world.node("n2")
     await world.entry("/web")
     await world.entry("/nested", downstream=True)
+    await world.database.write(append_a_key)
     secret = JoinToken(value="secret", expires_at=world.clock.now() + timedelta(minutes=1))
     await world.database.write(lambda tx: tx.join_tokens.create(secret))
     await world.database.write(lambda tx: tx.bundles.put(PARTNER.bundle))

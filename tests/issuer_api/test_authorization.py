@@ -73,6 +73,7 @@ ADMINS = ANYBODY | {
     "Revocation/Revoke",
     "Revocation/ListRevoked",
     "Revocation/CertifyRetirement",
+    "Revocation/WithdrawAuthority",
     "Agents/RegisterAgent",
     "Agents/GetAgent",
     "Agents/ListAgents",

@@ -17,6 +17,7 @@ from spiffekit.jwtsvid import verify
 from spiffekit.keys import KeyType, generate_private_key, public_key_to_der
 from spiffekit.testing import TestCA
 from spiffekit.wire.convert import bundle_from_proto, seconds
+from spiffekit.wire.pb.issuer.v1 import revocation_pb2, revocation_pb2_grpc
 from spiffekit.wire.pb.spire.api import types_pb2
 from spiffekit.wire.pb.spire.api.server.agent.v1 import agent_pb2, agent_pb2_grpc
 from spiffekit.wire.pb.spire.api.server.bundle.v1 import bundle_pb2, bundle_pb2_grpc
@@ -305,6 +306,70 @@ async def test_without_the_flag_there_is_nothing_of_wit(place, clock):
         with refused(Code.UNIMPLEMENTED):
             await publish(channel, key(world), "WIT")
         await publish(channel, key(world))
+
+
+# What an operator takes out again.
+
+
+async def withdraw(world, authority_id, reason="their host was broken into"):
+    stub = revocation_pb2_grpc.RevocationStub(await world.local())
+    request = revocation_pb2.WithdrawAuthorityRequest(authority_id=authority_id, reason=reason)
+    return (await stub.WithdrawAuthority(request)).sequence_number
+
+
+@pytest.mark.parametrize("use", ["JWT", "WIT"])
+async def test_an_operator_withdraws_a_key_and_it_is_gone_everywhere(world, below, use):
+    before = bundle(world)
+    await publish(below, key(world), use)
+    async with opened(await world.dial(await world.node())) as watch:
+        sequence = await withdraw(world, "theirs")
+        told = bundle_from_proto((await watch.next()).bundles[0])
+    assert told == bundle(world) == replace(before, sequence=sequence)
+    record = (await world.trail())[-1]
+    assert (record.type, record.reason) == ("bundle.withdrawn", "their host was broken into")
+    assert record.detail["key_id"] == "theirs"
+    await world.authorities.prepare(AuthorityKind.JWT)
+    assert "theirs" not in {k.key_id for k in keys(world, use)}, "no rotation brings it back"
+
+
+async def test_what_others_signed_with_a_root_that_is_withdrawn_has_no_standing(world):
+    ca = TestCA("example.org", now=world.clock.now())
+    root = ca.bundle.x509_authorities[0]
+    request = bundle_pb2.AppendBundleRequest()
+    request.x509_authorities.add(asn1=root.certificate_der)
+    await bundle_pb2_grpc.BundleStub(await world.local()).AppendBundle(request)
+    channel = await world.dial(ca.issue("spiffe://example.org/web"))
+    everybodys = bundle_pb2_grpc.BundleStub(channel)
+    await everybodys.GetBundle(bundle_pb2.GetBundleRequest())
+    await withdraw(world, root.subject_key_id)
+    with refused(Code.PERMISSION_DENIED, "authority of the client certificate is withdrawn"):
+        await everybodys.GetBundle(bundle_pb2.GetBundleRequest())
+
+
+@pytest.mark.parametrize("kind", AuthorityKind)
+async def test_what_signs_here_cannot_be_withdrawn(world, kind):
+    before = bundle(world)
+    ours = world.authorities.slots(kind).active.id
+    text = f"authority {ours!r} is one of ours, which rotation replaces"
+    with refused(Code.FAILED_PRECONDITION, text):
+        await withdraw(world, ours)
+    assert bundle(world) == before
+
+
+@pytest.mark.parametrize(
+    ("authority_id", "reason", "code", "text"),
+    [
+        ("nobody's", "x", Code.NOT_FOUND, 'no authority "nobody\'s" is in the bundle'),
+        ("", "x", Code.INVALID_ARGUMENT, "authority_id: is missing"),
+        ("theirs", "", Code.INVALID_ARGUMENT, "reason: is missing"),
+    ],
+)
+async def test_a_withdrawal_that_cannot_be_is_refused(world, below, authority_id, reason, code, text):
+    await publish(below, key(world))
+    before = bundle(world)
+    with refused(code, text):
+        await withdraw(world, authority_id, reason)
+    assert bundle(world) == before
 
 
 # Who may, judged on each call.

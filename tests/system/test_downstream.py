@@ -105,7 +105,11 @@ def test_what_a_downstream_issuer_signs_is_believed_and_it_loses_its_say_with_it
     local.issuer.stop()
     local.start_issuer()
     assert authority.key_id in key_ids(local)
-    # 5. Without its entry it has no say any more, over a connection that is open as well.
+    # 5. An operator takes it out again, and nodes believe nothing that it signed.
+    local.operator("bundle", "withdraw", "--authorityID", authority.key_id, "--reason", "it was stolen")
+    assert authority.key_id not in key_ids(local)
+    eventually(lambda: believed(attestor, token), None)
+    # 6. Without its entry it has no say any more, over a connection that is open as well.
 
     async def lose_it():
         async with calling(local, attestor) as stub:

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from spiffekit.wire.pb.issuer.v1 import updates_pb2 as spiffekit_dot_wire_dot_pb_dot_issuer_dot_v1_dot_updates__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,spiffekit/wire/pb/issuer/v1/revocation.proto\x12\tissuer.v1\x1a)spiffekit/wire/pb/issuer/v1/updates.proto\"m\n\rRevokeRequest\x12\x10\n\x06serial\x18\x01 \x01(\tH\x00\x12\r\n\x03jti\x18\x02 \x01(\tH\x00\x12\x13\n\tspiffe_id\x18\x03 \x01(\tH\x00\x12\x0e\n\x06\x62\x65\x66ore\x18\x04 \x01(\x03\x12\x0e\n\x06reason\x18\x05 \x01(\tB\x06\n\x04what\"b\n\x07Revoked\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x11\n\tspiffe_id\x18\x03 \x01(\t\x12\n\n\x02\x61t\x18\x04 \x01(\x03\x12\r\n\x05until\x18\x05 \x01(\x03\x12\x0e\n\x06reason\x18\x06 \x01(\t\";\n\x12ListRevokedRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"S\n\x13ListRevokedResponse\x12#\n\x07revoked\x18\x01 \x03(\x0b\x32\x12.issuer.v1.Revoked\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x12\n\x10GetStatusRequest\"-\n\x18\x43\x65rtifyRetirementRequest\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\"\x9b\x01\n\x15RetirementCertificate\x12\r\n\x05token\x18\x01 \x01(\t\x12\x11\n\tspiffe_id\x18\x02 \x01(\t\x12\x12\n\nretired_at\x18\x03 \x01(\x03\x12\x35\n\x0boutstanding\x18\x04 \x03(\x0b\x32 .issuer.v1.OutstandingCredential\x12\x15\n\rfully_dead_at\x18\x05 \x01(\x03\"W\n\x15OutstandingCredential\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12\x12\n\nexpires_at\x18\x03 \x01(\x03\x12\x10\n\x08\x61udience\x18\x04 \x03(\t2\xb0\x02\n\nRevocation\x12\x36\n\x06Revoke\x12\x18.issuer.v1.RevokeRequest\x1a\x12.issuer.v1.Revoked\x12L\n\x0bListRevoked\x12\x1d.issuer.v1.ListRevokedRequest\x1a\x1e.issuer.v1.ListRevokedResponse\x12@\n\tGetStatus\x12\x1b.issuer.v1.GetStatusRequest\x1a\x16.issuer.v1.Revocations\x12Z\n\x11\x43\x65rtifyRetirement\x12#.issuer.v1.CertifyRetirementRequest\x1a .issuer.v1.RetirementCertificateb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,spiffekit/wire/pb/issuer/v1/revocation.proto\x12\tissuer.v1\x1a)spiffekit/wire/pb/issuer/v1/updates.proto\"m\n\rRevokeRequest\x12\x10\n\x06serial\x18\x01 \x01(\tH\x00\x12\r\n\x03jti\x18\x02 \x01(\tH\x00\x12\x13\n\tspiffe_id\x18\x03 \x01(\tH\x00\x12\x0e\n\x06\x62\x65\x66ore\x18\x04 \x01(\x03\x12\x0e\n\x06reason\x18\x05 \x01(\tB\x06\n\x04what\"b\n\x07Revoked\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x11\n\tspiffe_id\x18\x03 \x01(\t\x12\n\n\x02\x61t\x18\x04 \x01(\x03\x12\r\n\x05until\x18\x05 \x01(\x03\x12\x0e\n\x06reason\x18\x06 \x01(\t\";\n\x12ListRevokedRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"S\n\x13ListRevokedResponse\x12#\n\x07revoked\x18\x01 \x03(\x0b\x32\x12.issuer.v1.Revoked\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x12\n\x10GetStatusRequest\"-\n\x18\x43\x65rtifyRetirementRequest\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\"@\n\x18WithdrawAuthorityRequest\x12\x14\n\x0c\x61uthority_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"4\n\x19WithdrawAuthorityResponse\x12\x17\n\x0fsequence_number\x18\x01 \x01(\x04\"\x9b\x01\n\x15RetirementCertificate\x12\r\n\x05token\x18\x01 \x01(\t\x12\x11\n\tspiffe_id\x18\x02 \x01(\t\x12\x12\n\nretired_at\x18\x03 \x01(\x03\x12\x35\n\x0boutstanding\x18\x04 \x03(\x0b\x32 .issuer.v1.OutstandingCredential\x12\x15\n\rfully_dead_at\x18\x05 \x01(\x03\"W\n\x15OutstandingCredential\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12\x12\n\nexpires_at\x18\x03 \x01(\x03\x12\x10\n\x08\x61udience\x18\x04 \x03(\t2\x90\x03\n\nRevocation\x12\x36\n\x06Revoke\x12\x18.issuer.v1.RevokeRequest\x1a\x12.issuer.v1.Revoked\x12L\n\x0bListRevoked\x12\x1d.issuer.v1.ListRevokedRequest\x1a\x1e.issuer.v1.ListRevokedResponse\x12@\n\tGetStatus\x12\x1b.issuer.v1.GetStatusRequest\x1a\x16.issuer.v1.Revocations\x12Z\n\x11\x43\x65rtifyRetirement\x12#.issuer.v1.CertifyRetirementRequest\x1a .issuer.v1.RetirementCertificate\x12^\n\x11WithdrawAuthority\x12#.issuer.v1.WithdrawAuthorityRequest\x1a$.issuer.v1.WithdrawAuthorityResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,10 +44,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETSTATUSREQUEST']._serialized_end=477
   _globals['_CERTIFYRETIREMENTREQUEST']._serialized_start=479
   _globals['_CERTIFYRETIREMENTREQUEST']._serialized_end=524
-  _globals['_RETIREMENTCERTIFICATE']._serialized_start=527
-  _globals['_RETIREMENTCERTIFICATE']._serialized_end=682
-  _globals['_OUTSTANDINGCREDENTIAL']._serialized_start=684
-  _globals['_OUTSTANDINGCREDENTIAL']._serialized_end=771
-  _globals['_REVOCATION']._serialized_start=774
-  _globals['_REVOCATION']._serialized_end=1078
+  _globals['_WITHDRAWAUTHORITYREQUEST']._serialized_start=526
+  _globals['_WITHDRAWAUTHORITYREQUEST']._serialized_end=590
+  _globals['_WITHDRAWAUTHORITYRESPONSE']._serialized_start=592
+  _globals['_WITHDRAWAUTHORITYRESPONSE']._serialized_end=644
+  _globals['_RETIREMENTCERTIFICATE']._serialized_start=647
+  _globals['_RETIREMENTCERTIFICATE']._serialized_end=802
+  _globals['_OUTSTANDINGCREDENTIAL']._serialized_start=804
+  _globals['_OUTSTANDINGCREDENTIAL']._serialized_end=891
+  _globals['_REVOCATION']._serialized_start=894
+  _globals['_REVOCATION']._serialized_end=1294
 # @@protoc_insertion_point(module_scope)

@@ -63,6 +63,20 @@ class CertifyRetirementRequest(_message.Message):
     spiffe_id: str
     def __init__(self, spiffe_id: _Optional[str] = ...) -> None: ...
 
+class WithdrawAuthorityRequest(_message.Message):
+    __slots__ = ("authority_id", "reason")
+    AUTHORITY_ID_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    authority_id: str
+    reason: str
+    def __init__(self, authority_id: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class WithdrawAuthorityResponse(_message.Message):
+    __slots__ = ("sequence_number",)
+    SEQUENCE_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    sequence_number: int
+    def __init__(self, sequence_number: _Optional[int] = ...) -> None: ...
+
 class RetirementCertificate(_message.Message):
     __slots__ = ("token", "spiffe_id", "retired_at", "outstanding", "fully_dead_at")
     TOKEN_FIELD_NUMBER: _ClassVar[int]

@@ -56,6 +56,11 @@ class RevocationStub:
                 request_serializer=spiffekit_dot_wire_dot_pb_dot_issuer_dot_v1_dot_revocation__pb2.CertifyRetirementRequest.SerializeToString,
                 response_deserializer=spiffekit_dot_wire_dot_pb_dot_issuer_dot_v1_dot_revocation__pb2.RetirementCertificate.FromString,
                 _registered_method=True)
+        self.WithdrawAuthority = channel.unary_unary(
+                '/issuer.v1.Revocation/WithdrawAuthority',
+                request_serializer=spiffekit_dot_wire_dot_pb_dot_issuer_dot_v1_dot_revocation__pb2.WithdrawAuthorityRequest.SerializeToString,
+                response_deserializer=spiffekit_dot_wire_dot_pb_dot_issuer_dot_v1_dot_revocation__pb2.WithdrawAuthorityResponse.FromString,
+                _registered_method=True)
 
 
 class RevocationServicer:
@@ -90,6 +95,13 @@ class RevocationServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WithdrawAuthority(self, request, context):
+        """Takes an authority that others added out of the issuer's own bundle: nothing that it signed is trusted from then on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RevocationServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -112,6 +124,11 @@ def add_RevocationServicer_to_server(servicer, server):
                     servicer.CertifyRetirement,
                     request_deserializer=spiffekit_dot_wire_dot_pb_dot_issuer_dot_v1_dot_revocation__pb2.CertifyRetirementRequest.FromString,
                     response_serializer=spiffekit_dot_wire_dot_pb_dot_issuer_dot_v1_dot_revocation__pb2.RetirementCertificate.SerializeToString,
+            ),
+            'WithdrawAuthority': grpc.unary_unary_rpc_method_handler(
+                    servicer.WithdrawAuthority,
+                    request_deserializer=spiffekit_dot_wire_dot_pb_dot_issuer_dot_v1_dot_revocation__pb2.WithdrawAuthorityRequest.FromString,
+                    response_serializer=spiffekit_dot_wire_dot_pb_dot_issuer_dot_v1_dot_revocation__pb2.WithdrawAuthorityResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -223,6 +240,33 @@ class Revocation:
             '/issuer.v1.Revocation/CertifyRetirement',
             spiffekit_dot_wire_dot_pb_dot_issuer_dot_v1_dot_revocation__pb2.CertifyRetirementRequest.SerializeToString,
             spiffekit_dot_wire_dot_pb_dot_issuer_dot_v1_dot_revocation__pb2.RetirementCertificate.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WithdrawAuthority(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/issuer.v1.Revocation/WithdrawAuthority',
+            spiffekit_dot_wire_dot_pb_dot_issuer_dot_v1_dot_revocation__pb2.WithdrawAuthorityRequest.SerializeToString,
+            spiffekit_dot_wire_dot_pb_dot_issuer_dot_v1_dot_revocation__pb2.WithdrawAuthorityResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -45,6 +45,8 @@ class RevocationStub:
     """Returns what is published now."""
     CertifyRetirement: _grpc.UnaryUnaryMultiCallable[_revocation_pb2.CertifyRetirementRequest, _revocation_pb2.RetirementCertificate]
     """Signs what a retired agent had when it was retired, and when the last of it ends."""
+    WithdrawAuthority: _grpc.UnaryUnaryMultiCallable[_revocation_pb2.WithdrawAuthorityRequest, _revocation_pb2.WithdrawAuthorityResponse]
+    """Takes an authority that others added out of the issuer's own bundle: nothing that it signed is trusted from then on."""
 
 @_typing.type_check_only
 class RevocationAsyncStub(RevocationStub):
@@ -59,6 +61,8 @@ class RevocationAsyncStub(RevocationStub):
     """Returns what is published now."""
     CertifyRetirement: _aio.UnaryUnaryMultiCallable[_revocation_pb2.CertifyRetirementRequest, _revocation_pb2.RetirementCertificate]  # type: ignore[assignment]
     """Signs what a retired agent had when it was retired, and when the last of it ends."""
+    WithdrawAuthority: _aio.UnaryUnaryMultiCallable[_revocation_pb2.WithdrawAuthorityRequest, _revocation_pb2.WithdrawAuthorityResponse]  # type: ignore[assignment]
+    """Takes an authority that others added out of the issuer's own bundle: nothing that it signed is trusted from then on."""
 
 class RevocationServicer(metaclass=_abc_1.ABCMeta):
     """Takes single credentials back, and tells what was taken back. Agents are suspended and retired by `Agents`."""
@@ -94,5 +98,13 @@ class RevocationServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_revocation_pb2.RetirementCertificate, _abc.Awaitable[_revocation_pb2.RetirementCertificate]]:
         """Signs what a retired agent had when it was retired, and when the last of it ends."""
+
+    @_abc_1.abstractmethod
+    def WithdrawAuthority(
+        self,
+        request: _revocation_pb2.WithdrawAuthorityRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_revocation_pb2.WithdrawAuthorityResponse, _abc.Awaitable[_revocation_pb2.WithdrawAuthorityResponse]]:
+        """Takes an authority that others added out of the issuer's own bundle: nothing that it signed is trusted from then on."""
 
 def add_RevocationServicer_to_server(servicer: RevocationServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
