@@ -29,9 +29,9 @@ _CLASSES: Final = {
 _ACTIVITIES: Final = {
     _AUTHENTICATION: {"node": 1, "issued": 3, "minted": 3, "renewed": 5},  # Logon, Ticket, Ticket Renew
     _ENTITY: {
-        **dict.fromkeys(("created", "registered", "put", "set", "appended"), 1),
+        **dict.fromkeys(("created", "registered", "put", "set", "appended", "published"), 1),
         **dict.fromkeys(("updated", "reviewed", "transferred", "reported"), 3),
-        **dict.fromkeys(("deleted", "evicted", "pruned", "retired"), 4),
+        **dict.fromkeys(("deleted", "evicted", "pruned", "retired", "withdrawn"), 4),
         "banned": 9,  # Disable
         "activated": 10,
         "suspended": 12,

@@ -68,6 +68,13 @@ def test_every_type_of_event_is_what_ocsf_says(check, kind, remote, subject):
     assert event["message"] == kind
 
 
+@pytest.mark.parametrize(("verb", "activity"), [("published", 1), ("updated", 3), ("withdrawn", 4)])
+def test_what_happened_to_a_bundle_is_an_activity_that_ocsf_names(check, verb, activity):
+    event = to_ocsf(leaf(type=f"bundle.{verb}", subject="example.org"))
+    check(event)
+    assert (event["class_uid"], event["activity_id"]) == (3004, activity)
+
+
 def test_an_svid_is_a_ticket_of_its_subject(check):
     exported = leaf(
         credential=CredentialFacts(kind="x509-svid", serial="77", exp="2026-01-02T04:04:05Z"),
