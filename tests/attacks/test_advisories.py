@@ -183,6 +183,16 @@ ADVISORIES = {
         issuer_api/test_node.py::a_token_whose_node_cannot_be_admitted_is_not_used_up
         system/test_full_disk.py::a_node_without_room_for_its_identity_does_not_spend_its_token
     """,
+    "a downstream server publishes another key under an ID that is taken": """
+        issuer_api/test_publish.py::nobody_stands_in_for_our_key_or_keeps_it_under_another_name
+        issuer_api/test_publish.py::of_two_that_publish_one_id_at_once_one_wins
+        issuer_api/test_bundle.py::two_keys_cannot_have_one_id
+    """,
+    "a published key without an end stays for ever": """
+        issuer_api/test_publish.py::what_is_no_key_to_publish_is_refused
+        issuer_api/test_publish.py::what_was_published_goes_a_day_after_its_end
+        issuer_api/test_publish.py::an_operator_withdraws_a_key_and_it_is_gone_everywhere
+    """,
     "the bundles of a delegate never shrink": NO_DELEGATION,
     "a default name and an ID in one request of SDS": NO_SDS,
     "issuers at different revisions contradict each other": "there is one issuer to a database yet",
