@@ -25,6 +25,7 @@ NAMES = [
     "kubernetes",
     "audit",
     "policy",
+    "tools",
 ]
 
 

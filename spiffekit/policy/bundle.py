@@ -29,6 +29,7 @@ TYP: Final = "policy-bundle+jwt"
 LIFETIME: Final = timedelta(hours=1)  # who is cut off for longer knows nothing, and denies
 MAX_SKEW: Final = timedelta(seconds=30)
 MAX_BYTES: Final = 16 * 1024 * 1024
+MAX_REMEMBERED: Final = 10_000  # decisions: some 5 MB, whatever tools callers ask for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +152,25 @@ class PolicyBundle:
             raise PolicyUnknownError(f"policies of {self.trust_domain} are of the future: clocks disagree")
 
 
+class _Remembering:
+    """Policies, and what they have decided: the same question has the same answer."""
+
+    def __init__(self, policies: Policies) -> None:
+        self.policies = policies
+        self._decisions: dict[bytes, Decision] = {}
+
+    def decide(self, request: Request) -> Decision:
+        key = request.key()
+        decision = self._decisions.get(key)
+        if decision is None:
+            decision = self.policies.decide(request)
+            if decision.denial is not Denial.NOT_EVALUATED:  # that may be otherwise the next time
+                if len(self._decisions) >= MAX_REMEMBERED:
+                    self._decisions.clear()
+                self._decisions[key] = decision
+        return decision
+
+
 class PolicyBook:
     """The newest policies of one trust domain, ready to be asked. It never goes back to older ones.
 
@@ -160,7 +180,7 @@ class PolicyBook:
     def __init__(self, trust_domain: TrustDomain) -> None:
         self.trust_domain = trust_domain
         # One value, so that who reads while it changes has either. None: they cannot be evaluated.
-        self._held: tuple[PolicyBundle, Policies | None] | None = None
+        self._held: tuple[PolicyBundle, _Remembering | None] | None = None
 
     def put(self, bundle: PolicyBundle) -> bool:
         """Keep a verified bundle; tell whether it is newer than what was there.
@@ -180,8 +200,8 @@ class PolicyBook:
         if not bundle.is_newer_than(before):
             return False
         try:
-            if policies is None or policies.policies != bundle.policies:
-                policies = Policies.compile(bundle.policies)
+            if policies is None or policies.policies.policies != bundle.policies:
+                policies = _Remembering(Policies.compile(bundle.policies))
         except SpiffeError:
             self._held = bundle, None
             raise
@@ -211,7 +231,7 @@ class PolicyBook:
         principal = bundle.agents.get(spiffe_id)
         if principal is None:
             reason = f"{spiffe_id} is no active agent of {self.trust_domain}"
-            return Decision.denied(Denial.NO_ACTIVE_AGENT, reason, bundle=policies.hash)
+            return Decision.denied(Denial.NO_ACTIVE_AGENT, reason, bundle=policies.policies.hash)
         resource = Resource(kind="Tool", id=tool)
         return policies.decide(Request(action=TOOL, principal=principal, resource=resource, at=now))
 

@@ -40,9 +40,9 @@ class ToolPolicies(Protocol):
 class ToolGate:
     """Decides for a tool server, call by call. It may be asked from any thread.
 
-    A decision is never remembered: it is of the status and the policies of this moment. Each denial has a
-    word, `Decision.denial`, and a reason for people, which tells the caller no more than it knows, or what is
-    public in the trust domain.
+    Each decision is of the status and the policies of its moment. Each denial has a word, `Decision.denial`,
+    and a reason for people, which tells the caller no more than it knows, or what is public in the trust
+    domain.
 
     Args:
         status: A `StatusSource`.

@@ -17,11 +17,13 @@ from spiffekit.errors import (
 )
 from spiffekit.id import SpiffeId
 from spiffekit.policy import Policies, PolicyBook, PolicyBundle
+from spiffekit.policy import bundle as bundle_module
 from spiffekit.policy.bundle import LIFETIME, MAX_BYTES, MAX_SKEW, TYP
 from spiffekit.testing import TestCA
 from tests.spiffekit.policy.asked import ALL, NONE, NOW, PAYER, a_policy, a_principal
 
 CA, OTHER = TestCA(now=NOW), TestCA("other.org", now=NOW)
+FAILS = "forbid(principal, action, resource) when { context.time.hour + 9223372036854775807 > 0 };"
 BUNDLES = BundleSet([CA.bundle])
 SECOND = timedelta(seconds=1)
 
@@ -241,3 +243,46 @@ def test_policies_that_stay_the_same_are_not_compiled_again(book, monkeypatch):
     monkeypatch.setattr(Policies, "compile", None)
     assert book.put(a_bundle(sequence=71, agents={}))
     assert reason(book).endswith("is no active agent of example.org")
+
+
+@pytest.fixture
+def evaluated(monkeypatch):
+    """The requests that the engine was asked."""
+    asked, decide = [], Policies.decide
+
+    def decide_and_tell(policies, request):
+        asked.append(request)
+        return decide(policies, request)
+
+    monkeypatch.setattr(Policies, "decide", decide_and_tell)
+    return asked
+
+
+def test_the_same_question_is_evaluated_once_until_anything_that_policy_sees_is_otherwise(book, evaluated):
+    book.put(a_bundle())
+    for _ in range(3):
+        assert book.decide_tool(PAYER, "pay", NOW).allowed
+    assert len(evaluated) == 1
+    assert book.decide_tool(PAYER, "other", NOW).allowed
+    assert book.decide_tool(PAYER, "pay", NOW + timedelta(minutes=40)).allowed  # another hour
+    book.put(a_bundle(sequence=71, agents={PAYER: a_principal(team="other")}))
+    assert book.decide_tool(PAYER, "pay", NOW).allowed
+    assert len(evaluated) == 4
+    book.put(a_bundle(sequence=72, policies=(a_policy(NONE),)))
+    assert reason(book) == "policy p#1 forbids it"
+
+
+def test_what_could_not_be_evaluated_is_not_remembered(book, evaluated):
+    book.put(a_bundle(policies=(a_policy(FAILS),)))
+    for _ in range(2):
+        assert book.decide_tool(PAYER, "pay", NOW).denial == "not_evaluated"
+    assert len(evaluated) == 2
+
+
+def test_callers_that_invent_tools_fill_no_memory(book, evaluated, monkeypatch):
+    monkeypatch.setattr(bundle_module, "MAX_REMEMBERED", 3)
+    book.put(a_bundle())
+    for number in range(10):
+        book.decide_tool(PAYER, f"tool {number}", NOW)
+        assert len(book._held[1]._decisions) <= 3
+    assert len(evaluated) == 10
