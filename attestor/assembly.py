@@ -22,6 +22,7 @@ from attestor.endpoints.admission import Admission
 from attestor.endpoints.reflection import Reflection
 from attestor.endpoints.refusals import Refusals
 from attestor.endpoints.signer import Signer
+from attestor.endpoints.verifications import Verifications
 from attestor.endpoints.watch import Policies, Status
 from attestor.endpoints.wit import WitProfile
 from attestor.endpoints.workload_api import WorkloadApi
@@ -250,6 +251,7 @@ class Attestor:
             others: list[Any] = [
                 Status(self.cache, admission),
                 Policies(policies, admission),
+                Verifications(self.cache, self.examiner, **common),
                 Reflection(admission),
             ]
             if table.wit:

@@ -23,6 +23,7 @@ from spiffekit.daemon.limits import RateLimit, RateLimitedError
 from spiffekit.jwtsvid import JwtSvid
 from spiffekit.selector import KINDS, Selector
 from spiffekit.wire.convert import seconds
+from spiffekit.wire.pb.attestor.v1 import verifications_pb2
 from spiffekit.wire.pb.issuer.v1 import audit_reports_pb2
 from spiffekit.witsvid import WitSvid
 from spiffekit.x509svid import X509Svid
@@ -57,6 +58,11 @@ class Reports:
         self._told: OrderedDict[tuple[object, ...], None] = OrderedDict()
         self._refusals_of_user = RateLimit(*REFUSALS_OF_USER, monotonic=clock.monotonic)
         self._refusals = RateLimit(*REFUSALS, monotonic=clock.monotonic)
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anybody takes what is said."""
+        return self._spool.enabled
 
     def started(self, version: str) -> None:
         """Say that the attestor of a version begins."""
@@ -97,6 +103,35 @@ class Reports:
         refused = audit_reports_pb2.SvidRefused(reason=reason, call=call)
         self._spool.add(described(process, examination), refused=refused)
 
+    def verified(
+        self,
+        process: Process,
+        examination: Examination,
+        *,
+        verifier: Entry,
+        run: bytes,
+        missing: int,
+        verification: verifications_pb2.Verification,
+    ) -> None:
+        """Say what a process made of a peer.
+
+        Args:
+            process: Whose word it is.
+            examination: What is true of the process.
+            verifier: The entry by which it speaks.
+            run: Names the run in which it counts.
+            missing: How many numbers before this one never came.
+            verification: What it says; every field keeps its rule.
+        """
+        verified = audit_reports_pb2.PeerVerified(
+            verifier=str(verifier.spiffe_id),
+            entry_id=verifier.id,
+            run=run,
+            missing=missing,
+            verification=verification,
+        )
+        self._spool.add(described(process, examination), verified=verified)
+
     def posture_changed(self, process: Process, change: PostureChange) -> None:
         """Say that a process lost identities; of selectors only the kinds."""
         changed = audit_reports_pb2.PostureChanged(
@@ -105,9 +140,9 @@ class Reports:
         self._spool.add(described(process, None), posture_changed=changed)
 
     def _is_wanted(self) -> bool:
-        if not self._spool.enabled:
+        if not self.wanted:
             self._told.clear()
-        return self._spool.enabled
+        return self.wanted
 
     def _is_news(self, process: Process, *what: str) -> bool:
         """Tell whether a process was not told of in these words before; of many, the oldest are forgotten."""

@@ -27,6 +27,7 @@ MAX_SKEW: Final = timedelta(seconds=30)  # that a node's clock may be ahead
 MAX_AGE: Final = timedelta(days=1)  # of an event that is nothing strange
 _NOT_ISSUED: Final = "no such SVID was issued to this node"
 _MISSING: Final = "events of the attestor are missing"
+_UNSAID: Final = "a process did not tell of all that it verified"
 _NO_END: Final = "the attestor ended without a word: what it had not reported yet is lost"
 _TWO: Final = "an earlier run of the attestor reports again: two may use the node's key"
 
@@ -90,6 +91,8 @@ class AuditReportsService:
         last = run.last
         for event in events:
             yield from _gap(call, run, last, event.number)
+            if event.missing:
+                yield _alarm(call, Severity.ERROR, _UNSAID, boot=run.boot, **event.missing)
             yield self._event(tx, call, run.boot, event)
             last = event.number
 
@@ -105,6 +108,7 @@ class AuditReportsService:
             agent=self._agent(event),
             attest=AttestFacts(node=str(node.id), level=node.level.name.lower()),
             credential=event.credential,
+            policy=event.policy,
             **detail,
             **event.detail,
         )
@@ -124,7 +128,7 @@ class AuditReportsService:
 def _contradicts(tx: Transaction, node: Node, event: Reported) -> bool:
     """Tell whether an SVID with a number of its own was not issued to this node for this ID."""
     told = event.credential
-    if told is None or not (told.serial or told.jti):
+    if event.type != "node.svid_fetched" or told is None or not (told.serial or told.jti):
         return False
     issued = tx.audit.by_credential(told.serial or told.jti)
     return (

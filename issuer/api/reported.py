@@ -8,15 +8,18 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from issuer.errors import InvalidRequestError
-from issuer.model import CredentialFacts, Outcome, Severity
+from issuer.model import CredentialFacts, Outcome, PolicyFacts, Severity
 from issuer.store.schema import unstamp
 from spiffekit.errors import SpiffeIdError
 from spiffekit.id import SpiffeId, TrustDomain
 from spiffekit.jws import MAX_INSTANT
 from spiffekit.wire.pb.issuer.v1 import audit_reports_pb2
+
+if TYPE_CHECKING:
+    from spiffekit.wire.pb.attestor.v1 import verifications_pb2
 
 BOOT_BYTES: Final = 16
 MAX_EVENTS: Final = 100  # of one report
@@ -26,6 +29,7 @@ MAX_PATH: Final = 4096  # bytes
 MAX_AUDIENCE: Final = 4096  # bytes of all names together
 MAX_NAMES: Final = 100  # entries or kinds of selectors of one event
 TOKENS: Final = ("jwt-svid", "wit-svid")
+VERIFICATIONS: Final = ("mtls", *TOKENS, "delegation", "policy")
 _NOTHING: Final[Mapping[str, Any]] = {}
 
 _ENTRY: Final = re.compile(r"[A-Za-z0-9._-]{1,255}", re.ASCII)
@@ -38,6 +42,8 @@ _CREDENTIALS: Final = {
 }
 _HASH_OR_NONE: Final = re.compile(r"([0-9a-f]{64})?", re.ASCII)
 _VERSION: Final = re.compile(r"[ -~]{0,255}", re.ASCII)
+_TXN: Final = re.compile(r"[!-~]{0,255}", re.ASCII)
+_LINE: Final = re.compile(r".{0,256}")
 _WORD: Final = re.compile(r"[a-z_]{1,64}", re.ASCII)
 _CALL: Final = re.compile(r"[0-9a-f]{0,64}", re.ASCII)
 
@@ -54,7 +60,9 @@ class Reported:
     reason: str = ""
     severity: Severity | None = None
     credential: CredentialFacts | None = None
+    policy: PolicyFacts | None = None
     instance_uid: str = ""
+    missing: Mapping[str, Any] | None = None  # what a process verified before and is not told
     detail: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
 
 
@@ -122,13 +130,10 @@ def _event(message: audit_reports_pb2.ReportedEvent, trust_domain: TrustDomain) 
                 detail={**process, **_change(message.posture_changed)},
                 **told,
             )
+        case "verified":
+            return _verified(message.verified, process, told, trust_domain)
         case "omitted":
-            omitted = message.omitted
-            detail = {"lost": omitted.lost, "refusals": omitted.refusals}
-            if max(detail.values()) > MAX_NUMBER:
-                raise InvalidRequestError(f"omitted: a count is above {MAX_NUMBER}")
-            severity = Severity.WARNING if omitted.lost else None
-            return Reported(type="node.events_omitted", severity=severity, detail=detail, **told)
+            return _omitted(message.omitted, told)
         case _:  # a newer attestor tells what we do not know: its number counts all the same
             return Reported(type="node.observed", detail=process, **told)
 
@@ -139,10 +144,7 @@ def _fetched(
     told: Mapping[str, Any],
     trust_domain: TrustDomain,
 ) -> Reported:
-    try:
-        spiffe_id = SpiffeId.parse(fetched.spiffe_id)
-    except SpiffeIdError as error:
-        raise InvalidRequestError(f"fetched.spiffe_id: {error}") from error
+    spiffe_id = _id("fetched.spiffe_id", fetched.spiffe_id)
     if not spiffe_id.is_member_of(trust_domain):
         raise InvalidRequestError(f"fetched.spiffe_id: is not of trust domain {trust_domain}")
     if sum(len(name.encode()) for name in fetched.audience) > MAX_AUDIENCE:
@@ -157,6 +159,91 @@ def _fetched(
         detail={**process, "entry": entry, **audience},
         **told,
     )
+
+
+def _omitted(omitted: audit_reports_pb2.EventsOmitted, told: Mapping[str, Any]) -> Reported:
+    detail = {"lost": omitted.lost, "refusals": omitted.refusals}
+    if max(detail.values()) > MAX_NUMBER:
+        raise InvalidRequestError(f"omitted: a count is above {MAX_NUMBER}")
+    severity = Severity.WARNING if omitted.lost else None
+    return Reported(type="node.events_omitted", severity=severity, detail=detail, **told)
+
+
+def _verified(
+    verified: audit_reports_pb2.PeerVerified,
+    process: Mapping[str, Any],
+    told: Mapping[str, Any],
+    trust_domain: TrustDomain,
+) -> Reported:
+    one = verified.verification
+    verifier = _id("verified.verifier", verified.verifier)
+    if not verifier.is_member_of(trust_domain):
+        raise InvalidRequestError(f"verified.verifier: is not of trust domain {trust_domain}")
+    if len(verified.run) != BOOT_BYTES:
+        raise InvalidRequestError(f"verified.run: needs {BOOT_BYTES} bytes")
+    if not verified.missing < one.number <= MAX_NUMBER:
+        raise InvalidRequestError("verified.verification.number: is not above missing, or too large")
+    if one.kind not in VERIFICATIONS:
+        raise InvalidRequestError(f"verified.verification.kind: {one.kind[:64]!r} is none that we know")
+    if not one.count:
+        raise InvalidRequestError("verified.verification.count: is 0")
+    who = {
+        "verifier": str(verifier),
+        "entry": _text("verified.entry_id", verified.entry_id, _ENTRY),
+        "run": verified.run.hex(),
+    }
+    missing = {"from": one.number - verified.missing, "to": one.number - 1}
+    action = _text("verified.verification.action", one.action, _LINE)
+    txn = _text("verified.verification.txn", one.txn, _TXN)
+    told_more = {"action": action, "txn": txn}
+    return Reported(
+        type="node.verified",
+        subject=_id("verified.verification.peer", one.peer) if one.peer else None,
+        outcome=Outcome.OK if one.allowed else Outcome.DENIED,
+        reason=_text("verified.verification.reason", one.reason, _LINE),
+        credential=_shown(one),
+        policy=_decided(one),
+        missing={**who, **missing} if verified.missing else None,
+        detail={
+            **process,
+            **who,
+            "verified": one.kind,
+            "verification": one.number,
+            "count": one.count,
+            **{name: text for name, text in told_more.items() if text},
+        },
+        **told,
+    )
+
+
+def _shown(one: "verifications_pb2.Verification") -> CredentialFacts | None:
+    """Return what a peer showed, as the verifier says."""
+    told = one.WhichOneof("credential")
+    if told is None:
+        return None
+    if told == "serial" and one.kind in TOKENS:
+        raise InvalidRequestError(f"verified.verification.serial: no {one.kind} has one")
+    found = _text(f"verified.verification.{told}", getattr(one, told), _CREDENTIALS[told])
+    if told == "serial":
+        return CredentialFacts(kind="x509-svid", serial=found)
+    return CredentialFacts(kind=one.kind if one.kind in (*TOKENS, "delegation") else "token", jti=found)
+
+
+def _decided(one: "verifications_pb2.Verification") -> PolicyFacts | None:
+    """Return by which policies a verifier says that it decided."""
+    if not one.bundle:
+        return None
+    bundle = _text("verified.verification.bundle", one.bundle, _CREDENTIALS["token_sha256"])
+    return PolicyFacts(
+        bundle=bundle, ids=tuple(_names("verified.verification.policies", one.policies, _KIND))
+    )
+
+
+def _id(name: str, value: str) -> SpiffeId:
+    try:
+        return SpiffeId.parse(value)
+    except SpiffeIdError as error:
+        raise InvalidRequestError(f"{name}: {error}") from error
 
 
 def _credential(fetched: audit_reports_pb2.SvidFetched) -> CredentialFacts:

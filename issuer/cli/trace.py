@@ -58,6 +58,7 @@ def _document(found: "Findings") -> dict[str, Any]:
         "life": found.life,
         "given": found.given,
         "refused": found.refused,
+        "told": found.told,
         "revoked": [plain(one) for one in found.revoked],
         "accountable": [asdict(one) for one in found.accountable],
     }
@@ -83,6 +84,12 @@ def _tell(found: "Findings") -> None:
             ["When", "Why", "By policy", "Node"],
             [[_when(e), _why(e), _statements(e.get("policy", {})), e["actor"]] for e in found.refused],
         )
+    if found.told:
+        click.echo(f"What nodes say of it, the latest {len(found.told)}:")
+        print_table(
+            ["When", "What", "By process", "Node"],
+            [[_when(e), _told(e), _process(e), e["actor"]] for e in found.told],
+        )
     if found.accountable:
         click.echo("Accountable:")
         print_table(
@@ -102,6 +109,22 @@ def _by(event: "Event") -> str:
 
 def _why(event: "Event") -> str:
     return str(event["outcome"].get("reason") or event.get("detail", {}).get("purpose", ""))
+
+
+def _told(event: "Event") -> str:
+    """Say what a process was handed, or made of its peer."""
+    detail, outcome = event.get("detail", {}), event["outcome"]
+    if event["type"] != "node.verified":
+        return str(event["type"].removeprefix("node.").replace("_", " "))
+    verdict = "let in" if outcome["decision"] == "allow" else "refused"
+    why = f": {outcome['reason']}" if outcome.get("reason") else ""
+    action = f" to {detail['action']}" if "action" in detail else ""
+    return f"{verdict}{action} by {detail['verifier']} ({detail['verified']}){why}"
+
+
+def _process(event: "Event") -> str:
+    process = event.get("detail", {}).get("process", {})
+    return ", ".join(map(str, filter(None, (process.get("pid"), process.get("path")))))
 
 
 def _handed(credential: dict[str, str]) -> list[str]:

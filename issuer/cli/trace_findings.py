@@ -54,6 +54,7 @@ class Findings:
     life: list[Event] = field(default_factory=list)
     given: list[Event] = field(default_factory=list)  # the latest, if an identity was asked for
     refused: list[Event] = field(default_factory=list)  # likewise
+    told: list[Event] = field(default_factory=list)  # the latest by nodes: their word
     revoked: list[revocation_pb2.Revoked] = field(default_factory=list)
     accountable: list[Accountable] = field(default_factory=list)
 
@@ -100,6 +101,7 @@ def _credential(api: IssuerApi, what: str) -> Findings:
         entry=entry,
         agent=agent,
         life=life,
+        told=_latest(api, credential=name, type="node."),
         revoked=[one for one in _revoked(api, spiffe_id) if _is_of(one, name, at)],
         accountable=[*_accountable(life, issued, entry), *_authors(api, issued)],
     )
@@ -129,6 +131,7 @@ def _identity(api: IssuerApi, spiffe_id: str) -> Findings:
         life=life,
         given=given,
         refused=_latest(api, resource=spiffe_id, type="svid.refused"),
+        told=_latest(api, resource=spiffe_id, type="node."),
         revoked=_revoked(api, spiffe_id),
         accountable=_accountable(life, None, entry),
     )

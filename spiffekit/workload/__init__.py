@@ -7,9 +7,10 @@ from spiffekit.workload.client import ValidatedToken, WorkloadApi
 from spiffekit.workload.gate import Caller, ToolGate
 from spiffekit.workload.live import Peer, PeerStatus, PeerWatch
 from spiffekit.workload.policies import PolicySource
+from spiffekit.workload.reporting import Reporter, Verification
 from spiffekit.workload.source import JwtSource, WitSource, X509Source
 from spiffekit.workload.status import StatusSource, verify_jwt_svid
-from spiffekit.workload.threads import jwt_source, policy_source, status_source, x509_source
+from spiffekit.workload.threads import jwt_source, policy_source, reporter, status_source, x509_source
 from spiffekit.workload.tls import (
     PeerRefusedError,
     mtls_client_context,
@@ -41,6 +42,9 @@ __all__ = [
     "PeerWatch",
     "verify_jwt_svid",
     "ValidatedToken",
+    "Reporter",
+    "reporter",
+    "Verification",
     "Authorize",
     "exact",
     "below",

@@ -5,7 +5,7 @@ Every request carries the security header (Workload_Endpoint §3). Private keys 
 """
 
 import logging
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -26,7 +26,7 @@ from spiffekit.id import SpiffeId
 from spiffekit.jwtsvid import JwtSvid
 from spiffekit.policy.bundle import MAX_BYTES as MAX_POLICIES
 from spiffekit.status import MAX_BYTES as MAX_STATUS
-from spiffekit.wire.pb.attestor.v1 import policies_pb2, signer_pb2, status_pb2
+from spiffekit.wire.pb.attestor.v1 import policies_pb2, signer_pb2, status_pb2, verifications_pb2
 from spiffekit.wire.workload_api import SECURITY_HEADER, Method, method
 from spiffekit.witsvid import MAX_PROOF_LIFETIME, Bound, Presentation
 from spiffekit.workload import updates
@@ -57,6 +57,13 @@ _SIGN_PROOF: Final = Method(
     "/attestor.v1.Signer/SignProof",
     signer_pb2.SignProofRequest,
     signer_pb2.SignProofResponse,
+    streaming=False,
+)
+_REPORT: Final = Method(
+    "Verifications/Report",
+    "/attestor.v1.Verifications/Report",
+    verifications_pb2.ReportVerificationsRequest,
+    verifications_pb2.ReportVerificationsResponse,
     streaming=False,
 )
 _FOR_GOOD: Final = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNIMPLEMENTED)  # Workload_Endpoint §6
@@ -172,6 +179,33 @@ class WorkloadApi:
         )
         answer = await self._call(_SIGN_PROOF, request)
         return Presentation(answer.wit_svid, answer.proof, bound=bound)
+
+    async def report_verifications(
+        self,
+        run: bytes,
+        verifications: Sequence[verifications_pb2.Verification],
+        *,
+        taken: int = 0,
+        subject: SpiffeId | None = None,
+    ) -> int:
+        """Tell the audit trail what this process verified; see `Reporter`, which does so by itself.
+
+        Args:
+            run: 16 random bytes that name the run of this process.
+            verifications: 1 to 50, by growing number.
+            taken: The last number of the run that was taken before.
+            subject: Which identity verified; the default one if left out.
+
+        Returns:
+            The last number of the run that is taken now.
+
+        Raises:
+            As `fetch_x509`; an endpoint that has no audit trail refuses for good.
+        """
+        request = verifications_pb2.ReportVerificationsRequest(
+            run=run, verifications=verifications, taken=taken, spiffe_id=str(subject) if subject else ""
+        )
+        return int((await self._call(_REPORT, request)).taken)
 
     async def validate_jwt_svid(self, token: str, audience: str) -> ValidatedToken:
         """Let the endpoint verify a token that a peer presented to us as `audience` (Workload_API §6.2.3).

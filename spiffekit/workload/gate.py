@@ -4,7 +4,7 @@
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from types import MappingProxyType
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from spiffekit.daemon.clock import Clock, SystemClock
 from spiffekit.delegation.tools import Tools
@@ -16,6 +16,7 @@ from spiffekit.policy import Decision, Denial
 from spiffekit.status import AgentStatus
 from spiffekit.witsvid import WitSvid
 from spiffekit.workload.live import Peer
+from spiffekit.workload.reporting import Reporter, Verification
 
 Caller = Peer | WitSvid | JwtSvid
 """Who calls, as verified: the `verified_peer` of a connection, or a token as its verifier returned it."""
@@ -47,12 +48,21 @@ class ToolGate:
     Args:
         status: A `StatusSource`.
         policies: A `PolicySource`.
+        reporter: Tells the audit trail of each decision.
         clock: Another clock, for tests.
     """
 
-    def __init__(self, *, status: Statuses, policies: ToolPolicies, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        status: Statuses,
+        policies: ToolPolicies,
+        reporter: Reporter | None = None,
+        clock: Clock | None = None,
+    ) -> None:
         self._status = status
         self._policies = policies
+        self._reporter = reporter
         self._clock = clock or SystemClock()
 
     def decide(
@@ -78,6 +88,14 @@ class ToolGate:
             delegated: What a verified delegation leaves to the caller; None if it acts in its own right.
             arguments: Those of the call, each a JSON value; they are held against `delegated` only.
         """
+        decision = self._decide(caller, tool, delegated, arguments)
+        if self._reporter is not None:
+            self._reporter.report(_verification(caller, tool, decision))
+        return decision
+
+    def _decide(
+        self, caller: Caller, tool: str, delegated: Tools | None, arguments: Mapping[str, object]
+    ) -> Decision:
         now = self._clock.now()
         # (1)
         leeway = timedelta(0) if isinstance(caller, Peer) else DEFAULT_LEEWAY
@@ -104,3 +122,21 @@ class ToolGate:
             status.check_certificate(caller.spiffe_id, caller.serial_number, caller.not_before)
         else:
             status.check_token(caller.spiffe_id, str(caller.claims.get("jti", "")), caller.issued_at)
+
+
+def _verification(caller: Caller, tool: str, decision: Decision) -> Verification:
+    shown: dict[str, Any] = (
+        {"serial": caller.serial_number}
+        if isinstance(caller, Peer)
+        else {"jti": str(caller.claims.get("jti", ""))}
+    )
+    return Verification(
+        kind="delegation" if decision.denial is Denial.NOT_DELEGATED else "policy",
+        allowed=decision.allowed,
+        reason=" ".join(filter(None, (str(decision.denial or ""), decision.reason))),
+        peer=caller.spiffe_id,
+        action=tool,
+        bundle=decision.bundle,
+        policies=decision.ids,
+        **shown,
+    )

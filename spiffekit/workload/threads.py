@@ -21,6 +21,7 @@ from spiffekit.policy import PolicyBundle
 from spiffekit.status import AgentStatus
 from spiffekit.workload.client import CALL_WITHIN, ValidatedToken
 from spiffekit.workload.policies import PolicySource
+from spiffekit.workload.reporting import Reporter
 from spiffekit.workload.source import READY_WITHIN, JwtSource, X509Source
 from spiffekit.workload.status import StatusSource
 from spiffekit.workload.updates import X509Update
@@ -138,6 +139,13 @@ def policy_source(
         lambda: PolicySource.open(trust_domain, address, ready_within=ready_within, on_update=on_update)
     ) as (_, source):
         yield source
+
+
+@contextmanager
+def reporter(address: str | None = None, *, subject: SpiffeId | None = None) -> Iterator[Reporter]:
+    """Yield a `Reporter` for programs without an event loop; see `Reporter.open`."""
+    with _entered(lambda: Reporter.open(address, subject=subject)) as (_, made):
+        yield made
 
 
 class ThreadJwtSource:

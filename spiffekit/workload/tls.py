@@ -25,6 +25,7 @@ from spiffekit.id import SpiffeId
 from spiffekit.wire import tls
 from spiffekit.workload.authorize import Authorize
 from spiffekit.workload.live import Peer, PeerStatus
+from spiffekit.workload.reporting import Reporter, Verification
 from spiffekit.workload.updates import X509Update, X509UpdateSource
 
 Judge = Callable[[tuple[bytes, ...]], Peer]
@@ -40,6 +41,7 @@ class _Verified:
 
     _judge: Judge | None = None
     _status: PeerStatus | None = None
+    _reporter: Reporter | None = None
     _peer: Peer | None = None
     _reason: RevokedError | None = None
     loop: asyncio.AbstractEventLoop | None = None
@@ -59,13 +61,24 @@ class _Verified:
 
     def _verify(self) -> None:
         assert self._judge is not None  # noqa: S101 - set by the context before it hands us out
+        peer: Peer | None = None
         try:
             peer = self._judge(tls.peer_chain(cast("ssl.SSLObject", self)))
             if self._status is not None:
                 self._status.admit(self, peer)
         except SpiffeError as error:
+            self._tell(peer, str(error))
             raise PeerRefusedError(f"peer refused: {error}") from error
         self._peer = peer
+        self._tell(peer)
+
+    def _tell(self, peer: Peer | None, reason: str = "") -> None:
+        if self._reporter is not None:
+            spiffe_id, serial = (None, 0) if peer is None else (peer.spiffe_id, peer.serial_number)
+            allowed = not reason
+            self._reporter.report(
+                Verification(kind="mtls", allowed=allowed, reason=reason, peer=spiffe_id, serial=serial)
+            )
 
     def _require(self) -> None:
         """Go on only with a peer that is verified, and not cut off."""
@@ -151,20 +164,27 @@ class SpiffeSSLContext(ssl.SSLContext):
     _source: X509UpdateSource
     _judge: Judge
     _status: PeerStatus | None
+    _reporter: Reporter | None
     _server_side: bool
     _alpn: list[str]
     _made: tuple[X509Update, ssl.SSLContext] | None
 
     @classmethod
     def _create(
-        cls, source: X509UpdateSource, judge: Judge, status: PeerStatus | None, *, server_side: bool
+        cls,
+        source: X509UpdateSource,
+        judge: Judge,
+        status: PeerStatus | None,
+        *,
+        reporter: Reporter | None,
+        server_side: bool,
     ) -> Self:
         context = cls(ssl.PROTOCOL_TLS_SERVER if server_side else ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False  # SPIFFE IDs are checked, not names
         context.verify_mode = ssl.CERT_REQUIRED
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context._source, context._judge, context._status = source, judge, status
-        context._server_side = server_side
+        context._server_side, context._reporter = server_side, reporter
         context._alpn, context._made = list(_ALPN), None
         return context
 
@@ -199,7 +219,8 @@ class SpiffeSSLContext(ssl.SSLContext):
                 server_hostname=server_hostname,
             ),
         )
-        wrapped._owner, wrapped._judge, wrapped._status = self, self._judge, self._status
+        wrapped._owner, wrapped._reporter = self, self._reporter
+        wrapped._judge, wrapped._status = self._judge, self._status
         wrapped.do_handshake_on_connect = do_handshake_on_connect
         if do_handshake_on_connect and _connected(wrapped):
             try:
@@ -229,7 +250,7 @@ class SpiffeSSLContext(ssl.SSLContext):
                 incoming, outgoing, server_side=server_side, server_hostname=server_hostname
             ),
         )
-        wrapped._judge, wrapped._status = self._judge, self._status
+        wrapped._judge, wrapped._status, wrapped._reporter = self._judge, self._status, self._reporter
         return wrapped
 
     def _current(self) -> ssl.SSLContext:
@@ -257,6 +278,7 @@ def mtls_server_context(
     authorize: Authorize,
     *,
     status: PeerStatus | None = None,
+    reporter: Reporter | None = None,
     clock: Clock | None = None,
 ) -> ssl.SSLContext:
     """Return a context for a server that demands a client certificate.
@@ -268,10 +290,11 @@ def mtls_server_context(
         status: What was taken back; a `StatusSource`. With it nobody connects who is listed, or while
             nobody knows; and who is listed later is cut off. Connections that are open stay so while nobody
             knows.
+        reporter: Tells the audit trail of each peer that is let in or refused.
         clock: Another clock, for tests.
     """
     judge = _judging(source, authorize, clock or SystemClock())
-    return SpiffeSSLContext._create(source, judge, status, server_side=True)
+    return SpiffeSSLContext._create(source, judge, status, reporter=reporter, server_side=True)
 
 
 def mtls_client_context(
@@ -279,6 +302,7 @@ def mtls_client_context(
     authorize: Authorize,
     *,
     status: PeerStatus | None = None,
+    reporter: Reporter | None = None,
     clock: Clock | None = None,
 ) -> ssl.SSLContext:
     """Return a context for a client: the server's names are not checked, its SPIFFE ID is.
@@ -286,7 +310,7 @@ def mtls_client_context(
     Args: See `mtls_server_context`.
     """
     judge = _judging(source, authorize, clock or SystemClock())
-    return SpiffeSSLContext._create(source, judge, status, server_side=False)
+    return SpiffeSSLContext._create(source, judge, status, reporter=reporter, server_side=False)
 
 
 def verified_peer(connection: object) -> Peer:

@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 
 from attestor import reporting as module
-from attestor.errors import IssuerUnavailableError
+from attestor.errors import IssuerUnavailableError, ReportRejectedError
 from attestor.reporting import BATCH, Reporting
 from attestor.spool import Spool
 from spiffekit.wire.pb.issuer.v1.audit_reports_pb2 import ReportedProcess
@@ -169,6 +169,19 @@ async def test_a_stock_server_is_asked_once_and_nothing_is_kept(world, caplog):
     ]
 
 
+async def test_an_issuer_that_becomes_a_stock_server_meanwhile_is_asked_no_more(world, monkeypatch):
+    answers = [ReportRejectedError("no"), NotImplementedError()]
+
+    async def report(*_arguments, **_options):
+        raise answers.pop(0)
+
+    monkeypatch.setattr(world.client, "report", report)
+    async with world.running():
+        world.add(5)
+        await world.settle()
+    assert (answers, len(world.spool), world.spool.enabled) == ([], 0, False)
+
+
 async def test_at_the_end_the_rest_is_told_and_that_nothing_follows(world):
     async with world.running():
         world.add(BATCH + 7)
@@ -182,11 +195,11 @@ async def test_at_the_end_the_rest_is_told_and_that_nothing_follows(world):
 
 @pytest.mark.parametrize("how", ["away", "silent"])
 async def test_the_end_does_not_wait_for_an_issuer_that_is_away(world, caplog, monkeypatch, how):
-    monkeypatch.setattr(module, "FLUSH", timedelta(milliseconds=10))
     world.add()
     if how == "away":
         world.issuer.error = IssuerUnavailableError("down")
     else:
+        monkeypatch.setattr(module, "FLUSH", timedelta(milliseconds=10))
         monkeypatch.setattr(world.client, "report", silent)
     await world.reporting.close()
     assert world.issuer.ended == {}

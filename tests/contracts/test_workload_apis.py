@@ -14,6 +14,10 @@ from spiffekit import jws
 from spiffekit.policy import Denial
 from spiffekit.testing import TestCA
 from spiffekit.wire.pb.attestor.v1.signer_pb2 import SignProofResponse
+from spiffekit.wire.pb.attestor.v1.verifications_pb2 import (
+    ReportVerificationsResponse,
+    Verification,
+)
 from spiffekit.witsvid import PROOF_TYPE, Bound, Replays, hash_of, proof_claims
 from spiffekit.workload import Peer, PolicySource, StatusSource, ToolGate, WitSource, WorkloadApi
 from tests.attestor.endpoints.conftest import until
@@ -48,6 +52,9 @@ class Real:
     def take_back(self, **fields):
         """Say what is taken back."""
         self.world.take_back(**fields)
+
+    def take_reports(self):
+        pass
 
     def prove(self):
         """Let the workload prove that it is /web."""
@@ -91,6 +98,11 @@ class Fake:
         bundles = {str(self.ca.trust_domain.id): self.ca.wit_bundle.to_wit_jwks().decode()}
         self.api.say("FetchWITBundles", self.api.messages["WITBundlesResponse"](bundles=bundles))
         self.api.answers["SignProof"] = partial(signed, self.ca)
+
+    def take_reports(self):
+        self.api.answers["Report"] = lambda request: ReportVerificationsResponse(
+            taken=request.verifications[-1].number
+        )
 
     @contextlib.asynccontextmanager
     async def serving(self):
@@ -237,3 +249,12 @@ async def test_an_endpoint_that_ends_is_unavailable_so_that_clients_come_back(en
             stream = client.stream()
             await read(stream)
         assert (await ended(stream))[0] is Code.UNAVAILABLE
+
+
+async def test_what_a_process_verified_is_taken_up_to_its_last_number(endpoint):
+    endpoint.grant("web")
+    endpoint.take_reports()
+    verified = [Verification(number=n, kind="mtls", allowed=True, count=1) for n in (1, 2)]
+    async with endpoint.serving() as client:
+        assert await client.verified(*verified) == 2
+        assert await client.verified(*verified) == 2

@@ -8,6 +8,10 @@ import grpc
 
 from spiffekit.wire.pb.attestor.v1 import policies_pb2, status_pb2
 from spiffekit.wire.pb.attestor.v1.signer_pb2 import SignProofRequest, SignProofResponse
+from spiffekit.wire.pb.attestor.v1.verifications_pb2 import (
+    ReportVerificationsRequest,
+    ReportVerificationsResponse,
+)
 from spiffekit.wire.workload_api import SECURITY_HEADER, SERVICE, messages, methods
 
 
@@ -113,14 +117,16 @@ class FakeWorkloadApi:
                 grpc.method_handlers_generic_handler("attestor.v1.Policies", {"Watch": policies}),
             )
         )
-        if "SignProof" in self.answers:
-            behave = grpc.unary_unary_rpc_method_handler(
-                self._unary("SignProof"),
-                SignProofRequest.FromString,
-                SignProofResponse.SerializeToString,
-            )
-            signer = grpc.method_handlers_generic_handler("attestor.v1.Signer", {"SignProof": behave})
-            server.add_generic_rpc_handlers((signer,))
+        for service, name, request, response in (
+            ("Signer", "SignProof", SignProofRequest, SignProofResponse),
+            ("Verifications", "Report", ReportVerificationsRequest, ReportVerificationsResponse),
+        ):
+            if name in self.answers:
+                behave = grpc.unary_unary_rpc_method_handler(
+                    self._unary(name), request.FromString, response.SerializeToString
+                )
+                added = grpc.method_handlers_generic_handler(f"attestor.v1.{service}", {name: behave})
+                server.add_generic_rpc_handlers((added,))
         server.add_insecure_port(f"unix:{path}")
         await server.start()
         try:

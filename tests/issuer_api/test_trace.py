@@ -317,3 +317,40 @@ async def test_an_issuer_that_cannot_answer_is_no_answer(world, given):
             with pytest.raises(Away):
                 await asyncio.to_thread(find, api, given)
             setattr(stub, method, kept)
+
+
+def told_by_node(world, serial, **fields):
+    """What a node says of a certificate of the agent."""
+    process = {"pid": 4711, "uid": 1000, "path": "/opt/tool", "sha256": ""}
+    return AuditRecord(
+        at=world.clock.now(), actor=NODE, act="", subject=PAYER,
+        credential=CredentialFacts(kind="x509-svid", serial=serial),
+        **{"outcome": Outcome.OK, **fields, "detail": {"process": process, **fields["detail"]}},
+    )  # fmt: skip
+
+
+async def test_who_fetched_it_and_what_verifiers_made_of_it_is_told_as_the_nodes_word(
+    world, traced, said, given
+):
+    verifier = {"verifier": "spiffe://example.org/tool", "verified": "mtls"}
+    asked = {"verifier": "spiffe://example.org/tool", "verified": "policy", "action": "refund"}
+    for record in (
+        told_by_node(world, given, type="node.svid_fetched", detail={}),
+        told_by_node(world, given, type="node.verified", detail=verifier),
+        told_by_node(
+            world, given, type="node.verified", outcome=Outcome.DENIED, reason="over limit", detail=asked
+        ),
+    ):
+        await world.database.record(record)
+    types = ["node.svid_fetched", "node.verified", "node.verified"]
+    for what in (given, PAYER):
+        assert [event["type"] for event in (await traced(what))["told"]] == types
+        told = await said("trace", what)
+        assert "What nodes say of it, the latest 3:" in told
+        for line in (
+            "svid fetched",
+            "let in by spiffe://example.org/tool (mtls)",
+            "refused to refund by spiffe://example.org/tool (policy): over limit",
+            "4711, /opt/tool",
+        ):
+            assert line in told

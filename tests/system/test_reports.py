@@ -1,12 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who fetched which SVID: the attestor saw it, and the audit trail says it, through outages and crashes."""
 
+import asyncio
+import contextlib
 import hashlib
+import os
 import subprocess
 
 import pytest
 
 from deploy.local import executable, script_environment
+from spiffekit.id import SpiffeId
+from spiffekit.workload import (
+    Reporter,
+    Verification,
+    X509Source,
+    exact,
+    mtls_client_context,
+    mtls_server_context,
+)
 from tests.system.conftest import UID, eventually, ids_of
 
 ID = "spiffe://example.org"
@@ -99,6 +111,74 @@ def test_outages_orderly_stops_and_crashes_are_told_apart(local, attestor, entry
     assert gap["detail"]["boot"] in {event["detail"]["boot"] for event in started}
     assert len({event["detail"]["boot"] for event in started}) == 3
     assert " lost" not in attestor.daemon.log.read_text()
+
+
+async def call_the_tool(attestor, wanted):
+    """Let this process be a tool server, and its own client; return the serial number of both."""
+    anybody = exact(SpiffeId.parse(f"{ID}/reported"))
+
+    async def serve(reader, writer):
+        with contextlib.suppress(OSError):
+            writer.write(await reader.readline())
+            await writer.drain()
+        writer.close()
+
+    async with X509Source.open(attestor.endpoint) as source, Reporter.open(attestor.endpoint) as reporter:
+        context = mtls_server_context(source, wanted, reporter=reporter)
+        server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+        async with server:
+            port = server.sockets[0].getsockname()[1]
+            reader, writer = await asyncio.open_connection(
+                "127.0.0.1", port, ssl=mtls_client_context(source, anybody)
+            )
+            writer.write(b"hello\n")
+            with contextlib.suppress(OSError):
+                await reader.readline()
+            writer.close()
+        reporter.report(
+            Verification(
+                kind="policy",
+                allowed=False,
+                reason="over limit",
+                peer=SpiffeId.parse(f"{ID}/reported"),
+                jti="d-1",
+                txn="t-1",
+                action="refund",
+            )
+        )
+        serial = str(source.x509_update().svids[0].serial_number)
+        async with asyncio.timeout(60):
+            while reporter.told < 2:
+                await asyncio.sleep(0.02)
+    assert (reporter.lost, reporter.told) == (0, 2)
+    return serial
+
+
+def test_what_a_tool_server_made_of_its_callers_is_found_and_traced(local, attestor, entry):
+    serial = asyncio.run(call_the_tool(attestor, exact(SpiffeId.parse(f"{ID}/reported"))))
+    by_serial = ("--credential", serial, "--type", "node.verified")
+    eventually(lambda: len(found(local, *by_serial)), 1)
+    (event,) = found(local, *by_serial)
+    assert (event["actor"], event["resource"]) == (attestor.node_id, f"{ID}/reported")
+    detail = event["detail"]
+    assert (detail["verifier"], detail["entry"], detail["verified"]) == (f"{ID}/reported", entry, "mtls")
+    assert detail["process"]["pid"] == os.getpid()
+    eventually(lambda: len(found(local, "--credential", "d-1")), 1)
+    (denied,) = found(local, "--credential", "d-1")
+    assert (denied["outcome"], denied["detail"]["txn"], denied["detail"]["action"]) == (
+        {"decision": "deny", "reason": "over limit"},
+        "t-1",
+        "refund",
+    )
+    assert "let in by" in local.operator("trace", serial).stdout
+    refused = asyncio.run(call_the_tool(attestor, exact(SpiffeId.parse(f"{ID}/somebody-else"))))
+    denials = ("--type", "node.verified", "--since", "1h")
+    said = f"{ID}/reported is not authorised"
+    eventually(lambda: said in {e["outcome"].get("reason") for e in found(local, *denials)}, True)
+    assert refused
+    assert found(local, "--type", "log.gap", "--actor", attestor.node_id) == [
+        gap for gap in found(local, "--type", "log.gap") if "verifier" not in gap["detail"]
+    ]
 
 
 def test_an_operator_may_switch_it_off(local, entry):

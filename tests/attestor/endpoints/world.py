@@ -13,6 +13,7 @@ from attestor.endpoints.admission import Admission
 from attestor.endpoints.reflection import Reflection
 from attestor.endpoints.refusals import Refusals
 from attestor.endpoints.signer import Signer
+from attestor.endpoints.verifications import Verifications
 from attestor.endpoints.watch import Policies, Status
 from attestor.endpoints.wit import WitProfile
 from attestor.endpoints.workload_api import WorkloadApi
@@ -28,10 +29,16 @@ from attestor.workload import Configured
 from attestor.workload.examination import Examiner
 from spiffekit.daemon.listener import UnixFront
 from spiffekit.testing import TestCA
-from spiffekit.wire.pb.attestor.v1 import policies_pb2_grpc, signer_pb2_grpc, status_pb2_grpc
+from spiffekit.wire.pb.attestor.v1 import (
+    policies_pb2_grpc,
+    signer_pb2_grpc,
+    status_pb2_grpc,
+    verifications_pb2_grpc,
+)
 from spiffekit.wire.pb.attestor.v1.policies_pb2 import WatchPoliciesRequest
 from spiffekit.wire.pb.attestor.v1.signer_pb2 import SignProofRequest
 from spiffekit.wire.pb.attestor.v1.status_pb2 import WatchRequest
+from spiffekit.wire.pb.attestor.v1.verifications_pb2 import ReportVerificationsRequest
 from spiffekit.wire.workload_api import SECURITY_HEADER, messages, methods
 from spiffekit.witsvid import Presentation
 from tests.fakes.clock import FakeClock
@@ -167,6 +174,7 @@ class World:
                 Status(self.cache, self.admission).handler(),
                 Policies(self.shelf, self.admission).handler(),
                 Reflection(self.admission).handler(),
+                Verifications(self.cache, self.examiner, **common).handler(),
                 *([] if export is None else [signer.handler()]),
             ),
             Client.connect(f"unix:{self.path}") as client,
@@ -210,6 +218,12 @@ class Client:
         except grpc.aio.AioRpcError as error:
             return error.code(), error.details()
         raise AssertionError(f"signed: {answer}")
+
+    async def verified(self, *verifications, run=bytes(16), metadata=HEADER, **fields):
+        """The last number that is taken of what this process says it verified."""
+        call = verifications_pb2_grpc.VerificationsStub(self.channel).Report
+        request = ReportVerificationsRequest(run=run, verifications=verifications, **fields)
+        return (await call(request, metadata=metadata, timeout=WITHIN)).taken
 
     def status(self, metadata=HEADER):
         """What was taken back, as a stream."""

@@ -254,3 +254,27 @@ async def test_threads_that_ask_while_everything_changes_get_one_of_the_true_ans
     stop = True
     await asyncio.gather(*askers)
     assert seen <= {(True, None), (False, Denial.FORBIDDEN)}
+
+
+def test_a_reporter_is_told_of_each_decision_and_by_which_policies_it_was_made():
+    class Told(list):
+        report = list.append
+
+    server, told = Server(), Told()
+    server.know()
+    server.lay_down(ONLY_PAY)
+    gate = ToolGate(status=server.status, policies=server.policies, reporter=told, clock=server.clock)
+    decisions = [
+        gate.decide(server.peer, "pay"),
+        gate.decide(server.jwt, "refund"),
+        gate.decide(server.wit, "pay", delegated=Tools({})),
+    ]
+    allowed, denied, beyond = told
+    assert [one.allowed for one in told] == [one.allowed for one in decisions] == [True, False, False]
+    assert (allowed.kind, allowed.peer, allowed.action) == ("policy", PAYER, "pay")
+    assert (allowed.serial, allowed.jti) == (server.peer.serial_number, "")
+    assert (allowed.bundle, allowed.policies) == (decisions[0].bundle, decisions[0].ids)
+    assert allowed.policies
+    assert (denied.kind, denied.jti, denied.serial) == ("policy", "j", 0)
+    assert denied.reason == f"not_permitted {decisions[1].reason}"
+    assert (beyond.kind, beyond.jti, beyond.bundle) == ("delegation", "w", "")

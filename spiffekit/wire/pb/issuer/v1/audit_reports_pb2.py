@@ -22,33 +22,36 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from spiffekit.wire.pb.attestor.v1 import verifications_pb2 as spiffekit_dot_wire_dot_pb_dot_attestor_dot_v1_dot_verifications__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n/spiffekit/wire/pb/issuer/v1/audit_reports.proto\x12\tissuer.v1\"V\n\rReportRequest\x12\x0c\n\x04\x62oot\x18\x01 \x01(\x0c\x12(\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x18.issuer.v1.ReportedEvent\x12\r\n\x05\x65nded\x18\x03 \x01(\x04\"\xc8\x02\n\rReportedEvent\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\n\n\x02\x61t\x18\x02 \x01(\x03\x12+\n\x07process\x18\x03 \x01(\x0b\x32\x1a.issuer.v1.ReportedProcess\x12-\n\x07started\x18\x04 \x01(\x0b\x32\x1a.issuer.v1.AttestorStartedH\x00\x12)\n\x07\x66\x65tched\x18\x05 \x01(\x0b\x32\x16.issuer.v1.SvidFetchedH\x00\x12)\n\x07refused\x18\x06 \x01(\x0b\x32\x16.issuer.v1.SvidRefusedH\x00\x12\x34\n\x0fposture_changed\x18\x07 \x01(\x0b\x32\x19.issuer.v1.PostureChangedH\x00\x12+\n\x07omitted\x18\x08 \x01(\x0b\x32\x18.issuer.v1.EventsOmittedH\x00\x42\x06\n\x04what\"I\n\x0fReportedProcess\x12\x0b\n\x03pid\x18\x01 \x01(\r\x12\x0b\n\x03uid\x18\x02 \x01(\r\x12\x0c\n\x04path\x18\x03 \x01(\t\x12\x0e\n\x06sha256\x18\x04 \x01(\t\"\"\n\x0f\x41ttestorStarted\x12\x0f\n\x07version\x18\x01 \x01(\t\"\xc3\x01\n\x0bSvidFetched\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\t \x01(\t\x12\x10\n\x06serial\x18\x02 \x01(\tH\x00\x12\r\n\x03jti\x18\x03 \x01(\tH\x00\x12\x16\n\x0ctoken_sha256\x18\x04 \x01(\tH\x00\x12\x12\n\nexpires_at\x18\x05 \x01(\x03\x12\x10\n\x08\x65ntry_id\x18\x06 \x01(\t\x12\x14\n\x0cinstance_uid\x18\x07 \x01(\t\x12\x10\n\x08\x61udience\x18\x08 \x03(\tB\x0c\n\ncredential\"+\n\x0bSvidRefused\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0c\n\x04\x63\x61ll\x18\x02 \x01(\t\">\n\x0ePostureChanged\x12\x11\n\tentry_ids\x18\x01 \x03(\t\x12\x0c\n\x04gone\x18\x02 \x03(\t\x12\x0b\n\x03new\x18\x03 \x03(\t\"/\n\rEventsOmitted\x12\x0c\n\x04lost\x18\x01 \x01(\x04\x12\x10\n\x08refusals\x18\x02 \x01(\x04\"\"\n\x0eReportResponse\x12\x10\n\x08recorded\x18\x01 \x01(\x04\x32M\n\x0c\x41uditReports\x12=\n\x06Report\x12\x18.issuer.v1.ReportRequest\x1a\x19.issuer.v1.ReportResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n/spiffekit/wire/pb/issuer/v1/audit_reports.proto\x12\tissuer.v1\x1a\x31spiffekit/wire/pb/attestor/v1/verifications.proto\"V\n\rReportRequest\x12\x0c\n\x04\x62oot\x18\x01 \x01(\x0c\x12(\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x18.issuer.v1.ReportedEvent\x12\r\n\x05\x65nded\x18\x03 \x01(\x04\"\xf5\x02\n\rReportedEvent\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\n\n\x02\x61t\x18\x02 \x01(\x03\x12+\n\x07process\x18\x03 \x01(\x0b\x32\x1a.issuer.v1.ReportedProcess\x12-\n\x07started\x18\x04 \x01(\x0b\x32\x1a.issuer.v1.AttestorStartedH\x00\x12)\n\x07\x66\x65tched\x18\x05 \x01(\x0b\x32\x16.issuer.v1.SvidFetchedH\x00\x12)\n\x07refused\x18\x06 \x01(\x0b\x32\x16.issuer.v1.SvidRefusedH\x00\x12\x34\n\x0fposture_changed\x18\x07 \x01(\x0b\x32\x19.issuer.v1.PostureChangedH\x00\x12+\n\x07omitted\x18\x08 \x01(\x0b\x32\x18.issuer.v1.EventsOmittedH\x00\x12+\n\x08verified\x18\t \x01(\x0b\x32\x17.issuer.v1.PeerVerifiedH\x00\x42\x06\n\x04what\"I\n\x0fReportedProcess\x12\x0b\n\x03pid\x18\x01 \x01(\r\x12\x0b\n\x03uid\x18\x02 \x01(\r\x12\x0c\n\x04path\x18\x03 \x01(\t\x12\x0e\n\x06sha256\x18\x04 \x01(\t\"\"\n\x0f\x41ttestorStarted\x12\x0f\n\x07version\x18\x01 \x01(\t\"\xc3\x01\n\x0bSvidFetched\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\t \x01(\t\x12\x10\n\x06serial\x18\x02 \x01(\tH\x00\x12\r\n\x03jti\x18\x03 \x01(\tH\x00\x12\x16\n\x0ctoken_sha256\x18\x04 \x01(\tH\x00\x12\x12\n\nexpires_at\x18\x05 \x01(\x03\x12\x10\n\x08\x65ntry_id\x18\x06 \x01(\t\x12\x14\n\x0cinstance_uid\x18\x07 \x01(\t\x12\x10\n\x08\x61udience\x18\x08 \x03(\tB\x0c\n\ncredential\"+\n\x0bSvidRefused\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0c\n\x04\x63\x61ll\x18\x02 \x01(\t\">\n\x0ePostureChanged\x12\x11\n\tentry_ids\x18\x01 \x03(\t\x12\x0c\n\x04gone\x18\x02 \x03(\t\x12\x0b\n\x03new\x18\x03 \x03(\t\"/\n\rEventsOmitted\x12\x0c\n\x04lost\x18\x01 \x01(\x04\x12\x10\n\x08refusals\x18\x02 \x01(\x04\"\x81\x01\n\x0cPeerVerified\x12\x10\n\x08verifier\x18\x01 \x01(\t\x12\x10\n\x08\x65ntry_id\x18\x02 \x01(\t\x12\x0b\n\x03run\x18\x03 \x01(\x0c\x12\x0f\n\x07missing\x18\x04 \x01(\x04\x12/\n\x0cverification\x18\x05 \x01(\x0b\x32\x19.attestor.v1.Verification\"\"\n\x0eReportResponse\x12\x10\n\x08recorded\x18\x01 \x01(\x04\x32M\n\x0c\x41uditReports\x12=\n\x06Report\x12\x18.issuer.v1.ReportRequest\x1a\x19.issuer.v1.ReportResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'spiffekit.wire.pb.issuer.v1.audit_reports_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_REPORTREQUEST']._serialized_start=62
-  _globals['_REPORTREQUEST']._serialized_end=148
-  _globals['_REPORTEDEVENT']._serialized_start=151
-  _globals['_REPORTEDEVENT']._serialized_end=479
-  _globals['_REPORTEDPROCESS']._serialized_start=481
-  _globals['_REPORTEDPROCESS']._serialized_end=554
-  _globals['_ATTESTORSTARTED']._serialized_start=556
-  _globals['_ATTESTORSTARTED']._serialized_end=590
-  _globals['_SVIDFETCHED']._serialized_start=593
-  _globals['_SVIDFETCHED']._serialized_end=788
-  _globals['_SVIDREFUSED']._serialized_start=790
-  _globals['_SVIDREFUSED']._serialized_end=833
-  _globals['_POSTURECHANGED']._serialized_start=835
-  _globals['_POSTURECHANGED']._serialized_end=897
-  _globals['_EVENTSOMITTED']._serialized_start=899
-  _globals['_EVENTSOMITTED']._serialized_end=946
-  _globals['_REPORTRESPONSE']._serialized_start=948
-  _globals['_REPORTRESPONSE']._serialized_end=982
-  _globals['_AUDITREPORTS']._serialized_start=984
-  _globals['_AUDITREPORTS']._serialized_end=1061
+  _globals['_REPORTREQUEST']._serialized_start=113
+  _globals['_REPORTREQUEST']._serialized_end=199
+  _globals['_REPORTEDEVENT']._serialized_start=202
+  _globals['_REPORTEDEVENT']._serialized_end=575
+  _globals['_REPORTEDPROCESS']._serialized_start=577
+  _globals['_REPORTEDPROCESS']._serialized_end=650
+  _globals['_ATTESTORSTARTED']._serialized_start=652
+  _globals['_ATTESTORSTARTED']._serialized_end=686
+  _globals['_SVIDFETCHED']._serialized_start=689
+  _globals['_SVIDFETCHED']._serialized_end=884
+  _globals['_SVIDREFUSED']._serialized_start=886
+  _globals['_SVIDREFUSED']._serialized_end=929
+  _globals['_POSTURECHANGED']._serialized_start=931
+  _globals['_POSTURECHANGED']._serialized_end=993
+  _globals['_EVENTSOMITTED']._serialized_start=995
+  _globals['_EVENTSOMITTED']._serialized_end=1042
+  _globals['_PEERVERIFIED']._serialized_start=1045
+  _globals['_PEERVERIFIED']._serialized_end=1174
+  _globals['_REPORTRESPONSE']._serialized_start=1176
+  _globals['_REPORTRESPONSE']._serialized_end=1210
+  _globals['_AUDITREPORTS']._serialized_start=1212
+  _globals['_AUDITREPORTS']._serialized_end=1289
 # @@protoc_insertion_point(module_scope)

@@ -1,3 +1,4 @@
+from spiffekit.wire.pb.attestor.v1 import verifications_pb2 as _verifications_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -17,7 +18,7 @@ class ReportRequest(_message.Message):
     def __init__(self, boot: _Optional[bytes] = ..., events: _Optional[_Iterable[_Union[ReportedEvent, _Mapping]]] = ..., ended: _Optional[int] = ...) -> None: ...
 
 class ReportedEvent(_message.Message):
-    __slots__ = ("number", "at", "process", "started", "fetched", "refused", "posture_changed", "omitted")
+    __slots__ = ("number", "at", "process", "started", "fetched", "refused", "posture_changed", "omitted", "verified")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     AT_FIELD_NUMBER: _ClassVar[int]
     PROCESS_FIELD_NUMBER: _ClassVar[int]
@@ -26,6 +27,7 @@ class ReportedEvent(_message.Message):
     REFUSED_FIELD_NUMBER: _ClassVar[int]
     POSTURE_CHANGED_FIELD_NUMBER: _ClassVar[int]
     OMITTED_FIELD_NUMBER: _ClassVar[int]
+    VERIFIED_FIELD_NUMBER: _ClassVar[int]
     number: int
     at: int
     process: ReportedProcess
@@ -34,7 +36,8 @@ class ReportedEvent(_message.Message):
     refused: SvidRefused
     posture_changed: PostureChanged
     omitted: EventsOmitted
-    def __init__(self, number: _Optional[int] = ..., at: _Optional[int] = ..., process: _Optional[_Union[ReportedProcess, _Mapping]] = ..., started: _Optional[_Union[AttestorStarted, _Mapping]] = ..., fetched: _Optional[_Union[SvidFetched, _Mapping]] = ..., refused: _Optional[_Union[SvidRefused, _Mapping]] = ..., posture_changed: _Optional[_Union[PostureChanged, _Mapping]] = ..., omitted: _Optional[_Union[EventsOmitted, _Mapping]] = ...) -> None: ...
+    verified: PeerVerified
+    def __init__(self, number: _Optional[int] = ..., at: _Optional[int] = ..., process: _Optional[_Union[ReportedProcess, _Mapping]] = ..., started: _Optional[_Union[AttestorStarted, _Mapping]] = ..., fetched: _Optional[_Union[SvidFetched, _Mapping]] = ..., refused: _Optional[_Union[SvidRefused, _Mapping]] = ..., posture_changed: _Optional[_Union[PostureChanged, _Mapping]] = ..., omitted: _Optional[_Union[EventsOmitted, _Mapping]] = ..., verified: _Optional[_Union[PeerVerified, _Mapping]] = ...) -> None: ...
 
 class ReportedProcess(_message.Message):
     __slots__ = ("pid", "uid", "path", "sha256")
@@ -101,6 +104,20 @@ class EventsOmitted(_message.Message):
     lost: int
     refusals: int
     def __init__(self, lost: _Optional[int] = ..., refusals: _Optional[int] = ...) -> None: ...
+
+class PeerVerified(_message.Message):
+    __slots__ = ("verifier", "entry_id", "run", "missing", "verification")
+    VERIFIER_FIELD_NUMBER: _ClassVar[int]
+    ENTRY_ID_FIELD_NUMBER: _ClassVar[int]
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    MISSING_FIELD_NUMBER: _ClassVar[int]
+    VERIFICATION_FIELD_NUMBER: _ClassVar[int]
+    verifier: str
+    entry_id: str
+    run: bytes
+    missing: int
+    verification: _verifications_pb2.Verification
+    def __init__(self, verifier: _Optional[str] = ..., entry_id: _Optional[str] = ..., run: _Optional[bytes] = ..., missing: _Optional[int] = ..., verification: _Optional[_Union[_verifications_pb2.Verification, _Mapping]] = ...) -> None: ...
 
 class ReportResponse(_message.Message):
     __slots__ = ("recorded",)
