@@ -52,7 +52,7 @@ def check_narrower(limits: Limits, agent_class: AgentClass | None) -> None:
 def effective(agent: Agent, agent_class: AgentClass | None) -> Limits:
     """Return what holds for an agent. Where its class has been narrowed since, the class counts."""
     return Limits(
-        tools=_tools(agent.limits, (agent_class or _NO_CLASS).limits),
+        tools=tools(agent, agent_class),
         audiences=audiences(agent, agent_class),
         **{field: least(agent, agent_class, field) for field in (*LIFETIMES, "max_depth")},
     )
@@ -74,7 +74,9 @@ def audiences(agent: Agent, agent_class: AgentClass | None) -> tuple[str, ...] |
     return tuple(audience for audience in own if audience in of_class)
 
 
-def _tools(own: Limits, of_class: Limits) -> Tools | None:
-    if own.tools is None or of_class.tools is None:
-        return own.tools if of_class.tools is None else of_class.tools
-    return own.tools.within(of_class.tools)
+def tools(agent: Agent, agent_class: AgentClass | None) -> Tools | None:
+    """Return the only tools that an agent may use, or None if any."""
+    own, of_class = agent.limits.tools, (agent_class or _NO_CLASS).limits.tools
+    if own is None or of_class is None:
+        return own if of_class is None else of_class
+    return own.within(of_class)

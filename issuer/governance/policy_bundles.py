@@ -14,6 +14,7 @@ from typing import Final
 from issuer.ca.authorities import Authorities
 from issuer.changes import ChangeLog
 from issuer.errors import FailedPreconditionError
+from issuer.governance.limits import tools
 from issuer.governance.policy import PolicyJudge, principal_of
 from issuer.governance.publishing import Publishing
 from issuer.model import AgentState, Change, ChangeKind
@@ -66,7 +67,7 @@ class PolicyPublisher(Publishing[PublishedPolicies]):
         for change in changes:
             if change.kind in (ChangeKind.POLICY, ChangeKind.AUTHORITY):
                 self._urgent.set()
-            elif change.kind is ChangeKind.AGENT:
+            elif change.kind in (ChangeKind.AGENT, ChangeKind.AGENT_CLASS):
                 self._agents.set()
 
     async def _changed(self) -> None:
@@ -96,6 +97,8 @@ class PolicyPublisher(Publishing[PublishedPolicies]):
             AuthorityNotReadyError: No key can sign it.
         """
         issued = now.replace(microsecond=0)
+        active = [a for a in self._registrations.agents() if a.state is AgentState.ACTIVE]
+        limited = ((a.spiffe_id, tools(a, self._registrations.agent_class(a.agent_class))) for a in active)
         bundle = PolicyBundle(
             trust_domain=self._trust_domain,
             sequence=self._log.revision,
@@ -103,11 +106,8 @@ class PolicyPublisher(Publishing[PublishedPolicies]):
             issued_at=issued,
             expires_at=issued + lifetime,
             policies=self._judge.policies(),
-            agents={
-                agent.spiffe_id: principal_of(agent, now)
-                for agent in self._registrations.agents()
-                if agent.state is AgentState.ACTIVE
-            },
+            agents={agent.spiffe_id: principal_of(agent, now) for agent in active},
+            ceilings={spiffe_id: ceiling for spiffe_id, ceiling in limited if ceiling is not None},
         )
         token = await self._authorities.jwt.token(TYP, bundle.claims())
         if len(token) > MAX_BYTES:

@@ -2,18 +2,23 @@
 """Policies on their way to whoever has to ask them: signed by the trust domain that they are of.
 
 A bundle is a JWS of `typ` ``policy-bundle+jwt``, signed by a JWT authority of the trust domain's own bundle.
-It has every policy, and every active agent with what policies may ask of it; it is numbered and short-lived.
+It has every policy, and every active agent with what policies may ask of it and the tools that it may use at
+most; it is numbered and short-lived.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Any, Final, Self
 
 from spiffekit import statement
 from spiffekit.bundle import BundleSource
+from spiffekit.delegation.tools import Tools
 from spiffekit.errors import (
+    ConstraintError,
     JwtSvidError,
+    NotPermittedError,
     PolicyError,
     PolicyUnknownError,
     SpiffeError,
@@ -29,6 +34,8 @@ TYP: Final = "policy-bundle+jwt"
 LIFETIME: Final = timedelta(hours=1)  # who is cut off for longer knows nothing, and denies
 MAX_SKEW: Final = timedelta(seconds=30)
 MAX_BYTES: Final = 16 * 1024 * 1024
+NO_ARGUMENTS: Final[Mapping[str, object]] = MappingProxyType({})
+_NO_CEILING: Final = -1
 MAX_REMEMBERED: Final = 10_000  # decisions: some 5 MB, whatever tools callers ask for
 
 
@@ -43,9 +50,16 @@ class PolicyBundle:
     expires_at: datetime
     policies: tuple[Policy, ...] = ()
     agents: Mapping[SpiffeId, Principal] = field(default_factory=dict, repr=False)  # the active ones
+    # What an agent and its class are limited to, whatever policies permit; who is not here has no such limit.
+    ceilings: Mapping[SpiffeId, Tools] = field(default_factory=dict, repr=False)
 
     def claims(self) -> dict[str, Any]:
         """Return the claims of the token that says this."""
+        distinct: dict[bytes, tuple[int, Tools]] = {}  # many agents have those of their class
+        number = {
+            spiffe_id: distinct.setdefault(tools.to_json(), (len(distinct), tools))[0]
+            for spiffe_id, tools in self.ceilings.items()
+        }
         return {
             "iss": str(self.trust_domain.id),
             "seq": self.sequence,
@@ -54,9 +68,16 @@ class PolicyBundle:
             "exp": int(self.expires_at.timestamp()),
             "policies": [[policy.name, policy.version, policy.text] for policy in self.policies],
             "agents": {
-                str(spiffe_id): [who.owner, who.agent_class, who.team, who.review_overdue]
+                str(spiffe_id): [
+                    who.owner,
+                    who.agent_class,
+                    who.team,
+                    who.review_overdue,
+                    number.get(spiffe_id, _NO_CEILING),
+                ]
                 for spiffe_id, who in self.agents.items()
             },
+            "tools": [tools.to_value() for _, tools in distinct.values()],
         }
 
     @classmethod
@@ -106,15 +127,20 @@ class PolicyBundle:
         for said in _of_type(list, jws.payload.get("policies"), "policies"):
             name, version, text = _members(said, (str, int, str), "policies")
             policies.append(Policy(name=name, version=version, text=text))
-        agents = {}
+        tools = _tools(jws.payload.get("tools"))
+        agents, ceilings = {}, {}
         for key, said in _of_type(dict, jws.payload.get("agents"), "agents").items():
-            owner, agent_class, team, overdue = _members(said, (str, str, str, bool), "agents")
+            owner, agent_class, team, overdue, ceiling = _members(said, (str, str, str, bool, int), "agents")
             spiffe_id = SpiffeId.parse(key)
             if not spiffe_id.is_member_of(trust_domain):
                 raise PolicyError(f"policy bundle: agent {spiffe_id} is not of {trust_domain}")
             agents[spiffe_id] = Principal(
                 spiffe_id=spiffe_id, owner=owner, agent_class=agent_class, team=team, review_overdue=overdue
             )
+            if ceiling != _NO_CEILING:
+                if not 0 <= ceiling < len(tools):
+                    raise PolicyError(f"policy bundle: agent {spiffe_id} has tools that are not there")
+                ceilings[spiffe_id] = tools[ceiling]
         return cls(
             trust_domain=trust_domain,
             sequence=_of_type(int, jws.payload.get("seq"), "seq"),
@@ -123,6 +149,7 @@ class PolicyBundle:
             expires_at=jws.expires_at(),
             policies=tuple(policies),
             agents=agents,
+            ceilings=ceilings,
         )
 
     def is_newer_than(self, before: "PolicyBundle | None") -> bool:
@@ -208,13 +235,20 @@ class PolicyBook:
         self._held = bundle, policies
         return True
 
-    def decide_tool(self, spiffe_id: SpiffeId, tool: str, now: datetime) -> Decision:
+    def decide_tool(
+        self,
+        spiffe_id: SpiffeId,
+        tool: str,
+        now: datetime,
+        arguments: Mapping[str, object] = NO_ARGUMENTS,
+    ) -> Decision:
         """Return whether an agent may call a tool. Whatever goes wrong is a denial.
 
         Args:
             spiffe_id: Of the caller, as its verified SVID or delegation says.
             tool: The tool's name.
             now: The instant to judge by.
+            arguments: Those of the call, each a JSON value; they are held against the limits of the agent.
         """
         held = self._held
         if held is None:
@@ -232,6 +266,12 @@ class PolicyBook:
         if principal is None:
             reason = f"{spiffe_id} is no active agent of {self.trust_domain}"
             return Decision.denied(Denial.NO_ACTIVE_AGENT, reason, bundle=policies.policies.hash)
+        ceiling = bundle.ceilings.get(spiffe_id)
+        if ceiling is not None:
+            try:
+                ceiling.check_permits(tool, arguments)
+            except NotPermittedError as error:
+                return Decision.denied(Denial.BEYOND_LIMITS, str(error), bundle=policies.policies.hash)
         resource = Resource(kind="Tool", id=tool)
         return policies.decide(Request(action=TOOL, principal=principal, resource=resource, at=now))
 
@@ -240,6 +280,13 @@ def _of_type(kind: type, value: object, name: str) -> Any:
     if type(value) is not kind:  # bool is an int in Python
         raise PolicyError(f"policy bundle: {name} is missing or malformed")
     return value
+
+
+def _tools(value: object) -> list[Tools]:
+    try:
+        return [Tools.from_value(member) for member in _of_type(list, value, "tools")]
+    except ConstraintError as error:
+        raise PolicyError(f"policy bundle: tools: {error}") from error
 
 
 def _members(value: object, kinds: tuple[type, ...], name: str) -> list[Any]:

@@ -61,6 +61,7 @@ class Denial(StrEnum):
     NOT_PERMITTED = "not_permitted"  # no policy permits it
     NOT_EVALUATED = "not_evaluated"  # the engine or a policy failed, or what it was asked breaks the schema
     POLICY_UNKNOWN = "policy_unknown"  # there are no policies, or they are too old
+    BEYOND_LIMITS = "beyond_limits"  # the agent or its class is limited to other tools or arguments
     NO_ACTIVE_AGENT = "no_active_agent"  # the caller is nobody that policies speak of
     STATUS_UNKNOWN = "status_unknown"  # nobody knows now what is taken back
     REVOKED = "revoked"  # the caller, or what it showed, is taken back

@@ -3,8 +3,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from types import MappingProxyType
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 from spiffekit.daemon.clock import Clock, SystemClock
 from spiffekit.delegation.tools import Tools
@@ -13,6 +12,7 @@ from spiffekit.id import SpiffeId, TrustDomain
 from spiffekit.jws import DEFAULT_LEEWAY
 from spiffekit.jwtsvid import JwtSvid
 from spiffekit.policy import Decision, Denial
+from spiffekit.policy.bundle import NO_ARGUMENTS
 from spiffekit.status import AgentStatus
 from spiffekit.witsvid import WitSvid
 from spiffekit.workload.live import Peer
@@ -20,8 +20,6 @@ from spiffekit.workload.reporting import Reporter, Verification
 
 Caller = Peer | WitSvid | JwtSvid
 """Who calls, as verified: the `verified_peer` of a connection, or a token as its verifier returned it."""
-
-_NO_ARGUMENTS: Final[Mapping[str, object]] = MappingProxyType({})
 
 
 class Statuses(Protocol):
@@ -34,7 +32,9 @@ class Statuses(Protocol):
 class ToolPolicies(Protocol):
     """Whatever knows which policies hold. A `PolicySource` does, and a `PolicyBook`."""
 
-    def decide_tool(self, spiffe_id: SpiffeId, tool: str, now: datetime) -> Decision:
+    def decide_tool(
+        self, spiffe_id: SpiffeId, tool: str, now: datetime, arguments: Mapping[str, object]
+    ) -> Decision:
         """Return whether an agent may call a tool."""
 
 
@@ -71,14 +71,14 @@ class ToolGate:
         tool: str,
         *,
         delegated: Tools | None = None,
-        arguments: Mapping[str, object] = _NO_ARGUMENTS,
+        arguments: Mapping[str, object] = NO_ARGUMENTS,
     ) -> Decision:
         """Return whether a verified caller may use a tool.
 
         1. what the caller showed is good still: a connection may outlive the certificate it was made with;
         2. neither that nor its agent is taken back, by a status of now;
         3. what was delegated to it, if anything was, permits the tool with these arguments;
-        4. policies of now permit the tool to the agent.
+        4. the agent's own limits do, and policies of now permit the tool to it.
 
         Whatever is in shadow mode is told and does not count.
 
@@ -86,7 +86,8 @@ class ToolGate:
             caller: What was verified.
             tool: The tool's name.
             delegated: What a verified delegation leaves to the caller; None if it acts in its own right.
-            arguments: Those of the call, each a JSON value; they are held against `delegated` only.
+            arguments: Those of the call, each a JSON value. Where arguments are limited, those that are not
+                told are denied.
         """
         decision = self._decide(caller, tool, delegated, arguments)
         if self._reporter is not None:
@@ -114,7 +115,7 @@ class ToolGate:
         except NotPermittedError as error:
             return Decision.denied(Denial.NOT_DELEGATED, str(error))
         # (4)
-        return self._policies.decide_tool(caller.spiffe_id, tool, now)
+        return self._policies.decide_tool(caller.spiffe_id, tool, now, arguments)
 
     def _check_status(self, caller: Caller) -> None:
         status = self._status.agent_status(caller.spiffe_id.trust_domain)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which policies hold in the trust domain, and for which agents, kept fresh: for tool servers."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 
@@ -9,6 +9,7 @@ from spiffekit.bundle import BundleSet
 from spiffekit.daemon.clock import Clock, SystemClock
 from spiffekit.id import SpiffeId, TrustDomain
 from spiffekit.policy import Decision, Policies, PolicyBook, PolicyBundle
+from spiffekit.policy.bundle import NO_ARGUMENTS
 from spiffekit.workload.client import WorkloadApi
 from spiffekit.workload.signed import SignedReader
 from spiffekit.workload.source import READY_WITHIN, _Follower, _following
@@ -84,9 +85,15 @@ class PolicySource:
         """Return the newest policies that could be evaluated."""
         return self._follower.latest[0]
 
-    def decide_tool(self, spiffe_id: SpiffeId, tool: str, now: datetime) -> Decision:
+    def decide_tool(
+        self,
+        spiffe_id: SpiffeId,
+        tool: str,
+        now: datetime,
+        arguments: Mapping[str, object] = NO_ARGUMENTS,
+    ) -> Decision:
         """See `PolicyBook.decide_tool`. It knows nothing of what was taken back: see `ToolGate`."""
-        return self._book.decide_tool(spiffe_id, tool, now)
+        return self._book.decide_tool(spiffe_id, tool, now, arguments)
 
     async def changed(self) -> PolicyBundle:
         """Return the next newer policies.

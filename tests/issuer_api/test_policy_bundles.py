@@ -12,8 +12,9 @@ from issuer.errors import FailedPreconditionError
 from issuer.governance import policy_bundles
 from issuer.governance.policy_bundles import BYTES_PER_SECOND, PUSHED_LIFETIME, REFRESH
 from issuer.governance.publishing import RETRY
-from issuer.model import AgentState, StoredPolicy
+from issuer.model import AgentClass, AgentState, Limits, StoredPolicy
 from spiffekit.bundle import BundleSet
+from spiffekit.delegation.tools import Tools
 from spiffekit.policy import PolicyBundle
 from tests.issuer.strategies import an_agent
 from tests.issuer_api.calls import WITHIN
@@ -86,6 +87,24 @@ async def test_agents_are_published_with_what_policy_sees_of_them_while_they_are
     await published.database.write(lambda tx: tx.agents.update(replace(made, state=AgentState.SUSPENDED)))
     await clock.advance(SECOND)
     assert (await newest(published, before)).agents == {}
+
+
+async def test_an_agents_ceiling_and_that_of_its_class_go_along(published, clock):
+    before = published.policies.current.number
+    narrow, wide = (Tools.from_json(text) for text in (b'{"pay":{}}', b'{"pay":{},"list":{}}'))
+    bots = AgentClass(name="bots", limits=Limits(tools=wide))
+    await published.database.write(lambda tx: tx.agents.put_class(bots))
+    await agent(published, agent_class="bots", limits=Limits(tools=narrow))
+    await agent(published, path="/agent/other", agent_class="bots")
+    await agent(published, path="/agent/free")
+    await clock.advance(SECOND)
+    found = (await newest(published, before)).ceilings
+    assert found == {PAYER: narrow, spiffe_id("/agent/other"): wide}
+    before = published.policies.current.number
+    bots = replace(bots, limits=Limits(tools=Tools({})))
+    await published.database.write(lambda tx: tx.agents.put_class(bots))
+    await clock.advance(SECOND)
+    assert list((await newest(published, before)).ceilings.values()) == [Tools({})] * 2
 
 
 async def test_agents_that_come_and_go_do_not_flood_the_nodes_and_do_not_hold_up_a_policy(published, clock):

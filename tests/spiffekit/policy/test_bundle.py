@@ -8,6 +8,7 @@ from datetime import timedelta
 import pytest
 
 from spiffekit.bundle import BundleSet
+from spiffekit.delegation.tools import Tools
 from spiffekit.errors import (
     PolicyEngineError,
     PolicyError,
@@ -26,6 +27,7 @@ CA, OTHER = TestCA(now=NOW), TestCA("other.org", now=NOW)
 FAILS = "forbid(principal, action, resource) when { context.time.hour + 9223372036854775807 > 0 };"
 BUNDLES = BundleSet([CA.bundle])
 SECOND = timedelta(seconds=1)
+READER = SpiffeId.parse("spiffe://example.org/agent/reader")
 
 
 def a_bundle(**changes):
@@ -100,7 +102,7 @@ def test_it_holds_from_its_issue_to_its_end():
         verify(token(exp=int((NOW + LIFETIME + SECOND).timestamp())))
 
 
-AGENT = ["https://idp.example.org|alice", "payments", "treasury", False]
+AGENT = ["https://idp.example.org|alice", "payments", "treasury", False, -1]
 
 
 @pytest.mark.parametrize(
@@ -120,7 +122,16 @@ AGENT = ["https://idp.example.org|alice", "payments", "treasury", False]
         ({"policies": [["a", "1", ALL]]}, "policies is missing or malformed"),
         ({"policies": ["abc"]}, "policies is missing or malformed"),
         ({"agents": []}, "agents is missing or malformed"),
-        ({"agents": {str(PAYER): [*AGENT[:3], 0]}}, "agents is missing or malformed"),
+        ({"agents": {str(PAYER): AGENT[:4]}}, "agents has a malformed member"),
+        ({"agents": {str(PAYER): [*AGENT[:4], 0]}}, f"agent {PAYER} has tools that are not there"),
+        ({"agents": {str(PAYER): [*AGENT[:4], -2]}}, f"agent {PAYER} has tools that are not there"),
+        ({"agents": {str(PAYER): [*AGENT[:4], True]}}, "agents is missing or malformed"),
+        ({"tools": None}, "tools is missing or malformed"),
+        (
+            {"tools": [{"pay": {"amount": {"constraint_type": "new"}}}]},
+            "tools: tool 'pay': argument 'amount': constraint_type is none that is known",
+        ),
+        ({"agents": {str(PAYER): [*AGENT[:3], 0, -1]}}, "agents is missing or malformed"),
         ({"agents": {"spiffe://other.org/x": AGENT}}, "agent spiffe://other.org/x is not of example.org"),
         ({"agents": {"payer": AGENT}}, "scheme of 'payer' is not 'spiffe'"),
     ],
@@ -286,3 +297,29 @@ def test_callers_that_invent_tools_fill_no_memory(book, evaluated, monkeypatch):
         book.decide_tool(PAYER, f"tool {number}", NOW)
         assert len(book._held[1]._decisions) <= 3
     assert len(evaluated) == 10
+
+
+LIMITED = Tools.from_json(b'{"pay":{"amount":{"constraint_type":"range","max":100}},"list":{}}')
+CEILINGS = {PAYER: LIMITED, READER: Tools.from_json(LIMITED.to_json())}
+
+
+def test_ceilings_come_with_the_agents_and_once_for_all_that_share_one():
+    bundle = a_bundle(agents={who: a_principal(who) for who in (PAYER, READER)}, ceilings=CEILINGS)
+    assert len(bundle.claims()["tools"]) == 1
+    assert verify(token(bundle)) == bundle
+
+
+def test_what_an_agent_is_limited_to_counts_whatever_policies_permit(book):
+    book.put(a_bundle(ceilings=CEILINGS))
+    assert book.decide_tool(PAYER, "list", NOW).allowed
+    assert book.decide_tool(PAYER, "pay", NOW, {"amount": 100}).allowed
+    for tool, arguments in (
+        ("drop", {}),
+        ("pay", {}),
+        ("pay", {"amount": 101}),
+        ("pay", {"amount": 1, "to": 2}),
+    ):
+        decision = book.decide_tool(PAYER, tool, NOW, arguments)
+        assert (decision.allowed, decision.denial) == (False, "beyond_limits")
+    book.put(a_bundle(sequence=71, ceilings=CEILINGS, policies=(a_policy(NONE),)))
+    assert book.decide_tool(PAYER, "list", NOW).denial == "forbidden"

@@ -236,6 +236,17 @@ def test_what_was_delegated_permits_nothing_that_policies_do_not(server):
     assert server.denied(delegated=DELEGATED, arguments={"amount": 5})[0] is Denial.NO_ACTIVE_AGENT
 
 
+def test_what_an_agent_is_limited_to_counts_with_and_without_a_delegation(server):
+    server.lay_down(a_policy(ALL), ceilings={PAYER: DELEGATED})
+    wider = Tools.from_json(b'{"pay":{"amount":{"constraint_type":"range","max":900}}}')
+    for how in ({}, {"delegated": wider}):
+        assert server.gate.decide(server.peer, "pay", arguments={"amount": 5}, **how).allowed
+        assert server.denied(arguments={"amount": 101}, **how) == (
+            Denial.BEYOND_LIMITS,
+            "tool 'pay', argument 'amount' is not what range permits",
+        )
+
+
 async def test_threads_that_ask_while_everything_changes_get_one_of_the_true_answers(server):
     """Whatever a thread sees, it is never let in by policies and a status that did not hold together."""
     stop = False
