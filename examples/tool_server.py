@@ -4,6 +4,7 @@
 SPIFFE_ENDPOINT_SOCKET=unix:///run/attestor/public/api.sock python tool_server.py 8443
 
 It needs the extra `policy`. A caller sends the name of a tool, a line each, and hears "done" or why not.
+Who was let in and who was not, and by which policies, is in the issuer's audit trail.
 """
 
 import asyncio
@@ -12,6 +13,7 @@ import sys
 from spiffekit.id import SpiffeId, TrustDomain
 from spiffekit.workload import (
     PolicySource,
+    Reporter,
     StatusSource,
     ToolGate,
     X509Source,
@@ -29,15 +31,16 @@ async def main(port: int) -> None:
         X509Source.open() as source,
         StatusSource.open() as status,
         PolicySource.open(TrustDomain("example.org")) as policies,
+        Reporter.open() as reporter,
     ):
-        gate = ToolGate(status=status, policies=policies)
+        gate = ToolGate(status=status, policies=policies, reporter=reporter)
 
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             peer = verified_peer(writer)
             try:
                 while tool := (await reader.readline()).decode("ascii", "replace").strip():
                     decision = gate.decide(peer, tool)
-                    # What an auditor will ask: who, what, by which policies, of which bundle.
+                    # What an auditor will ask, and finds in the trail: who, what, by which policies.
                     print(
                         "allowed" if decision.allowed else f"denied {decision.denial}",
                         peer.spiffe_id,
@@ -54,7 +57,7 @@ async def main(port: int) -> None:
             finally:
                 writer.close()
 
-        context = mtls_server_context(source, below(AGENTS), status=status)
+        context = mtls_server_context(source, below(AGENTS), status=status, reporter=reporter)
         server = await asyncio.start_server(serve, "127.0.0.1", port, ssl=context, limit=MAX_NAME)
         print("serving", server.sockets[0].getsockname()[1], flush=True)
         async with server:

@@ -88,6 +88,16 @@ async def hears(agent, word, rest=""):
             pass
 
 
+async def recorded(local, decision, policy):
+    """Wait until the audit trail has that the tool server decided so about the agent, by these policies."""
+    search = ("audit", "search", "--type", "node.verified", "--resource", str(PAYER))
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            found = (await asyncio.to_thread(local.operator_json, *search))["events"]
+            if [e for e in found if (e["outcome"]["decision"], e.get("policy")) == (decision, policy)]:
+                return
+
+
 async def until(condition):
     async with asyncio.timeout(PATIENCE):
         while not condition():
@@ -133,6 +143,8 @@ async def test_a_tool_server_follows_policies_and_status_and_denies_when_it_hear
         assert (who, tool, ids) == (str(PAYER), "pay_invoice", "pay#1")
         assert bundle == local.operator_json("policy", "list")["hash"][:12]
         await until(lambda: verdict() == (True, None))
+        whole = local.operator_json("policy", "list")["hash"]
+        await recorded(local, "allow", {"ids": ["pay#1"], "bundle": whole})
 
         # 3. Another forbids it, and ends.
         await put("stop", "forbid(principal, action, resource);")
