@@ -15,7 +15,7 @@ from issuer.api.agents import AgentsService
 from issuer.api.audit import AuditService
 from issuer.api.audit_reports import AuditReportsService
 from issuer.api.bundle import PUBLISHED_AT_ONCE, PUBLISHED_PER_SECOND, BundleService, WitBundleService
-from issuer.api.caller import Callers, Connection, tls_connection
+from issuer.api.caller import Callers, Connection
 from issuer.api.debug import DebugService
 from issuer.api.dispatch import Metrics
 from issuer.api.entry import EntryService
@@ -45,7 +45,6 @@ from issuer.policy_endpoint import PolicyEndpoint
 from issuer.pruning import Pruning
 from issuer.registration import Registrations
 from issuer.store import Database
-from spiffekit.bundle import BundleSet
 from spiffekit.daemon import health as health_server
 from spiffekit.daemon import health_service, plugins, systemd
 from spiffekit.daemon import logging as logs
@@ -104,6 +103,7 @@ class Issuer:
         self.database = database
         self.trust_domain = TrustDomain(table.trust_domain)
         self.registry = CollectorRegistry()
+        self.metrics = Metrics(self.registry)
         self.health = Health()
         self.registrations = Registrations(self.trust_domain)
         (keys,) = plugins.load("issuer.keys", config.key_manager, prefix="key_manager.").values()
@@ -249,6 +249,7 @@ class Issuer:
                 database=self.database,
                 clock=self.clock,
                 registry=self.registry,
+                metrics=self.metrics,
                 context=self._tls_context,
             ).services()
         if table.health_address is not None:
@@ -285,7 +286,7 @@ class Issuer:
             table.bind_address,
             table.bind_port,
             context=self._tls_context,
-            identify=lambda peer: tls_connection(peer, BundleSet(self.registrations.bundles()), self.clock),
+            identify=self.callers.identify,
         )
         await server.serve(
             [remote, server.admin_front(table.admin_socket)],
@@ -294,7 +295,7 @@ class Issuer:
             callers=self.callers,
             database=self.database,
             clock=self.clock,
-            metrics=Metrics(self.registry),
+            metrics=self.metrics,
         )
 
     def _web_context(self) -> ssl.SSLContext:

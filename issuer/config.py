@@ -130,6 +130,7 @@ class PolicyEndpointTable(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     Attributes:
         address: The address where it answers; its certificate is the issuer's own X.509-SVID.
         authzen_port: The port of the AuthZEN API there, over HTTPS; none if left out.
+        ext_authz_port: The port of Envoy's external authorization there, gRPC over TLS; none if left out.
         gateways: The SPIFFE IDs that may ask, each exactly, over mTLS. None of them may administrate.
         url: How gateways reach the AuthZEN API, e.g. "https://policy.example.org:8444", to publish its
             metadata; unpublished if left out.
@@ -139,6 +140,7 @@ class PolicyEndpointTable(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
 
     address: str
     authzen_port: int | None = None
+    ext_authz_port: int | None = None
     gateways: tuple[str, ...] = ()
     url: str = ""
     decisions_per_second: float = 500.0
@@ -267,16 +269,20 @@ def _bad_endpoint(table: StatusEndpointTable) -> Iterator[str]:
 def _bad_policy_endpoint(table: PolicyEndpointTable, issuer: IssuerTable) -> Iterator[str]:
     if not _is_address(table.address):
         yield f"policy_endpoint.address: {table.address!r} is not an IP address"
-    if table.authzen_port is None:
-        yield "policy_endpoint.authzen_port: is missing, so that nobody could ask"
-    elif not 0 <= table.authzen_port <= MAX_PORT:
-        yield "policy_endpoint.authzen_port: not a port"
+    ports = {name: getattr(table, name) for name in ("authzen_port", "ext_authz_port")}
+    yield from (f"policy_endpoint.{name}: not a port" for name, port in ports.items() if not _is_port(port))
+    if ports["authzen_port"] == ports["ext_authz_port"] != 0:
+        yield "policy_endpoint.ext_authz_port: either is needed, and not the same for both"
     if table.url and not _URL.fullmatch(table.url):
         yield f"policy_endpoint.url: {table.url[:200]!r} is not https://HOST[:PORT]"
     for name in ("decisions_per_second", "agent_decisions_per_second"):
         if not 0 < getattr(table, name) < math.inf:
             yield f"policy_endpoint.{name}: has to be a positive number"
     yield from _bad_gateways(table.gateways, issuer)
+
+
+def _is_port(port: int | None) -> bool:
+    return port is None or 0 <= port <= MAX_PORT
 
 
 def _bad_gateways(gateways: tuple[str, ...], issuer: IssuerTable) -> Iterator[str]:

@@ -16,6 +16,7 @@ GENERATED = ROOT / "spiffekit/wire/pb"
 FACTS = tomllib.loads((ROOT / "tests/vectors_wire/facts.toml").read_text())
 OUR_OWN_PACKAGES = ("attestor.v1", "issuer.v1")
 CUT_SHORT = (  # of others, with what we need of them
+    "envoy.service.auth.v3",
     "runtime.v1",
     "plugin",
     "spire.plugin.agent.workloadattestor.v1",

@@ -54,6 +54,7 @@ TABLE: Final[dict[str, frozenset[Kind]]] = {
     **_methods("/issuer.v1.Revocation", "GetStatus", _ANYONE),
     **_methods("/issuer.v1.Audit", "ListEvents ProveEvent GetCheckpoint", OPERATORS),
     **_methods("/issuer.v1.Policy", "Put List Get Delete Test Simulate GetBundle", OPERATORS),
+    **_methods("/envoy.service.auth.v3.Authorization", "Check", _GATEWAYS),
     **_methods(
         "/issuer.v1.Agents",
         "RegisterAgent GetAgent ListAgents UpdateAgent ActivateAgent SuspendAgent ResumeAgent RetireAgent "

@@ -12,13 +12,10 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from issuer.api.authorization import HTTP_TABLE, authorize
-from issuer.api.caller import Callers, tls_connection
+from issuer.api.caller import Callers
 from issuer.api.decisions import Answer, Decisions, Question, plain
 from issuer.api.dispatch import STATUS, Call
-from issuer.config import PolicyEndpointTable
 from issuer.errors import InvalidRequestError, NotAuthorizedError
-from issuer.registration import Registrations
-from spiffekit.bundle import BundleSet
 from spiffekit.daemon import http_calls
 from spiffekit.daemon.clock import Clock
 from spiffekit.daemon.http_calls import Request, Response
@@ -51,22 +48,17 @@ class AuthZen:
         decisions: Decisions,
         *,
         callers: Callers,
-        registrations: Registrations,
         clock: Clock,
         url: str = "",
     ) -> None:
         self._decisions = decisions
         self._callers = callers
-        self._registrations = registrations
         self._clock = clock
         self._url = url
 
-    def serve(self, table: PolicyEndpointTable, context: Callable[[], ssl.SSLContext]) -> Service:
+    def serve(self, address: str, port: int, context: Callable[[], ssl.SSLContext]) -> Service:
         """Return the service; `context` gives each connection a TLS context that demands a certificate."""
-        assert table.authzen_port is not None  # noqa: S101 - whoever calls this has looked
-        return http_calls.serve(
-            table.address, table.authzen_port, self.answer, context=context, max_body=MAX_BODY
-        )
+        return http_calls.serve(address, port, self.answer, context=context, max_body=MAX_BODY)
 
     async def answer(self, request: Request) -> Response:
         """Answer a request; whatever is wrong with it, or with us, becomes a status."""
@@ -109,7 +101,7 @@ class AuthZen:
 
     async def _call(self, request: Request) -> Call:
         """Return who asks, having authorised it: its certificate is judged anew for each request."""
-        connection = tls_connection(request.peer, BundleSet(self._registrations.bundles()), self._clock)
+        connection = self._callers.identify(request.peer)
         caller = await self._callers.judge(connection)
         authorize(request.target, caller.kinds, HTTP_TABLE)
         return Call(request.target, caller, connection, self._clock.now(), secrets.token_hex(8))

@@ -14,7 +14,7 @@ from issuer.governance.revocation import Revocations
 from issuer.model import AgentState, Node
 from issuer.registration import Registrations
 from issuer.store import Database, Transaction
-from spiffekit.bundle import BundleSource
+from spiffekit.bundle import BundleSet, BundleSource
 from spiffekit.certificates import load_certificate
 from spiffekit.daemon.clock import Clock
 from spiffekit.daemon.listener import TlsPeer
@@ -153,6 +153,14 @@ class Callers:
         self._people = people
         self._admin_ids = admin_ids
         self._gateway_ids = gateway_ids
+
+    def identify(self, peer: TlsPeer) -> Connection:
+        """Return the connection of a TLS peer, by the bundles of now.
+
+        Raises:
+            PeerUnknownError: It showed a certificate that its own trust domain does not vouch for.
+        """
+        return tls_connection(peer, BundleSet(self._registrations.bundles()), self._clock)
 
     async def judge(self, connection: Connection) -> Caller:
         """Return who calls now.

@@ -45,6 +45,7 @@ class Question:
     resource: Resource  # a "Tool" or a "Service"
     arguments: Mapping[str, object] = field(default_factory=lambda: _NOTHING, repr=False)  # of the tool
     http: Http | None = field(default=None, repr=False)  # the request to the service
+    flaw: str = ""  # why no policy can be asked about it: a denial, and recorded as one
     serial: str = ""  # of the certificate that the agent showed, decimal, if the gateway says so
     asked: Mapping[str, object] = field(default_factory=lambda: _NOTHING)  # said besides; recorded only
 
@@ -189,6 +190,8 @@ class Decisions:
         """Return why an agent may not, before any policy is asked; "" if nothing speaks against it."""
         if agent.state is not AgentState.ACTIVE:
             return f"agent {agent.spiffe_id} is {agent.state}"
+        if question.flaw:
+            return question.flaw
         if question.serial and self._revocations.has_certificate(question.serial, call.now):
             return "the agent's certificate is revoked"
         tools = effective(agent, self._registrations.agent_class(agent.agent_class)).tools

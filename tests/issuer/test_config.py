@@ -375,6 +375,8 @@ def with_policy_endpoint(**changes):
 def test_gateways_may_ask_where_they_are_told(path):
     table = read(path, with_policy_endpoint()).policy_endpoint
     assert table.gateway_ids == {SpiffeId.parse("spiffe://example.org/gateway")}
+    table = read(path, with_policy_endpoint(ext_authz_port=8445)).policy_endpoint
+    assert (table.authzen_port, table.ext_authz_port) == (8444, 8445)
     assert (table.decisions_per_second, table.agent_decisions_per_second) == (500.0, 50.0)
 
 
@@ -382,8 +384,10 @@ def test_gateways_may_ask_where_they_are_told(path):
     ("changes", "rule"),
     [
         ({"address": '"localhost"'}, "address: 'localhost' is not an IP address"),
-        ({"authzen_port": None}, "authzen_port: is missing, so that nobody could ask"),
+        ({"authzen_port": None}, "ext_authz_port: either is needed, and not the same for both"),
+        ({"ext_authz_port": "8444"}, "ext_authz_port: either is needed, and not the same for both"),
         ({"authzen_port": "65536"}, "authzen_port: not a port"),
+        ({"ext_authz_port": "-1"}, "ext_authz_port: not a port"),
         ({"gateways": None}, "gateways: names nobody, so that nobody could ask"),
         ({"gateways": '["https://x"]'}, "gateways: scheme of 'https://x' is not 'spiffe'"),
         (

@@ -5,7 +5,10 @@ import asyncio
 import contextlib
 import json
 
+from prometheus_client import CollectorRegistry
+
 from deploy.local import free_port
+from issuer.api.dispatch import Metrics
 from issuer.config import PolicyEndpointTable
 from issuer.policy_endpoint import PolicyEndpoint
 from spiffekit.daemon.http import Peer, request
@@ -23,7 +26,7 @@ def a_table(**changes):
     return PolicyEndpointTable(**fixed | changes)
 
 
-def endpoint(world, table):
+def endpoint(world, table, registry):
     return PolicyEndpoint(
         table=table,
         callers=world.callers,
@@ -32,17 +35,19 @@ def endpoint(world, table):
         judge=world.policy,
         database=world.database,
         clock=world.clock,
-        registry=world.registry,
+        registry=registry,
+        metrics=Metrics(registry),
         context=world.tls_context,
     )
 
 
 @contextlib.asynccontextmanager
-async def serving(world, table):
+async def serving(world, table, registry=None):
     """Run the services of the endpoint."""
+    registry = registry or CollectorRegistry()
     running = []
     try:
-        for service in endpoint(world, table).services().values():
+        for service in endpoint(world, table, registry).services().values():
             ready = asyncio.get_running_loop().create_future()
             running.append(asyncio.create_task(service(lambda ready=ready: ready.set_result(None))))
             await asyncio.wait([ready, running[-1]], return_when=asyncio.FIRST_COMPLETED)

@@ -3,6 +3,7 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import grpc
 import pytest
@@ -14,6 +15,8 @@ from issuer.store.schema import audit, metadata
 from spiffekit.bundle import JwtAuthority
 from spiffekit.testing import TestCA
 from spiffekit.wire.convert import bundle_to_proto
+from spiffekit.wire.pb.envoy.service.auth.v3 import external_auth_pb2
+from spiffekit.wire.pb.envoy.service.auth.v3.external_auth_pb2_grpc import AuthorizationStub
 from spiffekit.wire.pb.issuer.v1 import (
     agents_pb2,
     agents_pb2_grpc,
@@ -32,6 +35,7 @@ from spiffekit.wire.pb.spire.api.server.svid.v1 import svid_pb2, svid_pb2_grpc
 from tests.issuer.governance.policies import a_stored
 from tests.issuer.strategies import an_agent
 from tests.issuer_api.entries import message
+from tests.issuer_api.gateways import GATEWAY_IDS
 from tests.issuer_api.test_svid import request, uri
 from tests.issuer_api.test_wit import holder, saw
 from tests.issuer_api.world import TRUST_DOMAIN, World, csr, id_message
@@ -72,6 +76,14 @@ svids = {"service": "svid.v1.SVID", "stub": svid_pb2_grpc.SVIDStub}
 
 
 owned = {"service": "/issuer.v1.Agents", "stub": agents_pb2_grpc.AgentsStub}
+
+
+@act(service="/envoy.service.auth.v3.Authorization", stub=AuthorizationStub, caller="gateway")
+async def Check(stub):
+    attributes = external_auth_pb2.AttributeContext(context_extensions={"tool": "pay"})
+    attributes.source.principal = "spiffe://example.org/agent/active"
+    answer = await stub.Check(external_auth_pb2.CheckRequest(attributes=attributes))
+    return SimpleNamespace(results=[answer])
 
 
 @act(service="/issuer.v1.Revocation", stub=revocation_pb2_grpc.RevocationStub)
@@ -309,7 +321,7 @@ async def Delete(stub):
 
 @pytest.fixture
 async def world(place, clock):
-    async with World.open(place, clock, wit=True) as made:
+    async with World.open(place, clock, wit=True, gateway_ids=GATEWAY_IDS) as made:
         yield made
 
 
@@ -340,6 +352,7 @@ async def channels(world):
         "stranger": await world.dial(),
         "node": await world.dial(node),
         "downstream": await world.dial(await world.sign("/nested")),
+        "gateway": await world.dial(await world.sign("/gateway")),
     }
 
 
@@ -383,6 +396,7 @@ async def test_an_act_leaves_a_record(world, channels, method):
             "stranger": "anonymous:",
             "node": "spiffe://example.org/spire/agent/test/n1",
             "downstream": "spiffe://example.org/nested",
+            "gateway": "spiffe://example.org/gateway",
         }[ACTS[method][2]]
     )
 

@@ -21,7 +21,7 @@ from tests.issuer_api.world import SERVICES, World
 
 # Written down a second time on purpose, and by caller: the table of the code is by method.
 ANYBODY = {"Agent/AttestAgent", "Bundle/GetBundle", "Revocation/GetStatus"}
-GATEWAYS = ANYBODY
+GATEWAYS = ANYBODY | {"Authorization/Check"}
 NODES = ANYBODY | {
     "Agent/RenewAgent",
     "Agent/PostStatus",

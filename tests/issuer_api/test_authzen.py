@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from issuer.api import authzen, decisions
 from issuer.model import (
@@ -504,12 +505,15 @@ async def test_a_gateway_has_a_share_too_however_many_agents_it_names(world):
         assert len(await calls(world)) == 3
 
 
-async def test_decisions_are_counted(world, gateway):
-    await gateway.ask(tool())
-    await gateway.ask(tool("wipe"))
+async def test_decisions_are_counted(world):
+    counted = CollectorRegistry()
+    async with serving(world, a_table(), counted) as table:
+        gateway = Gateway(world, table.authzen_port, await world.sign("/gateway"))
+        await gateway.ask(tool())
+        await gateway.ask(tool("wipe"))
     labels = {"endpoint": "/access/v1/evaluation"}
     for status in ("200", "403"):
-        assert world.registry.get_sample_value("issuer_decisions_total", labels | {"status": status}) == 1
+        assert counted.get_sample_value("issuer_decisions_total", labels | {"status": status}) == 1
 
 
 async def test_without_any_policy_everything_is_denied(place, clock):

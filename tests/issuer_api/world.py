@@ -18,11 +18,13 @@ from issuer.api.agents import AgentsService
 from issuer.api.audit import AuditService
 from issuer.api.audit_reports import AuditReportsService
 from issuer.api.bundle import BundleService, WitBundleService
-from issuer.api.caller import Callers, local_connection, tls_connection
+from issuer.api.caller import Callers, local_connection
 from issuer.api.debug import DebugService
+from issuer.api.decisions import Decisions
 from issuer.api.dispatch import Dispatcher, Metrics
 from issuer.api.entry import EntryService
 from issuer.api.explain import ExplainService
+from issuer.api.ext_authz import ExtAuthzService
 from issuer.api.node import NodeService
 from issuer.api.policy import PolicyService
 from issuer.api.revocation import RevocationService
@@ -47,7 +49,6 @@ from issuer.node.join_token import JoinTokenVerifier
 from issuer.registration import Registrations
 from issuer.store import Database
 from issuer.store.schema import join_tokens
-from spiffekit.bundle import BundleSet
 from spiffekit.daemon import health_service
 from spiffekit.daemon.health import Health
 from spiffekit.daemon.health_service import HealthService
@@ -57,6 +58,7 @@ from spiffekit.id import SpiffeId, TrustDomain
 from spiffekit.keys import private_key_to_der, public_key_to_der
 from spiffekit.selector import Selector
 from spiffekit.wire import tls
+from spiffekit.wire.pb.envoy.service.auth.v3 import external_auth_pb2
 from spiffekit.wire.pb.issuer.v1 import (
     agents_pb2,
     audit_pb2,
@@ -82,6 +84,7 @@ SERVICES = {
     "svid": svid_pb2.DESCRIPTOR.services_by_name["SVID"],
     "debug": debug_pb2.DESCRIPTOR.services_by_name["Debug"],
     "health": health_service.SERVICE,
+    "authorization": external_auth_pb2.DESCRIPTOR.services_by_name["Authorization"],
     "audit": audit_pb2.DESCRIPTOR.services_by_name["Audit"],
     "audit_reports": audit_reports_pb2.DESCRIPTOR.services_by_name["AuditReports"],
     "agents": agents_pb2.DESCRIPTOR.services_by_name["Agents"],
@@ -173,12 +176,6 @@ class World:
         self.socket = folder / "api.sock"
         self.audit_files = LogFiles(folder / "audit")
         self.audit_signer = load_signer("example.org/audit", folder / "audit-key")
-        self.remote = TlsFront(
-            "127.0.0.1",
-            0,
-            context=self.tls_context,
-            identify=lambda peer: tls_connection(peer, BundleSet(self.registrations.bundles()), self.clock),
-        )
         self.callers = Callers(
             TRUST_DOMAIN,
             self.registrations,
@@ -188,6 +185,12 @@ class World:
             people=self.people,
             admin_ids=self.options.get("admin_ids", frozenset()),
             gateway_ids=self.options.get("gateway_ids", frozenset()),
+        )
+        self.remote = TlsFront(
+            "127.0.0.1",
+            0,
+            context=self.tls_context,
+            identify=self.callers.identify,
         )
         self.services = self._services()
         metrics = Metrics(self.registry)
@@ -216,7 +219,14 @@ class World:
         common = {"database": self.database, "registrations": self.registrations}
         limits = {
             name: RateLimit(*self.options.get(name, (MANY, MANY)), monotonic=self.clock.monotonic)
-            for name in ("attest_limit", "sign_limit", "report_limit", "publish_limit")
+            for name in (
+                "attest_limit",
+                "sign_limit",
+                "report_limit",
+                "publish_limit",
+                "gateway_limit",
+                "agent_limit",
+            )
         }
         return {
             "agent": NodeService(
@@ -255,6 +265,16 @@ class World:
             "audit_reports": AuditReportsService(TRUST_DOMAIN, **common, limit=limits["report_limit"]),
             "debug": DebugService(registrations=self.registrations, identity=self.identity, clock=self.clock),
             "health": HealthService(self.health),
+            "authorization": ExtAuthzService(
+                Decisions(
+                    **common,
+                    revocations=self.revocations,
+                    judge=self.policy,
+                    gateway_limit=limits["gateway_limit"],
+                    agent_limit=limits["agent_limit"],
+                    registry=self.registry,
+                )
+            ),
             "explain": ExplainService(TRUST_DOMAIN, registrations=self.registrations),
             "updates": UpdatesService(
                 TRUST_DOMAIN,
