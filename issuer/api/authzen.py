@@ -5,6 +5,7 @@ The subject is the agent, by its SPIFFE ID; or, as MCP gateways ask, whoever the
 agent in the context. The action is a tool's call or an HTTP request. Searching is not offered.
 """
 
+import logging
 import secrets
 import ssl
 from collections.abc import Callable, Mapping
@@ -27,6 +28,8 @@ from spiffekit.id import SpiffeId
 from spiffekit.jwk import parse_json_object, to_json
 from spiffekit.policy import Http, Resource
 from spiffekit.policy.request import HTTP, TOOL
+
+logger = logging.getLogger(__name__)
 
 MAX_BODY: Final = 64 * 1024  # bytes
 MAX_EVALUATIONS: Final = 50  # in one request
@@ -76,7 +79,8 @@ class AuthZen:
             reply, close = _error(HTTPStatus.FORBIDDEN, str(error)), True
         except InvalidRequestError as error:
             reply, close = _error(HTTPStatus.BAD_REQUEST, str(error)), False
-        except Exception as error:  # noqa: BLE001 - the boundary: every error becomes a status
+        except Exception as error:  # the boundary: every error becomes a status
+            logger.exception("call failed", extra={"request": request_id})
             message = STATUS.status_of(error).message
             reply, close = _error(HTTPStatus.INTERNAL_SERVER_ERROR, message), True
         return Response(reply, {"x-request-id": request_id} if request_id else {}, close)

@@ -10,10 +10,11 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Final
 
+from msgspec import structs
 from prometheus_client import CollectorRegistry, Counter
 
 from issuer.api.dispatch import Call
@@ -184,7 +185,7 @@ class Decisions:
         answer = (
             Answer(status, reason) if policy is None else Answer(status, reason, policy.eval_id, policy.ids)
         )
-        return answer, replace(record, type="call.allowed" if allowed else "call.denied")
+        return answer, structs.replace(record, type="call.allowed" if allowed else "call.denied")
 
     def _refusal(self, question: Question, agent: Agent, call: Call) -> str:
         """Return why an agent may not, before any policy is asked; "" if nothing speaks against it."""

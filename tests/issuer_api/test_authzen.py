@@ -689,10 +689,12 @@ async def test_an_open_connection_falls_with_the_authority_that_vouched_for_it(w
     assert (await fresh.ask(tool()))["decision"] is True, "whom the new authority vouches for is let in"
 
 
-async def test_what_goes_wrong_inside_is_told_without_its_inside(world, table, gateway, monkeypatch):
+async def test_what_goes_wrong_inside_is_told_without_its_inside(world, gateway, monkeypatch, caplog):
     def fail(*_):
         raise ZeroDivisionError("hunter2")
 
     monkeypatch.setattr(world.policy, "judge_call", fail)
     status, header, answer = await gateway.send(tool(), x_request_id="r1")
     assert (status, answer, header("x-request-id")) == (500, b"internal error\n", "r1")
+    (said,) = [record for record in caplog.records if record.name == "issuer.api.authzen"]
+    assert (said.message, said.request) == ("call failed", "r1")
