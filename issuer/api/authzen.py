@@ -80,7 +80,7 @@ class AuthZen:
         except InvalidRequestError as error:
             reply, close = _error(HTTPStatus.BAD_REQUEST, str(error)), False
         except Exception as error:  # the boundary: every error becomes a status
-            logger.exception("call failed", extra={"request": request_id})
+            logger.exception("question failed", extra={"request": request_id})
             message = STATUS.status_of(error).message
             reply, close = _error(HTTPStatus.INTERNAL_SERVER_ERROR, message), True
         return Response(reply, {"x-request-id": request_id} if request_id else {}, close)

@@ -697,4 +697,4 @@ async def test_what_goes_wrong_inside_is_told_without_its_inside(world, gateway,
     status, header, answer = await gateway.send(tool(), x_request_id="r1")
     assert (status, answer, header("x-request-id")) == (500, b"internal error\n", "r1")
     (said,) = [record for record in caplog.records if record.name == "issuer.api.authzen"]
-    assert (said.message, said.request) == ("call failed", "r1")
+    assert (said.message, said.request) == ("question failed", "r1")
