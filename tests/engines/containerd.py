@@ -112,7 +112,7 @@ class Containerd:
         config = message(
             _1=message(_1=name),
             _2=message(_1=WEB),
-            _3=["/bin/sleep", "600"],
+            _3=["/bin/sleep", "3600"],
             _6=[message(_1="PASSWORD", _2="secret")],
             _9=_labels(labels),
             _15=b"",
@@ -141,7 +141,7 @@ def image(name):
         {
             "architecture": "amd64",
             "os": "linux",
-            "config": {"Cmd": ["/bin/sleep", "600"], "Labels": {"name": name}},
+            "config": {"Cmd": ["/bin/sleep", "3600"], "Labels": {"name": name}},
             "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]},
         }
     ).encode()

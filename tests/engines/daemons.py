@@ -64,7 +64,7 @@ class ContainerEngine:
         assert done.returncode == 0, done.stderr.decode()
         return done.stdout.decode().strip()
 
-    def run(self, *options, command=("sleep", "600"), image=IMAGE, detached=True, **labels):
+    def run(self, *options, command=("sleep", "3600"), image=IMAGE, detached=True, **labels):
         """Run a container; return its ID, or what it prints if it is not detached."""
         mode = ["--detach", "--stop-signal=KILL"] if detached else ["--rm"]
         told = [f"--label={name}={value}" for name, value in labels.items()]

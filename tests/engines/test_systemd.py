@@ -41,7 +41,7 @@ def test_a_service_is_named_by_id_and_file(systemd, attest):  # noqa: F811
 
 
 def test_a_service_of_the_moment_is_named_by_its_own_file(systemd, attest):  # noqa: F811
-    started = systemd.run("systemd-run", "--unit=moment", "/bin/sleep", "600")
+    started = systemd.run("systemd-run", "--unit=moment", "/bin/sleep", "3600")
     assert started.returncode == 0, started.stderr
     assert attest(systemd.main_pid("moment.service")) == [
         "systemd:fragment_path:/run/systemd/transient/moment.service systemd:id:moment.service"
