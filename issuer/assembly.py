@@ -89,6 +89,8 @@ async def run(config: Config) -> None:
         issuer = await Issuer.create(config)
         try:
             await run_until_signalled(**issuer.services())
+            # What was recorded last: else a copy of the database from before it would pass for all there was.
+            await issuer.audit_log.seal()
         finally:
             issuer.database.close()
 

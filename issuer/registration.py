@@ -238,8 +238,11 @@ class Registrations:
         return self._is_flagged("admin", spiffe_id, now)
 
     def is_downstream(self, spiffe_id: SpiffeId, now: datetime) -> bool:
-        """Tell whether an entry makes this ID a downstream issuer at `now`."""
-        return self._is_flagged("downstream", spiffe_id, now)
+        """Tell whether an entry makes this ID a downstream issuer at `now`; an agent is none.
+
+        What an issuer below us has signed could not be taken back with the agent.
+        """
+        return spiffe_id not in self._agents and self._is_flagged("downstream", spiffe_id, now)
 
     def _is_flagged(self, flag: str, spiffe_id: SpiffeId, now: datetime) -> bool:
         return any(self._counts(entry, now) for entry in self._flagged.get((flag, spiffe_id), {}).values())

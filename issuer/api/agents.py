@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
+from issuer.api.caller import Kind
 from issuer.api.convert_agents import (
     agent_field,
     agent_id_field,
@@ -19,14 +20,14 @@ from issuer.api.convert_agents import (
     text_field,
 )
 from issuer.api.dispatch import Call, page_size, pages_of
-from issuer.errors import NotFoundError
+from issuer.errors import NotAuthorizedError, NotFoundError
 from issuer.governance.lifecycle import Lifecycle
 from issuer.governance.limits import check_narrower, effective
 from issuer.governance.revocation import claim, follow
 from issuer.model import Agent, AgentClass, AgentState, AuditRecord, new_entry_id
 from issuer.registration import Registrations
 from issuer.store import Database, Transaction
-from spiffekit.id import TrustDomain
+from spiffekit.id import SpiffeId, TrustDomain
 from spiffekit.wire.pb.issuer.v1 import agents_pb2
 
 MAX_PAGE: Final = 1000
@@ -103,8 +104,9 @@ class AgentsService:
 
     async def UpdateAgent(self, request: agents_pb2.UpdateAgentRequest, call: Call) -> agents_pb2.Agent:  # noqa: N802 - the method's name on the wire
         """Replace what an agent is for and may have."""
+        actor = self._person(call)
 
-        def step(agent: Agent, _: AgentClass | None) -> Agent:
+        def step(agent: Agent, agent_class: AgentClass | None) -> Agent:
             # What nobody describes is that of the agent; the owner is not asked for and not looked at.
             spec = agents_pb2.AgentSpec()
             spec.CopyFrom(request.spec)
@@ -118,16 +120,18 @@ class AgentsService:
                 created_at=agent.created_at,
                 changed_at=agent.changed_at,
             )
-            return changed(agent, wanted)
+            wanted = changed(agent, wanted)
+            return self._lifecycle.updated(agent, wanted, agent_class, actor=actor, now=call.now)
 
         return await self._step(request.spec.spiffe_id, request.reason, call, step)
 
     async def ActivateAgent(self, request: agents_pb2.ChangeStateRequest, call: Call) -> agents_pb2.Agent:  # noqa: N802 - the method's name on the wire
         """Approve a registered agent."""
+        actor = self._person(call)
 
         def step(agent: Agent, agent_class: AgentClass | None) -> Agent:
             return self._lifecycle.activated(
-                agent, agent_class, actor=call.caller.actor, reason=request.reason, now=call.now
+                agent, agent_class, actor=actor, reason=request.reason, now=call.now
             )
 
         return await self._step(request.spiffe_id, request.reason, call, step)
@@ -142,11 +146,10 @@ class AgentsService:
 
     async def ResumeAgent(self, request: agents_pb2.ChangeStateRequest, call: Call) -> agents_pb2.Agent:  # noqa: N802 - the method's name on the wire
         """Give the identity of a suspended agent back."""
+        actor = self._person(call)
 
         def step(agent: Agent, _: AgentClass | None) -> Agent:
-            return self._lifecycle.resumed(
-                agent, actor=call.caller.actor, reason=request.reason, now=call.now
-            )
+            return self._lifecycle.resumed(agent, actor=actor, reason=request.reason, now=call.now)
 
         return await self._step(request.spiffe_id, request.reason, call, step)
 
@@ -164,22 +167,35 @@ class AgentsService:
     async def ReviewAgent(self, request: agents_pb2.ReviewAgentRequest, call: Call) -> agents_pb2.Agent:  # noqa: N802 - the method's name on the wire
         """Set the date of the next review."""
         review_by = instant_field("review_by", request.review_by)
+        actor = self._person(call)
 
         def step(agent: Agent, agent_class: AgentClass | None) -> Agent:
             return self._lifecycle.reviewed(
-                agent, agent_class, actor=call.caller.actor, review_by=review_by, now=call.now
+                agent, agent_class, actor=actor, review_by=review_by, now=call.now
             )
 
         return await self._step(request.spiffe_id, request.reason, call, step)
 
     async def TransferAgent(self, request: agents_pb2.TransferAgentRequest, call: Call) -> agents_pb2.Agent:  # noqa: N802 - the method's name on the wire
         """Give an agent to another owner."""
-        owner = owner_field(request.owner)
+        owner, actor = owner_field(request.owner), self._person(call)
 
-        def step(agent: Agent, _: AgentClass | None) -> Agent:
-            return self._lifecycle.transferred(agent, owner)
+        def step(agent: Agent, agent_class: AgentClass | None) -> Agent:
+            return self._lifecycle.transferred(agent, agent_class, owner, actor=actor)
 
         return await self._step(request.spiffe_id, request.reason, call, step)
+
+    def _person(self, call: Call) -> str:
+        """Return the actor of a step that takes a person: agents propose, and take away, but approve nothing.
+
+        Raises:
+            NotAuthorizedError: It is an agent that is an administrator.
+        """
+        actor = call.caller.actor
+        local = Kind.LOCAL in call.caller.kinds
+        if not local and self._registrations.agent(SpiffeId.parse(actor)) is not None:
+            raise NotAuthorizedError(f"{actor} is an agent: that takes a person")
+        return actor
 
     async def _step(self, spiffe_id: str, reason: str, call: Call, step: Step) -> agents_pb2.Agent:
         """Take a step in an agent's life, with its record, or neither."""
@@ -204,6 +220,9 @@ class AgentsService:
 
         def act(tx: Transaction) -> AgentClass:
             tx.audit.append(call.record(agent_class.name))
+            before = tx.agents.find_class(agent_class.name)
+            if before is not None and before.two_people and not agent_class.two_people:
+                tx.agents.check_empty(before)  # nobody else would have to approve those that are of it
             return tx.agents.put_class(agent_class)
 
         return class_to_proto(await self._database.write(act))

@@ -61,13 +61,32 @@ class Lifecycle:
         if agent.state is not AgentState.REGISTERED:
             raise FailedPreconditionError(f"agent {agent.spiffe_id} is {agent.state}, not registered")
         self._check_has_owner(agent)
+        self._check_second_person(agent, agent_class, actor)
+        return _moved(agent, AgentState.ACTIVE, reason, now)
+
+    def _check_second_person(self, agent: Agent, agent_class: AgentClass | None, actor: str) -> None:
         if agent_class is not None and agent_class.two_people:
             if self._people.person_of(actor) == self._people.person_of(agent.registered_by):
                 raise NotAuthorizedError(
                     f"class {agent_class.name!r} asks for two people: {actor} registered the agent"
                 )
             self._people.check_owns(actor, agent.owner)
-        return _moved(agent, AgentState.ACTIVE, reason, now)
+
+    def updated(
+        self, agent: Agent, wanted: Agent, agent_class: AgentClass | None, *, actor: str, now: datetime
+    ) -> Agent:
+        """Change what an agent is for and may have; the date of its review stays if none is wanted.
+
+        Raises:
+            InvalidRequestError: The date of the review has passed, or is later than the class allows.
+            NotAuthorizedError: The actor sets such a date and is not its owner; or its class asks for two
+                people, it was approved or would leave the class, and the actor may not approve it.
+        """
+        if agent.state is not AgentState.REGISTERED or wanted.agent_class != agent.agent_class:
+            self._check_second_person(agent, agent_class, actor)
+        if wanted.review_by is None or wanted.review_by == agent.review_by:
+            return replace(wanted, review_by=agent.review_by)
+        return self.reviewed(wanted, agent_class, actor=actor, review_by=wanted.review_by, now=now)
 
     def suspended(self, agent: Agent, *, reason: str, now: datetime) -> Agent:
         """Take an active agent's identity away for a while.
@@ -129,13 +148,21 @@ class Lifecycle:
             review_by = now + every
         return replace(agent, review_by=review_by)
 
-    def transferred(self, agent: Agent, owner: Owner) -> Agent:
-        """Give an agent to another owner.
+    def transferred(self, agent: Agent, agent_class: AgentClass | None, owner: Owner, *, actor: str) -> Agent:
+        """Give an agent to another owner: its own owner does, or anybody if that one is gone.
 
         Raises:
             InvalidRequestError: The new owner is not known.
+            NotAuthorizedError: The actor is not its owner, and that one is there; or is the new owner of one
+                that had none, and its class asks for two people.
         """
         self._check_owner(owner)
+        if agent.orphaned_at is None and self._people.exists(agent.owner):
+            self._people.check_owns(actor, agent.owner)
+        elif agent_class is not None and agent_class.two_people and self._people.owns(actor, owner):
+            raise NotAuthorizedError(
+                f"class {agent_class.name!r} asks for two people: {actor} would be the new owner"
+            )
         return replace(agent, owner=owner, orphaned_at=None)
 
     def _check_owner(self, owner: Owner) -> None:

@@ -109,7 +109,7 @@ class People:
         """Return what a file says.
 
         Raises:
-            ValueError: It is a page of several, names a person twice, or an account for two people.
+            ValueError: It names nobody, or is a page of several; or somebody, or an account, is there twice.
             msgspec.MsgspecError: It is no list of users.
         """
         found = msgspec.json.decode(content, type=_List)
@@ -130,6 +130,8 @@ class People:
             for account in user.here.accounts:
                 if accounts.setdefault(account, person) != person:
                     raise ValueError(f"account {account!r} is of two people")
+        if not people:  # an export that went wrong, rather than that everybody left at once
+            raise ValueError("nobody is there")
         return _Known(frozenset(people), {g: frozenset(m) for g, m in groups.items()}, accounts)
 
     def _now(self) -> _Known:
@@ -161,6 +163,17 @@ class People:
         """Return whom an actor is, or None where nobody can say; for the record, not for a decision."""
         return None if self._known is None else self._known.accounts.get(account_of(actor))
 
+    def owns(self, actor: str, owner: Owner) -> bool:
+        """Tell whether an actor is an owner, or of the group that is, by the list; without one nobody is.
+
+        Raises:
+            FailedPreconditionError: The list cannot be read.
+        """
+        if self._file is None:
+            return False
+        person = self.person_of(actor)
+        return person == owner or person in self._now().groups.get(owner, frozenset())
+
     def check_owns(self, actor: str, owner: Owner) -> None:
         """Check that an actor is an owner, or of the group that is; without a list every operator is.
 
@@ -168,8 +181,5 @@ class People:
             NotAuthorizedError: It is not.
             FailedPreconditionError: The list cannot be read.
         """
-        if self._file is None:
-            return
-        person = self.person_of(actor)
-        if person != owner and person not in self._now().groups.get(owner, frozenset()):
+        if self._file is not None and not self.owns(actor, owner):
             raise NotAuthorizedError(f"only the owner may: {owner}, and {account_of(actor)} is not")

@@ -122,6 +122,16 @@ class AgentStore:
         """Return every class, by name."""
         return map(_class, self._connection.execute(sa.select(agent_classes).order_by(agent_classes.c.name)))
 
+    def check_empty(self, agent_class: AgentClass) -> None:
+        """Check that no agent is, or was, of a class.
+
+        Raises:
+            FailedPreconditionError: One is.
+        """
+        member = sa.select(agents.c.spiffe_id).where(agents.c.agent_class == agent_class.name).limit(1)
+        if (found := self._connection.execute(member).scalar()) is not None:
+            raise FailedPreconditionError(f"class {agent_class.name!r}: agent {found} belongs to it")
+
     def delete_class(self, name: str) -> AgentClass:
         """Remove a class and return what it was.
 
@@ -130,9 +140,7 @@ class AgentStore:
             FailedPreconditionError: An agent is, or was, of that class.
         """
         agent_class = self.get_class(name)
-        member = sa.select(agents.c.spiffe_id).where(agents.c.agent_class == name).limit(1)
-        if (found := self._connection.execute(member).scalar()) is not None:
-            raise FailedPreconditionError(f"class {name!r}: agent {found} belongs to it")
+        self.check_empty(agent_class)
         self._connection.execute(agent_classes.delete().where(agent_classes.c.name == name))
         self._changes.record(ChangeKind.AGENT_CLASS, name, None)
         return agent_class

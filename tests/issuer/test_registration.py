@@ -175,7 +175,8 @@ class RegistrationMachine(RuleBasedStateMachine):
                     and self.agents.get(spiffe_id, AgentState.ACTIVE) is AgentState.ACTIVE
                 ]
                 assert self.index.is_admin(spiffe_id, now) is any(e.admin for e in count)
-                assert self.index.is_downstream(spiffe_id, now) is any(e.downstream for e in count)
+                below = spiffe_id not in self.agents and any(e.downstream for e in count)
+                assert self.index.is_downstream(spiffe_id, now) is below
         for entry_id in ("e0", "e1", "unknown"):
             entry = self.entries.get(entry_id)
             assert self.index.entry(entry_id) == (entry and as_it_counts(entry, self.agents))

@@ -152,7 +152,7 @@ async def test_who_is_retired_stays_on_the_lists_until_all_has_ended(
 async def test_an_agent_whose_owner_is_gone_is_taken_back_as_well(published, payer, channel, tmp_path, clock):
     certificate = await issue(channel, clock)
     file = tmp_path / "people.json"
-    file.write_text('{"totalResults": 0, "Resources": []}')
+    file.write_text('{"totalResults": 1, "Resources": [{"externalId": "somebody else"}]}')
     people = People(file, "https://idp.example.org")
     await people.reload()
     zero = timedelta(0)

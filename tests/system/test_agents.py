@@ -329,6 +329,43 @@ def test_what_the_issuer_cannot_understand_gives_nobody_an_identity(local, lende
     local.operator("x509", "mint", "--spiffeID", lender)
 
 
+def test_an_older_copy_of_the_database_gives_no_agent_back(local, lender, tmp_path):
+    """Whoever can write its files may put the database back to before an agent was retired: the log knows."""
+    database = local.folder / "issuer"
+
+    def copy(source, target):
+        for path in target.glob("issuer.db*"):
+            path.unlink()
+        for path in source.glob("issuer.db*"):
+            (target / path.name).write_bytes(path.read_bytes())
+
+    older, newer = tmp_path / "older", tmp_path / "newer"
+    older.mkdir()
+    newer.mkdir()
+    local.issuer.stop()
+    copy(database, older)
+    local.start_issuer()
+    local.operator("agent", "retire", "--spiffeID", lender, "--reason", "for good")
+    local.issuer.stop()
+    copy(database, newer)
+    copy(older, database)
+    local.start_issuer()
+    try:
+        assert state_of(local, lender) == "ACTIVE"
+        for refused in (
+            local.operator("x509", "mint", "--spiffeID", lender, "--write", str(tmp_path), check=False),
+            local.operator("agent", "register", "--spiffeID", f"{lender}-2", *OWNER, *PURPOSE, check=False),
+        ):
+            assert (refused.returncode, "it was rolled back" in refused.stderr) == (1, True), refused.stderr
+        assert list(tmp_path.glob("*.pem")) == []
+    finally:
+        local.issuer.stop()
+        copy(newer, database)
+        local.start_issuer()
+    assert state_of(local, lender) == "RETIRED"
+    assert local.operator("x509", "mint", "--spiffeID", lender, check=False).returncode == 1
+
+
 def test_taking_back_asks_nobody_who_cannot_be_known(local, lender, folder):
     """While the list of people cannot be read, an agent can still be stopped."""
     with without_people(local, folder):

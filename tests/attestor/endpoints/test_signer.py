@@ -177,6 +177,14 @@ async def test_an_entry_that_is_gone_proves_nothing_any_more(agent):
         assert await client.unsigned() == DENIED
 
 
+@pytest.mark.parametrize("what", ["suspended", "retired"])
+async def test_an_agent_that_is_taken_back_proves_nothing_any_more(agent, what):
+    async with agent.serving() as client:
+        svid = judge(agent, await client.sign())
+        agent.take_back(**{what: frozenset([svid.spiffe_id])})
+        assert await client.unsigned() == DENIED
+
+
 async def test_what_the_issuer_refuses_proves_nothing_until_it_is_granted(agent):
     agent.issuer.refused.add("agent")
     async with agent.serving() as client:

@@ -155,10 +155,63 @@ def test_a_review_sets_the_next_one(lifecycle):
 def test_a_transfer_goes_to_somebody_who_exists(lifecycle):
     agent = in_state(AgentState.ACTIVE, orphaned_at=NOW)
     team = Owner(IDP, "team", group=True)
-    moved = lifecycle.transferred(agent, team)
+    moved = lifecycle.transferred(agent, None, team, actor=ROOT)
     assert (moved.owner, moved.orphaned_at, moved.state) == (team, None, AgentState.ACTIVE)
     with refused(InvalidRequestError, f"owner: {IDP}|group:nobody is not in the list of people"):
-        lifecycle.transferred(agent, Owner(IDP, "nobody", group=True))
+        lifecycle.transferred(agent, None, Owner(IDP, "nobody", group=True), actor=ROOT)
+
+
+def test_who_does_not_own_it_takes_it_from_nobody_who_is_there(lifecycle, free):
+    agent, root = in_state(AgentState.SUSPENDED), Owner(IDP, "root")
+    with refused(NotAuthorizedError, f"only the owner may: {ALICE}, and local:uid=0 is not"):
+        lifecycle.transferred(agent, None, root, actor=ROOT)
+    assert lifecycle.transferred(agent, None, root, actor=ANN).owner == root
+    assert free.transferred(agent, TWO, BOB, actor=ROOT).owner == BOB
+    # Of one whose owner is gone it takes two: somebody gives it to somebody else, who may resume it.
+    for orphan in (replace(agent, owner=BOB), replace(agent, orphaned_at=NOW)):
+        assert lifecycle.transferred(orphan, None, root, actor=ROOT).owner == root
+        with refused(
+            NotAuthorizedError, "class 'two' asks for two people: local:uid=0,pid=7 would be the new owner"
+        ):
+            lifecycle.transferred(orphan, TWO, root, actor=ROOT)
+        assert lifecycle.transferred(orphan, TWO, ALICE, actor=ROOT).owner == ALICE
+
+
+def test_nobody_changes_alone_what_two_people_approved(lifecycle, free):
+    """Else who registers an agent has little approved, or no approval asked for, and then takes more."""
+
+    def update(agent, actor, by=lifecycle, of=TWO, **changes):
+        return by.updated(agent, replace(agent, **changes), of, actor=actor, now=NOW)
+
+    registered, active = (
+        in_state(state, agent_class="two") for state in (AgentState.REGISTERED, AgentState.ACTIVE)
+    )
+    assert update(registered, ROOT, purpose="another").purpose == "another"
+    wrong = "class 'two' asks for two people: local:uid=0,pid=7 registered the agent"
+    for agent, changes in (
+        (registered, {"agent_class": ""}),
+        (active, {"team": "x"}),
+        (active, {"limits": Limits()}),
+    ):
+        with refused(NotAuthorizedError, wrong):
+            update(agent, ROOT, **changes)
+        with refused(NotAuthorizedError, wrong):
+            update(agent, ROOT, by=free, **changes)
+        assert update(agent, ANN, **changes) == replace(agent, **changes)
+    assert update(active, ROOT, of=None, team="x").team == "x"
+
+
+def test_an_update_puts_no_review_off(lifecycle):
+    agent = in_state(AgentState.ACTIVE, review_by=NOW + DAY)
+
+    def update(review_by, actor):
+        wanted = replace(agent, review_by=review_by)
+        return lifecycle.updated(agent, wanted, AgentClass(name="c"), actor=actor, now=NOW).review_by
+
+    assert update(None, ROOT) == update(NOW + DAY, ROOT) == NOW + DAY
+    with refused(NotAuthorizedError, f"only the owner may: {ALICE}, and local:uid=0 is not"):
+        update(NOW + 2 * DAY, ROOT)
+    assert update(NOW + 2 * DAY, ANN) == NOW + 2 * DAY
 
 
 async def test_a_list_that_cannot_be_read_lets_nobody_in(file, lifecycle, people):
@@ -169,7 +222,7 @@ async def test_a_list_that_cannot_be_read_lets_nobody_in(file, lifecycle, people
         lambda: lifecycle.registered(in_state(AgentState.REGISTERED), None),
         lambda: lifecycle.activated(in_state(AgentState.REGISTERED), None, actor=ANN, **STEP),
         lambda: lifecycle.resumed(in_state(AgentState.SUSPENDED), actor=ANN, **STEP),
-        lambda: lifecycle.transferred(in_state(AgentState.ACTIVE), BOB),
+        lambda: lifecycle.transferred(in_state(AgentState.ACTIVE), None, BOB, actor=ANN),
     ):
         with refused(FailedPreconditionError, unreadable):
             step()
@@ -207,7 +260,7 @@ def care(database, people, clock):
 
 async def test_an_agent_whose_owner_goes_is_suspended_after_the_grace(file, people, care):
     await care.agent()
-    write(file, user("alice", active=False))
+    write(file, user("alice", active=False), user("bob"))
     await people.reload()
     orphan = await care.after(HOUR)
     assert (orphan.state, orphan.orphaned_at) == (AgentState.ACTIVE, care.clock.now())
@@ -223,7 +276,7 @@ async def test_an_agent_whose_owner_goes_is_suspended_after_the_grace(file, peop
 
 async def test_an_owner_who_comes_back_in_time_keeps_its_agents(file, people, care):
     agent = await care.agent()
-    write(file)
+    write(file, user("bob"))
     await people.reload()
     await care.after(HOUR)
     write(file, user("alice"))
@@ -242,7 +295,7 @@ async def test_a_list_that_cannot_be_read_orphans_nobody(file, people, care):
 
 async def test_but_who_was_an_orphan_before_stays_one_while_the_list_cannot_be_read(file, people, care):
     await care.agent()
-    write(file)
+    write(file, user("bob"))
     await people.reload()
     await care.after(HOUR)
     file.write_bytes(b"?")
@@ -286,7 +339,7 @@ async def test_the_caretaker_goes_on_after_a_failure(file, care, clock, caplog):
         if clock.sleeping:
             break
     assert "looking after agents failed, trying again" in [record.message for record in caplog.records]
-    write(file)
+    write(file, user("bob"))
     await clock.advance(EVERY)
     for _ in range(200):
         await asyncio.sleep(0.01)

@@ -30,7 +30,7 @@ async def test_a_group_is_there_while_somebody_active_is_in_it(file):
     write(file, user("alice", groups=["team"]), user("bob", groups=["team"], active=False))
     await people.reload()
     assert people.exists(TEAM)
-    write(file, user("alice", groups=["team"], active=False))
+    write(file, user("alice", groups=["team"], active=False), user("bob"))
     await people.reload()
     assert not people.exists(TEAM)
 
@@ -84,6 +84,8 @@ async def test_without_a_list_every_owner_is_taken_and_every_operator_is_one():
             "externalId 'a' is there twice",
         ),
         (b'{"totalResults": 1, "Resources": [{"userName": "a"}]}', "externalId"),
+        (b'{"totalResults": 0, "Resources": []}', "nobody is there"),
+        (b'{"totalResults": 1, "Resources": [{"externalId": "a", "active": false}]}', "nobody is there"),
         (b"\xff", ""),
     ],
 )

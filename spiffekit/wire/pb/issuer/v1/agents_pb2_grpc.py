@@ -128,7 +128,8 @@ class AgentsServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateAgent(self, request, context):
-        """Replaces what an agent is for and may have; state and owner stay.
+        """Replaces what an agent is for and may have; state and owner stay. Another review_by than it has is its owner's
+        right. In a class that asks for two people, who registered an approved agent may not.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -170,7 +171,7 @@ class AgentsServicer:
         raise NotImplementedError('Method not implemented!')
 
     def TransferAgent(self, request, context):
-        """Gives an agent to another owner.
+        """Gives an agent to another owner: its owner's right, or anybody's if that one is gone.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -43,7 +43,9 @@ class AgentsStub:
     ListAgents: _grpc.UnaryUnaryMultiCallable[_agents_pb2.ListAgentsRequest, _agents_pb2.ListAgentsResponse]
     """Lists agents by SPIFFE ID."""
     UpdateAgent: _grpc.UnaryUnaryMultiCallable[_agents_pb2.UpdateAgentRequest, _agents_pb2.Agent]
-    """Replaces what an agent is for and may have; state and owner stay."""
+    """Replaces what an agent is for and may have; state and owner stay. Another review_by than it has is its owner's
+    right. In a class that asks for two people, who registered an approved agent may not.
+    """
     ActivateAgent: _grpc.UnaryUnaryMultiCallable[_agents_pb2.ChangeStateRequest, _agents_pb2.Agent]
     """Approves a registered agent."""
     SuspendAgent: _grpc.UnaryUnaryMultiCallable[_agents_pb2.ChangeStateRequest, _agents_pb2.Agent]
@@ -55,7 +57,7 @@ class AgentsStub:
     ReviewAgent: _grpc.UnaryUnaryMultiCallable[_agents_pb2.ReviewAgentRequest, _agents_pb2.Agent]
     """Says that somebody looked whether the agent is still needed, and sets the next date."""
     TransferAgent: _grpc.UnaryUnaryMultiCallable[_agents_pb2.TransferAgentRequest, _agents_pb2.Agent]
-    """Gives an agent to another owner."""
+    """Gives an agent to another owner: its owner's right, or anybody's if that one is gone."""
     PutAgentClass: _grpc.UnaryUnaryMultiCallable[_agents_pb2.AgentClass, _agents_pb2.AgentClass]
     """Adds or replaces a class."""
     ListAgentClasses: _grpc.UnaryUnaryMultiCallable[_agents_pb2.ListAgentClassesRequest, _agents_pb2.ListAgentClassesResponse]
@@ -75,7 +77,9 @@ class AgentsAsyncStub(AgentsStub):
     ListAgents: _aio.UnaryUnaryMultiCallable[_agents_pb2.ListAgentsRequest, _agents_pb2.ListAgentsResponse]  # type: ignore[assignment]
     """Lists agents by SPIFFE ID."""
     UpdateAgent: _aio.UnaryUnaryMultiCallable[_agents_pb2.UpdateAgentRequest, _agents_pb2.Agent]  # type: ignore[assignment]
-    """Replaces what an agent is for and may have; state and owner stay."""
+    """Replaces what an agent is for and may have; state and owner stay. Another review_by than it has is its owner's
+    right. In a class that asks for two people, who registered an approved agent may not.
+    """
     ActivateAgent: _aio.UnaryUnaryMultiCallable[_agents_pb2.ChangeStateRequest, _agents_pb2.Agent]  # type: ignore[assignment]
     """Approves a registered agent."""
     SuspendAgent: _aio.UnaryUnaryMultiCallable[_agents_pb2.ChangeStateRequest, _agents_pb2.Agent]  # type: ignore[assignment]
@@ -87,7 +91,7 @@ class AgentsAsyncStub(AgentsStub):
     ReviewAgent: _aio.UnaryUnaryMultiCallable[_agents_pb2.ReviewAgentRequest, _agents_pb2.Agent]  # type: ignore[assignment]
     """Says that somebody looked whether the agent is still needed, and sets the next date."""
     TransferAgent: _aio.UnaryUnaryMultiCallable[_agents_pb2.TransferAgentRequest, _agents_pb2.Agent]  # type: ignore[assignment]
-    """Gives an agent to another owner."""
+    """Gives an agent to another owner: its owner's right, or anybody's if that one is gone."""
     PutAgentClass: _aio.UnaryUnaryMultiCallable[_agents_pb2.AgentClass, _agents_pb2.AgentClass]  # type: ignore[assignment]
     """Adds or replaces a class."""
     ListAgentClasses: _aio.UnaryUnaryMultiCallable[_agents_pb2.ListAgentClassesRequest, _agents_pb2.ListAgentClassesResponse]  # type: ignore[assignment]
@@ -128,7 +132,9 @@ class AgentsServicer(metaclass=_abc_1.ABCMeta):
         request: _agents_pb2.UpdateAgentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_agents_pb2.Agent, _abc.Awaitable[_agents_pb2.Agent]]:
-        """Replaces what an agent is for and may have; state and owner stay."""
+        """Replaces what an agent is for and may have; state and owner stay. Another review_by than it has is its owner's
+        right. In a class that asks for two people, who registered an approved agent may not.
+        """
 
     @_abc_1.abstractmethod
     def ActivateAgent(
@@ -176,7 +182,7 @@ class AgentsServicer(metaclass=_abc_1.ABCMeta):
         request: _agents_pb2.TransferAgentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_agents_pb2.Agent, _abc.Awaitable[_agents_pb2.Agent]]:
-        """Gives an agent to another owner."""
+        """Gives an agent to another owner: its owner's right, or anybody's if that one is gone."""
 
     @_abc_1.abstractmethod
     def PutAgentClass(
