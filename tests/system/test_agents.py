@@ -48,7 +48,7 @@ asyncio.run(main())
 # The command as a user who may not be able to read our files: what it needs is loaded before.
 AS_USER = """
 import os, sys
-import issuer.client
+import issuer.client, spiffekit.wire.convert
 from issuer.cli import main
 
 os.setgroups([])
@@ -196,7 +196,7 @@ def test_the_life_of_an_agent(local, attestor, payer, carl, put_policy, tmp_path
             _, (third,) = another.until(granted=True)
         traced = local.operator_json("trace", third)
         assert traced["issued"]["policy"]["ids"] == ["payments#all"]
-        assert answering(traced) == ANSWERING | {("wrote policy payments", "local:uid=0", "local:uid=0")}
+        assert answering(traced) == ANSWERING | {("wrote policy payments", f"{IDP}|alice", "local:uid=0")}
 
         # 6. Suspended while it runs: its stream ends, and its certificate is on the revocation list.
         began = time.monotonic()
@@ -239,7 +239,7 @@ def test_the_life_of_an_agent(local, attestor, payer, carl, put_policy, tmp_path
     assert traced["state"].startswith("revoked since")
     assert answering(traced) == ANSWERING | {
         ("resumed the agent", f"{IDP}|alice", "local:uid=0"),
-        ("wrote policy payments", "local:uid=0", "local:uid=0"),
+        ("wrote policy payments", f"{IDP}|alice", "local:uid=0"),
     }
     done = [(event["type"], event["outcome"].get("reason", "")) for event in traced["life"]]
     assert done == [
