@@ -43,7 +43,11 @@ async def run(folder, *, full):
         rate = NODES / (time.perf_counter() - began)
     rows = quantiles(alone, "node attested by join token, new TLS connection")
     rows.append(Row(f"nodes attested, {NODES} at once", rate, "per second"))
-    for name, config in (("ids only", Config()), ("path and sha256", Config(discover_workload_path=True))):
+    for name, config in (
+        ("ids only", Config()),
+        ("path and sha256", Config(discover_workload_path=True)),
+        ("path, sha256 and ancestors", Config(discover_workload_path=True, discover_ancestors=True)),
+    ):
         _, times = await attestations(UnixAttestor(config), os.getpid())
         rows += quantiles(times, f"unix, {name} (remembered hash)")
     for engine, module in ((real_docker, docker), (real_podman, podman)):

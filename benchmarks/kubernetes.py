@@ -92,10 +92,11 @@ async def followed(access, process, clock):
     clusters = Clusters.of({"c1": KubernetesTable()}, {"c1": client}, clock)
     tasks = [asyncio.create_task(f.run(lambda: None)) for f in (attestor, clusters)]
     try:
-        warm = await times(attestor, process, 500)
         watch = clusters._clusters["c1"].pods
-        while not watch.begun:
+        while not watch.begun:  # its first list is the issuer's work, and no attestor waits for it
             await watch.changed()
+        await attestor.attest(process)
+        warm = await times(attestor, process, 500)
         checks = check_times(clusters, watch.known[process_uid()])
         began = time.process_time()
         await asyncio.sleep(IDLE)
@@ -109,7 +110,7 @@ async def followed(access, process, clock):
     kept = tracemalloc.get_traced_memory()[0] / len(found)
     tracemalloc.stop()
     return [
-        *quantiles(warm, f"k8s, API server, {PODS} pods, warm"),
+        *quantiles(warm, f"k8s, API server, {PODS} pods, warm", ("< 1 ms", "< 5 ms")),
         Row(f"two watches of {PODS} pods, idle", idle * 100, "% of a core", "< 0.5"),
         *quantiles(checks, "issuer checks a pod and its selectors"),
         Row("a pod in the issuer's memory", kept / 1024, "KiB"),
