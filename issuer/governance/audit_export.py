@@ -26,8 +26,14 @@ _CLASSES: Final = {
     "detect": _FINDING,
     "log": _FINDING,
 }
+_OF_TYPE: Final = dict.fromkeys(("node.svid_fetched", "node.svid_refused", "node.verified"), _AUTHENTICATION)
 _ACTIVITIES: Final = {
-    _AUTHENTICATION: {"node": 1, "issued": 3, "minted": 3, "renewed": 5},  # Logon, Ticket, Ticket Renew
+    _AUTHENTICATION: {  # Logon, Authentication Ticket, Service Ticket Renew
+        "node": 1,
+        "verified": 1,
+        **dict.fromkeys(("issued", "minted", "svid_fetched"), 3),
+        "renewed": 5,
+    },
     _ENTITY: {
         **dict.fromkeys(("created", "registered", "put", "set", "appended", "published"), 1),
         **dict.fromkeys(("updated", "reviewed", "transferred", "reported"), 3),
@@ -48,7 +54,7 @@ def to_ocsf(leaf: bytes) -> dict[str, Any]:
     """Return an event as OCSF 1.8.0 has it."""
     event = json.loads(leaf)
     noun, _, verb = event["type"].partition(".")
-    kind = _CLASSES.get(noun, _API)
+    kind = _OF_TYPE.get(event["type"]) or _CLASSES.get(noun, _API)
     activity = _ACTIVITIES[kind].get(verb, _OTHER)
     good = event["outcome"]["decision"] == "allow"
     said = {
@@ -90,12 +96,13 @@ def _of_class(kind: int, noun: str, event: dict[str, Any]) -> dict[str, Any]:
         case _ if kind == _AUTHENTICATION:
             found: dict[str, Any] = {
                 "user": {"uid": resource or event["actor"]},
-                "service": {"name": "issuer"},
+                "service": {"name": event.get("detail", {}).get("verifier", "issuer")},
             }
             credential = event.get("credential", {})
             if uid := credential.get("serial") or credential.get("jti"):
-                ends = int(datetime.fromisoformat(credential["exp"]).timestamp() * 1000)
-                found["session"] = {"uid": uid, "expiration_time": ends}
+                found["session"] = {"uid": uid}
+            if uid and (ends := credential.get("exp")):
+                found["session"]["expiration_time"] = int(datetime.fromisoformat(ends).timestamp() * 1000)
             return found
         case _ if kind == _ENTITY:
             return {"entity": {"uid": resource, "type": noun} if resource else {"name": noun, "type": noun}}

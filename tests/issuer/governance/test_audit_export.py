@@ -20,6 +20,7 @@ from tests.issuer.store.test_events import AT, a_record
 TYPES = sorted(
     {*EVENT_TYPES.values(), *(event_type(method, Outcome.DENIED) for method in EVENT_TYPES)}
     | {"policy.put", "agent.owner_missing", "entry.pruned", "node.pruned", "log.gap", "detect.alert"}
+    | {f"node.{told}" for told in ("svid_fetched", "svid_refused", "posture_changed", "verified", "started")}
 )
 NANOSECONDS = 1_767_323_045_678_901_000  # 2026-01-02T03:04:05.678901Z
 
@@ -66,6 +67,23 @@ def test_every_type_of_event_is_what_ocsf_says(check, kind, remote, subject):
     check(event)
     assert event["type_uid"] == event["class_uid"] * 100 + event["activity_id"]
     assert event["message"] == kind
+
+
+@pytest.mark.parametrize(
+    ("exp", "session"), [("", {}), ("2026-01-02T03:04:05Z", {"expiration_time": 1767323045000})]
+)
+def test_what_a_verifier_made_of_a_peer_is_an_authentication_at_that_verifier(check, exp, session):
+    told = {
+        "type": "node.verified",
+        "subject": "spiffe://example.org/agent/payer",
+        "credential": CredentialFacts(kind="x509-svid", serial="4711", exp=exp),
+        "detail": {"verifier": "spiffe://example.org/tool"},
+    }
+    event = to_ocsf(leaf(**told))
+    check(event)
+    assert (event["type_uid"], event["user"]["uid"]) == (300201, "spiffe://example.org/agent/payer")
+    assert event["service"] == {"name": "spiffe://example.org/tool"}
+    assert event["session"] == {"uid": "4711", **session}
 
 
 @pytest.mark.parametrize(("verb", "activity"), [("published", 1), ("updated", 3), ("withdrawn", 4)])
