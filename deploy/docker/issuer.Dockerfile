@@ -15,7 +15,7 @@ RUN python -m venv /build \
 FROM $BASE
 COPY --from=build /opt/issuer /opt/issuer
 ENV PYTHONDONTWRITEBYTECODE=1
-# No user of this number needs to exist; the volume of /var/lib/issuer belongs to it.
+# No user of this number needs to exist; the folder of its data has to belong to it, with mode 0700.
 USER 10001:10001
 EXPOSE 8081
 ENTRYPOINT ["/opt/issuer/bin/issuer"]
