@@ -26,6 +26,7 @@ NAMES = [
     "audit",
     "policy",
     "tools",
+    "gateway",
 ]
 
 

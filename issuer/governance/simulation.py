@@ -10,8 +10,9 @@ from typing import Any, Final
 
 from spiffekit.id import SpiffeId
 from spiffekit.policy import Decision, Policies, Request
+from spiffekit.policy.request import SVID
 
-EVENTS: Final = "svid."  # of the trail: those that a decision was made for
+EVENTS: Final = ("svid.", "call.")  # of the trail: those that a decision was made for
 MAX_EVENTS: Final = 100_000
 MAX_FLIPS: Final = 500  # that are kept; all are counted
 
@@ -31,7 +32,7 @@ class Simulation:
 
     def __init__(self, policies: Policies, *, enforced: bool) -> None:
         self._policies = policies
-        self._enforced = enforced  # whether any statement counts at all
+        self._enforced = enforced  # whether any statement counts for SVIDs; for calls, all of them do
         self._known: dict[tuple[bytes, bool], Decision | None] = {}
         self.decided = 0
         self.undecided = 0  # it depends on selectors, which are not recorded
@@ -65,7 +66,7 @@ class Simulation:
         self.flips.append(Flip(event_id=event["id"], request=request, was_allowed=was_allowed, would=would))
 
     def _decide(self, request: Request, *, hidden: bool) -> Decision | None:
-        if not self._enforced:
+        if not self._enforced and request.action == SVID:
             return Decision(allowed=True)
         key = request.key(), hidden
         if key not in self._known:

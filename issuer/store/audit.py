@@ -25,7 +25,7 @@ _OUR_WORD: Final = ~audit.c.type.startswith(NODES_WORD)
 class AuditFilter:
     """Which events are wanted: those for which everything that is given holds."""
 
-    type: str = ""  # exact, or with a final dot all that begin with it: "svid."
+    type: str | tuple[str, ...] = ""  # exact, or with a final dot all that begin with it: "svid."
     actor: str = ""
     subject: str = ""
     credential: str = ""
@@ -39,15 +39,17 @@ class AuditFilter:
             if wanted := getattr(self, column.name):
                 yield column == wanted
         if self.type:
-            yield (
-                audit.c.type.startswith(self.type, autoescape=True)
-                if self.type.endswith(".")
-                else audit.c.type == self.type
-            )
+            yield sa.or_(*map(_of_type, (self.type,) if isinstance(self.type, str) else self.type))
         if self.since is not None:
             yield audit.c.at >= stamp(self.since)
         if self.until is not None:
             yield audit.c.at < stamp(self.until)
+
+
+def _of_type(wanted: str) -> sa.ColumnElement[bool]:
+    if wanted.endswith("."):
+        return audit.c.type.startswith(wanted, autoescape=True)
+    return audit.c.type == wanted
 
 
 class AuditStore:

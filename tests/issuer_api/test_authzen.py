@@ -24,6 +24,7 @@ from spiffekit.daemon import http_calls, http_server
 from spiffekit.daemon.http import HttpError
 from spiffekit.delegation.tools import Tools
 from spiffekit.testing import TestCA
+from spiffekit.wire.pb.issuer.v1 import policy_pb2, policy_pb2_grpc
 from tests.issuer.governance.policies import a_stored
 from tests.issuer.strategies import an_agent
 from tests.issuer_api.gateways import (
@@ -427,6 +428,20 @@ async def test_each_decision_is_recorded_with_what_it_rested_on(world, gateway):
     assert allowed.peer.ip == "127.0.0.1"
 
 
+async def test_calls_are_decided_again_by_policies_as_they_might_be(world, gateway):
+    for name in ("pay", "wipe"):
+        await gateway.ask(tool(name))
+    await gateway.ask(http())  # paths are not recorded, so it cannot be decided again
+    policies = policy_pb2_grpc.PolicyStub(await world.local())
+    change = policy_pb2.PolicyChange(name="p", text=PAY.replace("pay", "wipe"))
+    answer = await policies.Simulate(policy_pb2.SimulatePoliciesRequest(changes=[change]), timeout=60)
+    assert (answer.decided, answer.undecided, answer.flipped) == (2, 0, 2)
+    flips = [(flip.resource_kind, flip.resource, flip.would_be_allowed) for flip in answer.flips]
+    assert flips == [("Tool", "pay", False), ("Tool", "wipe", True)]
+    gone = policy_pb2.SimulatePoliciesRequest(changes=[policy_pb2.PolicyChange(name="p")])
+    assert (await policies.Simulate(gone, timeout=60)).flipped == 1
+
+
 async def test_a_policy_in_shadow_mode_does_not_count_and_its_decision_is_recorded(world, gateway):
     await put(world, '@mode("shadow") forbid(principal, action, resource);', "later")
     assert (await gateway.ask(tool()))["decision"] is True
@@ -521,6 +536,9 @@ async def test_without_any_policy_everything_is_denied(place, clock):
         await world.database.write(lambda tx: tx.agents.create(an_agent()))
         gateway = Gateway(world, table.authzen_port, await world.sign("/gateway"))
         assert (await gateway.ask(tool()))["context"]["reason"] == "no policy permits it"
+        policies = policy_pb2_grpc.PolicyStub(await world.local())
+        again = await policies.Simulate(policy_pb2.SimulatePoliciesRequest(), timeout=60)
+        assert (again.decided, again.flipped) == (1, 0), "for calls there is no opt-in"
 
 
 async def test_policies_that_cannot_be_evaluated_deny(world, gateway):
