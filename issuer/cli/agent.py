@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from issuer.cli.filters import options
-from issuer.cli.options import INSTANT, SECONDS, SPIFFE_ID, socket_option
+from issuer.cli.options import INSTANT, SECONDS, SPIFFE_ID, epoch, socket_option
 from spiffekit.daemon.terminal import (
     counted,
     instant,
@@ -92,13 +92,12 @@ def limits_of(given: dict[str, Any]) -> "agents_pb2.Limits":
 
 
 def _spec(spiffe_id: SpiffeId, given: dict[str, Any]) -> "agents_pb2.AgentSpec":
-    from spiffekit.wire.convert import seconds
     from spiffekit.wire.pb.issuer.v1 import agents_pb2
 
     return agents_pb2.AgentSpec(
         spiffe_id=str(spiffe_id),
         limits=limits_of(given),
-        review_by=seconds(given["review_by"]),
+        review_by=epoch(given["review_by"]),
         **{name: given[name] for name in ("purpose", "sponsor", "team", "agent_class")},
     )
 
@@ -344,11 +343,10 @@ def _certify(api: "IssuerApi", spiffe_id: SpiffeId, file: Path | None, output: s
 def review(spiffe_id: SpiffeId, reason: str, review_by: datetime | None, socket: Path, output: str) -> None:
     """Say that somebody looked whether the agent is still needed."""
     from issuer.client import DEADLINE, connect
-    from spiffekit.wire.convert import seconds
     from spiffekit.wire.pb.issuer.v1 import agents_pb2
 
     request = agents_pb2.ReviewAgentRequest(
-        spiffe_id=str(spiffe_id), reason=reason, review_by=seconds(review_by)
+        spiffe_id=str(spiffe_id), reason=reason, review_by=epoch(review_by)
     )
     with connect(socket) as api:
         _tell(api.agents.ReviewAgent(request, timeout=DEADLINE), output)

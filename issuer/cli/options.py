@@ -149,3 +149,8 @@ VERIFIER_KEY: Final = VerifierKeyType()
 
 
 socket_option: Final = terminal.socket_option(DEFAULT_SOCKET, "The issuer's admin socket.")
+
+
+def epoch(given: datetime | None) -> int:
+    """Return whole seconds since 1970; 0 where no instant is given."""
+    return 0 if given is None else int(given.timestamp())

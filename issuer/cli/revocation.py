@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from issuer.cli.options import INSTANT, SPIFFE_ID, socket_option
+from issuer.cli.options import INSTANT, SPIFFE_ID, epoch, socket_option
 from spiffekit.daemon.terminal import counted, instant, output_option, print_json, print_table
 from spiffekit.id import SpiffeId
 
@@ -35,14 +35,13 @@ def add(
 ) -> None:
     """Take something back for good. `issuer agent suspend` does it for a while."""
     from issuer.client import DEADLINE, connect
-    from spiffekit.wire.convert import seconds
     from spiffekit.wire.pb.issuer.v1 import revocation_pb2
 
     if sum(map(bool, (serial, jti, spiffe_id))) != 1:
         raise click.UsageError("exactly one of --serial, --jti and --spiffeID is required")
     what = {"serial": serial, "jti": jti, "spiffe_id": str(spiffe_id or "")}
     request = revocation_pb2.RevokeRequest(
-        before=seconds(before), reason=reason, **{name: text for name, text in what.items() if text}
+        before=epoch(before), reason=reason, **{name: text for name, text in what.items() if text}
     )
     with connect(socket) as api:
         made = api.revocation.Revoke(request, timeout=DEADLINE)
