@@ -20,9 +20,9 @@ from issuer.store import Database, Transaction
 from issuer.store.audit import AuditFilter
 from spiffekit.errors import PolicyEngineError, PolicyError
 from spiffekit.id import TrustDomain
-from spiffekit.policy import Attest, Policies, Policy, Request, Resource
+from spiffekit.policy import Attest, Http, Policies, Policy, Request, Resource
 from spiffekit.policy.bundle import LIFETIME
-from spiffekit.policy.request import SVID, TOOL
+from spiffekit.policy.request import HTTP, SVID, TOOL
 from spiffekit.wire.convert import seconds
 from spiffekit.wire.pb.issuer.v1 import policy_pb2
 
@@ -116,14 +116,17 @@ class PolicyService:
             "": Resource(kind="TrustDomain", id=self._trust_domain.name),
             "audience": Resource(kind="Audience", id=request.audience),
             "tool": Resource(kind="Tool", id=request.tool),
+            "service": Resource(kind="Service", id=request.service),
         }[kind]
+        action = {"tool": TOOL, "service": HTTP}.get(kind, SVID)
         decision = self._changed(request.changes).decide(
             Request(
-                action=TOOL if kind == "tool" else SVID,
+                action=action,
                 principal=principal_of(agent, call.now),
                 resource=resource,
                 at=call.now,
-                attest=None if kind == "tool" else self._attest(request),
+                attest=self._attest(request) if action == SVID else None,
+                http=_http(request) if action == HTTP else None,
             )
         )
         answer = policy_pb2.PolicyDecision(
@@ -189,6 +192,13 @@ class PolicyService:
         """Return the policies that hold and the active agents, signed."""
         del request
         return policy_pb2.PolicyBundle(token=await self._publisher.token(call.now, LIFETIME))
+
+
+def _http(request: policy_pb2.TestPoliciesRequest) -> Http:
+    try:
+        return Http.parse(request.method, request.path)
+    except PolicyError as error:
+        raise InvalidRequestError(str(error)) from error
 
 
 def _leaves(after: int, wanted: AuditFilter, tx: Transaction) -> list[tuple[int, bytes]]:

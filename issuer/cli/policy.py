@@ -157,8 +157,11 @@ def delete(name: str, reason: str, socket: Path, output: str) -> None:
 
 @group.command()
 @click.option("--spiffeID", "spiffe_id", type=SPIFFE_ID, required=True, help="The agent.")
-@click.option("--audience", help="Of a JWT-SVID; without it and --tool, it is an X.509-SVID.")
+@click.option("--audience", help="Of a JWT-SVID; without it, --tool and --service, it is an X.509-SVID.")
 @click.option("--tool", help="That is called.")
+@click.option("--service", help="That an HTTP request goes to.")
+@click.option("--method", default="GET", show_default=True, help="Of that request.")
+@click.option("--path", default="/", show_default=True, help="Of that request.")
 @click.option("--node", type=SPIFFE_ID, help="The node; without it an operator mints by hand.")
 @click.option("--level", type=click.Choice(LEVELS), default="unknown", help="What the node's proof is worth.")
 @click.option("--selector", "selectors", type=SELECTOR, multiple=True, help="Of the process. Repeatable.")
@@ -170,6 +173,7 @@ def test(
     spiffe_id: SpiffeId,
     audience: str | None,
     tool: str | None,
+    service: str | None,
     socket: Path,
     output: str,
     **given: Any,
@@ -178,12 +182,15 @@ def test(
     from issuer.client import DEADLINE, connect
     from spiffekit.wire.pb.issuer.v1 import policy_pb2
 
-    if audience is not None and tool is not None:
-        raise click.UsageError("--audience and --tool exclude each other")
+    if sum(name is not None for name in (audience, tool, service)) > 1:
+        raise click.UsageError("--audience, --tool and --service exclude each other")
     request = policy_pb2.TestPoliciesRequest(
         spiffe_id=str(spiffe_id),
         audience=audience,
         tool=tool,
+        service=service,
+        method=given["method"],
+        path=given["path"],
         node=str(given["node"] or ""),
         level=LEVELS.index(given["level"]),
         selectors=map(str, given["selectors"]),

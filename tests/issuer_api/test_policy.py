@@ -242,6 +242,14 @@ async def test_a_decision_can_be_asked_for(policies, node):
     assert (answer.allowed, answer.reason) == (False, "no policy permits it")
     assert (await policies.Test(a_test(tool="pay"))).allowed
     assert not (await policies.Test(a_test(tool="mail"))).allowed
+    web = 'permit(principal, action == Action::"http.request", resource == Service::"web")'
+    await put(
+        policies, web + ' when { context.http.method == "GET" && context.http.path like "/v1/*" };', "w"
+    )
+    assert (await policies.Test(a_test(service="web", method="GET", path="/v1/7?x"))).allowed
+    assert not (await policies.Test(a_test(service="web", method="PUT", path="/v1/7"))).allowed
+    with refused("INVALID_ARGUMENT", "path: has an empty segment, '.' or '..'"):
+        await policies.Test(a_test(service="web", method="GET", path="/v1/../7"))
 
 
 async def test_a_decision_can_be_asked_for_with_changes(policies, node):

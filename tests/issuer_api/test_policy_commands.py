@@ -111,9 +111,12 @@ async def test_one_decision_is_asked_for(said, files, world):
     assert "denied by q#1" in told
     told = await said("test", *ID, "--tool", "pay", "--with", "p", files / "none", code=1)
     assert "policy p#1 forbids it" in told
+    told = await said("test", *ID, "--service", "web", "--path", "/v1", "--with", "p", files / "none", code=1)
+    assert "policy p#1 forbids it" in told
     denied = json.loads(await said("test", *ID, "--without", "p", "--output", "json", code=1))
     assert denied["reason"] == "no policy permits it"
-    assert "exclude each other" in await said("test", *ID, "--tool", "a", "--audience", "b", code=2)
+    for other in ("--audience", "--service"):
+        assert "exclude each other" in await said("test", *ID, "--tool", "a", other, "b", code=2)
 
 
 async def test_what_cannot_be_read_is_not_sent(said, files):

@@ -77,26 +77,32 @@ class PolicyChange(_message.Message):
     def __init__(self, name: _Optional[str] = ..., text: _Optional[str] = ...) -> None: ...
 
 class TestPoliciesRequest(_message.Message):
-    __slots__ = ("spiffe_id", "audience", "tool", "node", "level", "selectors", "has_evidence", "image_digest", "changes")
+    __slots__ = ("spiffe_id", "audience", "tool", "service", "node", "level", "selectors", "has_evidence", "image_digest", "changes", "method", "path")
     SPIFFE_ID_FIELD_NUMBER: _ClassVar[int]
     AUDIENCE_FIELD_NUMBER: _ClassVar[int]
     TOOL_FIELD_NUMBER: _ClassVar[int]
+    SERVICE_FIELD_NUMBER: _ClassVar[int]
     NODE_FIELD_NUMBER: _ClassVar[int]
     LEVEL_FIELD_NUMBER: _ClassVar[int]
     SELECTORS_FIELD_NUMBER: _ClassVar[int]
     HAS_EVIDENCE_FIELD_NUMBER: _ClassVar[int]
     IMAGE_DIGEST_FIELD_NUMBER: _ClassVar[int]
     CHANGES_FIELD_NUMBER: _ClassVar[int]
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
     spiffe_id: str
     audience: str
     tool: str
+    service: str
     node: str
     level: int
     selectors: _containers.RepeatedScalarFieldContainer[str]
     has_evidence: bool
     image_digest: str
     changes: _containers.RepeatedCompositeFieldContainer[PolicyChange]
-    def __init__(self, spiffe_id: _Optional[str] = ..., audience: _Optional[str] = ..., tool: _Optional[str] = ..., node: _Optional[str] = ..., level: _Optional[int] = ..., selectors: _Optional[_Iterable[str]] = ..., has_evidence: _Optional[bool] = ..., image_digest: _Optional[str] = ..., changes: _Optional[_Iterable[_Union[PolicyChange, _Mapping]]] = ...) -> None: ...
+    method: str
+    path: str
+    def __init__(self, spiffe_id: _Optional[str] = ..., audience: _Optional[str] = ..., tool: _Optional[str] = ..., service: _Optional[str] = ..., node: _Optional[str] = ..., level: _Optional[int] = ..., selectors: _Optional[_Iterable[str]] = ..., has_evidence: _Optional[bool] = ..., image_digest: _Optional[str] = ..., changes: _Optional[_Iterable[_Union[PolicyChange, _Mapping]]] = ..., method: _Optional[str] = ..., path: _Optional[str] = ...) -> None: ...
 
 class PolicyDecision(_message.Message):
     __slots__ = ("allowed", "ids", "reason", "shadow_allowed", "shadow_ids", "hash")
