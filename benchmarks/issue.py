@@ -29,11 +29,12 @@ ENTRIES = 500
 ROUNDS = 4000
 SLICE = 50
 BATCHES = (1, 50, 500)
+SEALED = 1.5  # seconds after which the audit trail of what was issued is sealed
 
 
 async def run(folder, *, full):
     rows = await signer_alone(folder)
-    return rows + await through_the_api(folder, 20 if full else 8)
+    return rows + await through_the_api(folder, 40 if full else 20)
 
 
 async def signer_alone(folder):
@@ -90,7 +91,9 @@ async def through_the_api(folder, rounds):
                     start = (number * batch) % ENTRIES
                     asked = list(zip(entries[start:], csrs[start:], strict=True))[:batch]
                     assert len(await client.new_x509_svids(asked)) == len(asked)
-                cpu, wall = sum(issuer.cpu_times()[:2]) - cpu, time.perf_counter() - wall
+                wall = time.perf_counter() - wall
+                await asyncio.sleep(SEALED)  # what that costs is part of it
+                cpu = sum(issuer.cpu_times()[:2]) - cpu
                 raw = min(raw, raw_sign_and_verify(200))
                 signed = calls * batch
                 aim = "≤ 1.9" if batch == BATCHES[-1] else ""
