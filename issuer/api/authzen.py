@@ -67,10 +67,10 @@ class AuthZen:
         """Answer a request; whatever is wrong with it, or with us, becomes a status."""
         request_id = request.header("x-request-id")
         try:
-            if request_id is None or len(request_id) > MAX_REQUEST_ID or not request_id.isprintable():
+            if request_id is None or not _is_identifier(request_id):
                 request_id = ""
                 raise InvalidRequestError(
-                    f"X-Request-ID: is there twice, or not at most {MAX_REQUEST_ID} characters"
+                    f"X-Request-ID: is there twice, or not at most {MAX_REQUEST_ID} characters of ASCII"
                 )
             reply, close = await self._reply(request, request_id), False
         except PeerUnknownError:
@@ -201,6 +201,11 @@ def _question_or_error(defaults: Mapping[str, Any], one: object, request_id: str
         return question_of({**defaults, **one}, request_id)
     except InvalidRequestError as error:
         return Answer(HTTPStatus.BAD_REQUEST, str(error))
+
+
+def _is_identifier(text: str) -> bool:
+    """Tell whether an identifier of a request can be recorded, and be sent back in a header."""
+    return len(text) <= MAX_REQUEST_ID and text.isascii() and text.isprintable()
 
 
 def _object(

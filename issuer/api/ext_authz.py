@@ -70,7 +70,7 @@ def _question(attributes: pb.AttributeContext) -> Question:
     http, flaw = None, ""
     if resource.kind == "Service":
         try:
-            http = Http.parse(attributes.request.http.method, attributes.request.http.path)
+            http = Http.parse(_text(attributes.request.http.method), _text(attributes.request.http.path))
         except PolicyError as error:
             flaw = str(error)
     serial = ""
@@ -85,7 +85,7 @@ def _question(attributes: pb.AttributeContext) -> Question:
         http=http,
         serial=serial,
         flaw=flaw,
-        asked=_said(attributes.request.http.id),
+        asked=_said(_text(attributes.request.http.id)),
     )
 
 
@@ -113,6 +113,11 @@ def _serial(certificate: str, agent: SpiffeId) -> str:
     if spiffe_id_of(leaf) != agent:
         raise ValueError("is somebody else's")
     return str(leaf.serial_number)
+
+
+def _text(written: bytes) -> str:
+    """Return what a client wrote; what is no ASCII becomes what no rule lets pass."""
+    return written.decode("ascii", "backslashreplace")
 
 
 def _said(request_id: str) -> dict[str, object]:

@@ -47,9 +47,10 @@ def a_request(principal=PAYER, *, method="GET", path="/v1/7", certificate="", re
     attributes = request.attributes
     attributes.source.principal = principal
     attributes.source.certificate = certificate
-    attributes.request.http.id = request_id
-    attributes.request.http.method = method
-    attributes.request.http.path = path
+    http = attributes.request.http
+    http.id, http.method, http.path = (
+        text.encode("utf-8", "surrogateescape") for text in (request_id, method, path)
+    )
     attributes.context_extensions.update(extensions)
     return request
 
@@ -89,6 +90,14 @@ async def test_of_a_service_method_and_path_are_judged(world, envoy):
     assert first.act == "/envoy.service.auth.v3.Authorization/Check"
     assert (first.detail["service"], first.detail["method"]) == ("invoices", "GET")
     assert (first.policy.bundle, first.policy.ids) == (world.policy.hash, ("p#2",))
+
+
+async def test_a_request_with_bytes_that_are_no_text_is_denied_by_us_and_never_by_an_error(world, envoy):
+    """Envoy passes on what a client wrote, as strings that need not be UTF-8; it may let pass what fails."""
+    for written in ({"path": "/v1/\udcff"}, {"path": "/v1/é"}, {"method": "G\udcc3T"}):
+        assert await check(envoy, service="invoices", **written) == DENIED
+    assert await check(envoy, service="invoices", request_id="\udcfe") == ALLOWED
+    assert [record.type for record in await calls(world)] == ["call.denied"] * 3 + ["call.allowed"]
 
 
 async def test_a_path_that_can_be_read_in_two_ways_is_denied_and_recorded(world, envoy):
@@ -253,7 +262,7 @@ NUMBERS = {
     },
     "AttributeContext.Peer": {"principal": (4, "string"), "certificate": (5, "string")},
     "AttributeContext.Request": {"http": (2, "AttributeContext.HttpRequest")},
-    "AttributeContext.HttpRequest": {"id": (1, "string"), "method": (2, "string"), "path": (4, "string")},
+    "AttributeContext.HttpRequest": {"id": (1, "bytes"), "method": (2, "bytes"), "path": (4, "bytes")},
     "CheckResponse": {
         "status": (1, "Status"),
         "denied_response": (2, "DeniedHttpResponse"),
@@ -267,7 +276,7 @@ NUMBERS = {
 
 
 def test_names_and_numbers_are_envoys():
-    kinds = {5: "int32", 9: "string"}
+    kinds = {5: "int32", 9: "string", 12: "bytes"}
     found = {}
     waiting = list(pb.DESCRIPTOR.message_types_by_name.values())
     while waiting:

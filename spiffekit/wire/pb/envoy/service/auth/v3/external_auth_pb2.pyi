@@ -31,10 +31,10 @@ class AttributeContext(_message.Message):
         ID_FIELD_NUMBER: _ClassVar[int]
         METHOD_FIELD_NUMBER: _ClassVar[int]
         PATH_FIELD_NUMBER: _ClassVar[int]
-        id: str
-        method: str
-        path: str
-        def __init__(self, id: _Optional[str] = ..., method: _Optional[str] = ..., path: _Optional[str] = ...) -> None: ...
+        id: bytes
+        method: bytes
+        path: bytes
+        def __init__(self, id: _Optional[bytes] = ..., method: _Optional[bytes] = ..., path: _Optional[bytes] = ...) -> None: ...
     class ContextExtensionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
