@@ -83,15 +83,15 @@ class UpdatesService:
                 yield self._stamped(message, revision)
             while await self._is_more(revision, told, decided_by, reading):
                 await self._callers.judge(call.connection)  # banned, evicted or expired: ends here
+                published = self._publisher.current
+                if published.number > told:  # first: policies may be large, and the way to the node slow
+                    told = published.number
+                    yield self._stamped(_revocations(published), revision)
+                    continue
                 policies = self._policies.current
                 if policies.number > decided_by:
                     decided_by = policies.number
                     yield self._stamped(_policies(policies), revision)
-                    continue
-                published = self._publisher.current
-                if published.number > told:
-                    told = published.number
-                    yield self._stamped(_revocations(published), revision)
                     continue
                 if self._log.revision == revision:
                     yield self._stamped(_heartbeat(), revision)

@@ -167,6 +167,16 @@ async def test_a_node_is_told_at_once_and_with_every_change(published, channel):
     assert [policy.text for policy in second.policies] == [ALL, NONE]
 
 
+async def test_what_was_taken_back_is_told_before_policies_which_may_be_large(published, channel):
+    await published.publisher._publish()
+    await lay_down(published)
+    async with opened(channel) as watch, asyncio.timeout(WITHIN):
+        message = await watch.call.read()
+        while not (message.HasField("policies") or message.HasField("revocations")):
+            message = await watch.call.read()
+    assert message.HasField("revocations")
+
+
 async def test_who_comes_back_gets_the_policies_again_only_if_others_hold(published, channel):
     async with opened(channel) as watch:
         last = await pushed(watch)
