@@ -117,9 +117,11 @@ class AuditStore:
 
     def by_credential(self, credential: str) -> AuditRecord | None:
         """Return the first record of a serial number, `jti` or hash that was handed out, or None."""
-        query = sa.select(audit.c.event).where(audit.c.credential == credential, _OUR_WORD)
+        # Ours is the first: it is recorded before anybody hears the name. To look beyond the first would be
+        # to read all that a node has said of a name that it made up.
+        query = sa.select(audit.c.event, audit.c.type).where(audit.c.credential == credential)
         row = self._connection.execute(query.order_by(audit.c.sequence).limit(1)).first()
-        return None if row is None else decode(row.event)
+        return None if row is None or row.type.startswith(NODES_WORD) else decode(row.event)
 
     def since(self, sequence: int, limit: int) -> list[tuple[int, AuditRecord]]:
         """Return up to `limit` records after `sequence`, with their numbers."""
