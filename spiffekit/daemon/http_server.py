@@ -109,14 +109,15 @@ def listen(
             ssl=secure,
             ssl_handshake_timeout=None if secure is None else REQUEST_WITHIN,
         )
-        try:
-            async with server:
+        async with server:  # whose end waits, since Python 3.12, for that of every connection
+            try:
                 ready()
                 await asyncio.Event().wait()
-        finally:
-            for writer in conversations.values():
-                writer.transport.abort()
-            await asyncio.gather(*filter(None, conversations), return_exceptions=True)
+            finally:
+                server.close()
+                for writer in conversations.values():
+                    writer.transport.abort()
+                await asyncio.gather(*filter(None, conversations), return_exceptions=True)
         raise AssertionError("waits for ever")
 
     return service
