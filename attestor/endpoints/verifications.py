@@ -7,6 +7,7 @@ decided by it.
 
 import re
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Any, Final
 
 import grpc
@@ -32,9 +33,11 @@ RUN_BYTES: Final = 16
 MAX_VERIFICATIONS: Final = 50  # of one call
 MAX_NUMBER: Final = 2**53 - 1  # RFC 8785 §3.2.2.3: what every reader of JSON keeps exact
 MAX_TEXT: Final = 256  # bytes of a reason, an action, or all statements of policies
+MAX_POLICIES: Final = 100  # statements; as many as the issuer takes
 MAX_RUNS: Final = 4096  # whose last number is remembered; of more, the quietest are forgotten
 OF_USER: Final = (5, 500)  # verifications a second and at once: as many as leave room for others in the trail
-KINDS: Final = ("mtls", "jwt-svid", "wit-svid", "delegation", "policy")
+TOKENS: Final = ("jwt-svid", "wit-svid")  # which have no serial number
+KINDS: Final = ("mtls", *TOKENS, "delegation", "policy")
 _SERIAL: Final = re.compile(r"[1-9][0-9]{0,48}", re.ASCII)  # RFC 5280 §4.1.2.2: at most 20 bytes
 _HASH: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _NAME: Final = re.compile(r"[!-~]{1,255}", re.ASCII)  # of a token or a transaction
@@ -130,8 +133,8 @@ def _problem(one: verifications_pb2.Verification, last: int) -> str:
     """Say what is wrong with a verification; "" if nothing is."""
     if not last < one.number <= MAX_NUMBER:
         return "number: is not above the one before, or too large"
-    if one.kind not in KINDS:
-        return f"kind: is none of {', '.join(KINDS)}"
+    if one.kind not in KINDS or (one.serial and one.kind in TOKENS):
+        return f"kind: is none of {', '.join(KINDS)}, or a token's, which has no serial number"
     for name in ("reason", "action"):
         text: str = getattr(one, name)
         if len(text.encode()) > MAX_TEXT or not (text.isprintable() or not text):
@@ -140,11 +143,19 @@ def _problem(one: verifications_pb2.Verification, last: int) -> str:
         value: str = getattr(one, name)
         if value and not form.fullmatch(value):
             return f"{name}: is not of the form {form.pattern}"
-    if sum(map(len, one.policies)) > MAX_TEXT or not all(map(_NAME.fullmatch, one.policies)):
-        return f"policies: longer than {MAX_TEXT} bytes, or one is not of the form {_NAME.pattern}"
+    if problem := _problem_of(one.policies):
+        return f"policies: {problem}"
     try:
         if one.peer:
             SpiffeId.parse(one.peer)
     except SpiffeIdError as error:
         return f"peer: {error}"
     return "" if one.count else "count: is 0"
+
+
+def _problem_of(policies: Sequence[str]) -> str:
+    if len(policies) > MAX_POLICIES:
+        return f"more than {MAX_POLICIES}"
+    if sum(map(len, policies)) > MAX_TEXT or not all(map(_NAME.fullmatch, policies)):
+        return f"longer than {MAX_TEXT} bytes, or one is not of the form {_NAME.pattern}"
+    return ""

@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 MAX_WAITING: Final = 1000  # verifications that differ; the same again is counted
 BATCH: Final = 50  # of one call; as many as the attestor takes
 MAX_TEXT: Final = 256  # bytes of a reason or an action; the rest is cut off
+MAX_POLICIES: Final = 100  # statements; of more, the first are told
 MAX_NAME: Final = 255  # characters of a token's or a transaction's ID; a longer one is left out
 LINGER: Final = timedelta(seconds=1)  # what happens meanwhile goes into one call
 FLUSH: Final = timedelta(seconds=2)  # that leaving the context may wait
@@ -216,7 +217,7 @@ def _message(verification: Verification, number: int, count: int) -> verificatio
         bundle=verification.bundle,
         policies=_fitting(verification.policies),
     )
-    if verification.serial > 0:
+    if verification.serial > 0 and not verification.kind.endswith("-svid"):
         message.serial = str(verification.serial)
     elif jti := _name(verification.jti):
         message.jti = jti
@@ -233,7 +234,7 @@ def _fitting(names: Iterable[str]) -> list[str]:
     """Return as many names as there is room for."""
     found: list[str] = []
     for name in filter(_name, names):
-        if sum(map(len, found)) + len(name) > MAX_TEXT:
+        if len(found) == MAX_POLICIES or sum(map(len, found)) + len(name) > MAX_TEXT:
             break
         found.append(name)
     return found

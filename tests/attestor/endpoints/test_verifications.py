@@ -189,6 +189,10 @@ BAD = {
     "verifications[0].bundle: is not of the form": [one(1, bundle="AB" * 32)],
     "verifications[0].policies: longer than": [one(1, policies=["x" * 129, "y" * 128])],
     "verifications[0].policies: ": [one(1, policies=["x", ""])],
+    "verifications[0].policies: more than": [one(1, policies=["x"] * 101)],
+    "verifications[0].kind: is none of mtls, jwt-svid, wit-svid, delegation, policy, or a token's": [
+        one(1, kind="jwt-svid")
+    ],
     "verifications[0].peer: ": [one(1, peer="payer")],
     "verifications[0].count: is 0": [one(1, count=0)],
 }

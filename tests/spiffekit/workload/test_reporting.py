@@ -192,6 +192,16 @@ async def test_texts_are_cut_to_one_line_that_fits(taking, opened):
     assert list(one.policies) == list(ids[:28])
 
 
+async def test_what_the_trail_would_not_take_is_left_out(taking, opened):
+    """Else one verification would be refused, with all that goes along."""
+    async with opened() as made:
+        made.report(Verification(kind="jwt-svid", allowed=True, serial=4711, policies=("p",) * 101))
+        await until(lambda: made.told == 1)
+    (one,) = taking.taken
+    assert one.WhichOneof("credential") is None
+    assert list(one.policies) == ["p"] * 100
+
+
 async def test_any_thread_may_report(api, path, taking):
     async with api.serving(path) as address:
 
