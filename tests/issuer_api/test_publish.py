@@ -418,9 +418,11 @@ async def test_who_is_no_downstream_issuer_any_more_is_refused_on_the_next_call(
     assert bundle(world) == before
 
 
-async def test_an_active_agent_may_be_a_downstream_issuer(world, below):
+async def test_not_even_an_active_agent_is_a_downstream_issuer(world, below):
+    """Its key would sign for everybody, and stay when the agent is taken back."""
     await agent_that_is(AgentState.ACTIVE)(world)
-    await publish(below, key(world))
+    with refused(Code.PERMISSION_DENIED, DENIED):
+        await publish(below, key(world))
 
 
 async def test_one_entry_of_several_is_enough(world, below):
