@@ -184,11 +184,13 @@ def question_of(body: Mapping[str, Any], request_id: str = "") -> Question:
             if does != HTTP:
                 raise InvalidRequestError(f"action.name: of a service it is {HTTP}")
             method, path = (_text(properties, "action.properties", part) for part in ("method", "path"))
+            http, flaw = None, ""
             try:
                 http = Http.parse(method, path)
-            except PolicyError as error:
-                raise InvalidRequestError(f"action.properties.{error}") from error
-            return Question(agent=agent, resource=Resource(kind="Service", id=name), http=http, asked=said)
+            except PolicyError as error:  # the agent may have written both, and must not cause an error
+                flaw = f"action.properties.{error}"
+            service = Resource(kind="Service", id=name)
+            return Question(agent=agent, resource=service, http=http, flaw=flaw, asked=said)
         case _:
             raise InvalidRequestError(f"resource.type: {target[:80]!r} is neither 'tool' nor 'service'")
 

@@ -184,10 +184,6 @@ REFUSED = {
         with_(http(), {"method": "GET"}, "action", "properties"),
         "action.properties.path: is missing, or no text",
     ),
-    "a path with dots": (
-        http(path="/public/../admin"),
-        "action.properties.path: has an empty segment, '.' or '..'",
-    ),
     "a name that cannot be printed": (
         tool("pay\n"),
         NO_PLAIN,
@@ -407,6 +403,17 @@ async def test_http_requests_are_judged_by_service_method_and_path(world, gatewa
     assert "hunter2" not in str(first)
     assert "/v1/7" not in str(first)
     assert "judged" not in first.detail
+
+
+async def test_a_path_that_can_be_read_in_two_ways_is_denied_and_recorded(world, gateway):
+    """The agent wrote it: an error might be what lets it pass."""
+    await put(world, "permit(principal, action, resource);", "all")
+    for twisted in (http(path="/public/../admin"), http(path="/é"), http(method="get")):
+        assert (await gateway.ask(twisted))["decision"] is False
+    first, *others = await calls(world)
+    assert {record.type for record in (first, *others)} == {"call.denied"}
+    assert (first.reason, first.policy) == ("action.properties.path: has an empty segment, '.' or '..'", None)
+    assert len(others) == 2
 
 
 # Who is denied, and who may not even ask.
