@@ -4,6 +4,7 @@
 import contextlib
 import shlex
 import shutil
+import subprocess
 import tempfile
 
 from tests.engines.daemons import PURE_V2, ContainerEngine, daemon
@@ -54,3 +55,5 @@ def running(folder, *, pure_v2=False):
         finally:
             engine("rm", "-f", "-a", "-t", "0")
             shutil.rmtree(short, ignore_errors=True)
+            # It mounts this on itself and may leave it so: then nobody can remove the folder.
+            subprocess.run(["umount", "-l", folder / "root" / "overlay"], check=False, capture_output=True)
