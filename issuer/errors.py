@@ -12,6 +12,7 @@
     │   └── PolicyDeniedError     policy denies it; carries what is recorded of the decision
     ├── EvidenceRejectedError     what a node saw of a workload does not earn the SVID
     ├── NodeRejectedError         a node could not prove itself
+    ├── PlatformUnavailableError  what a node runs on cannot be asked about it now
     ├── TooSlowError              the caller did not send in time what was waited for
     ├── FailedPreconditionError   right request, wrong moment
     ├── AuthorityNotReadyError    no authority can sign now
@@ -80,6 +81,10 @@ class EvidenceRejectedError(IssuerError):
 
 class NodeRejectedError(IssuerError):
     """A node could not prove itself."""
+
+
+class PlatformUnavailableError(IssuerError):
+    """What a node runs on cannot be asked about it now."""
 
 
 class TooSlowError(IssuerError):

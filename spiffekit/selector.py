@@ -27,6 +27,8 @@ _BASE64: Final = re.compile(r"[A-Za-z0-9+/]+={0,2}", re.ASCII)
 _VERIFIED: Final = re.compile(r"verified")
 _LABEL: Final = re.compile(r"[^:]+:.*")
 _VARIABLE: Final = re.compile(r"[^=]+=.*")
+_AZURE: Final = re.compile(r"[\w.()-]{1,90}")  # a resource, which has no colon in its name
+_AZURE_WITHIN: Final = re.compile(r"[\w.()-]{1,90}:[\w.()-]{1,90}")
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
 _CONTAINER: Final = {
     "label": _LABEL,
@@ -95,7 +97,17 @@ KINDS: Final = {
         "instance:id": re.compile(r"i-[0-9a-f]+"),
         "image:id": _ANY,
     },
-    "azure_imds": {"subscription-id": re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")},
+    "azure_imds": {
+        "subscription-id": re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"),
+        "vm-name": _AZURE,
+        "vm-location": _AZURE,
+        "vm-tag": _LABEL,
+        "vmss-name": _AZURE,
+        "resource-group": _AZURE,
+        "network-security-group": _AZURE_WITHIN,
+        "virtual-network-subnet": _AZURE_WITHIN,
+        "virtual-network": _AZURE,
+    },
     "gcp_iit": {"project-id": _ANY, "zone": _ANY, "instance-name": _ANY, "sa": _ANY},
     "http_challenge": {"hostname": _ANY},
     "sshpop": {"hostname": _ANY},

@@ -71,6 +71,7 @@ STATUS: Final = StatusTable(
         errors.FailedPreconditionError: Code.FAILED_PRECONDITION,
         errors.AuthorityNotReadyError: Code.UNAVAILABLE,
         errors.AuditLogError: Code.DATA_LOSS,
+        errors.PlatformUnavailableError: Code.UNAVAILABLE,
         errors.StoreError: Code.UNAVAILABLE,
         KeyManagerError: Code.UNAVAILABLE,
         UnknownPeerError: Code.PERMISSION_DENIED,

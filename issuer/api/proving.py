@@ -82,6 +82,7 @@ async def refreshed(node: Node, verifier: NodeVerifier | None) -> frozenset[Sele
 
     Raises:
         NodeRejectedError: The verifier does not let it in any longer.
+        PlatformUnavailableError: The verifier asks a platform that does not answer.
     """
     if isinstance(verifier, Refreshing):
         return await verifier.refresh(node)

@@ -33,6 +33,7 @@ class NodeVerifier(Protocol):
 
         Raises:
             NodeRejectedError: It shows nothing.
+            PlatformUnavailableError: Whoever has to be asked about it does not answer.
         """
 
 
@@ -49,6 +50,7 @@ class Refreshing(Protocol):
 
         Raises:
             NodeRejectedError: It is gone, or is no longer let in.
+            PlatformUnavailableError: Whoever has to be asked about it does not answer.
         """
 
 

@@ -4,6 +4,7 @@
 1. The message has the certificate that signed it, and signed the document inside.
 2. A known authority vouches for exactly that certificate, and it is of Azure's metadata service.
 3. The document has our nonce, and a subscription of the tenant that the node names.
+4. Where it is configured, Azure's resource manager says what else is true of that machine.
 """
 
 import hmac
@@ -11,6 +12,7 @@ import re
 import secrets
 import ssl
 import string
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +21,8 @@ import msgspec
 from issuer.errors import NodeRejectedError
 from issuer.model import Node
 from issuer.node import Challenge, NodeContext, NodeProof, payloads
+from issuer.node.azure_access import Api, AzureAccess, peers, problems
+from issuer.node.azure_api import AzureApi
 from issuer.node.azure_chain import HOST, AzureChain, published
 from issuer.node.chains import read_authorities
 from issuer.node.cms import SignedData
@@ -33,6 +37,7 @@ from spiffekit.selector import Selector
 TYPE: Final = "azure_imds"
 OPENING: Final = b"non_empty_payload"
 NONCE: Final = 32  # letters and digits: 190 bits
+_SCALE_SET: Final = "vmss-name:"
 _ALPHABET: Final = string.ascii_letters + string.digits
 _UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 _DOMAIN: Final = re.compile(r"[a-z0-9-]{1,63}(?:\.[a-z0-9-]{1,63})+", re.ASCII)
@@ -44,10 +49,12 @@ class Tenant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         tenant_id: The tenant's ID, a UUID in lower case.
         subscriptions: The IDs of its subscriptions whose virtual machines may attest, likewise.
+        api: How Azure is asked what else is true of a virtual machine; if left out, it is not asked.
     """
 
     tenant_id: str
     subscriptions: tuple[str, ...]
+    api: Api | None = None
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -69,8 +76,9 @@ class _Signed(msgspec.Struct, frozen=True):
     signature: str
 
 
-class _Hints(msgspec.Struct, frozen=True, rename="camel"):
+class _Hints(msgspec.Struct, frozen=True, rename={"agent_domain": "agentDomain", "scale_set": "vmssName"}):
     agent_domain: str  # nothing here is signed: it only says whose rules to judge by
+    scale_set: str | None = None  # and where to look
 
 
 class _Response(msgspec.Struct, frozen=True):
@@ -87,9 +95,10 @@ class _Document(msgspec.Struct, frozen=True, rename="camel"):
 class AzureImdsVerifier:
     """See the module."""
 
-    def __init__(self, tenants: dict[str, Tenant], chain: AzureChain) -> None:
+    def __init__(self, tenants: dict[str, Tenant], chain: AzureChain, apis: dict[str, AzureApi]) -> None:
         self._tenants = tenants
         self._chain = chain
+        self._apis = {name: api for domain, api in apis.items() for name in tenants[domain].subscriptions}
 
     async def verify(self, payload: bytes, challenge: Challenge, context: NodeContext) -> NodeProof:
         """Give the node a nonce, and check the document that Azure signed with it."""
@@ -110,18 +119,30 @@ class AzureImdsVerifier:
         if subscription not in tenant.subscriptions:
             raise NodeRejectedError(f"subscription {subscription[:40]!r} is not allowed in that tenant")
         node_id = context.node_id(f"/{TYPE}/{tenant.tenant_id}/{subscription}/{machine}")
+        selectors = await self._selectors(subscription, machine, response.metadata.scale_set)
         # Whatever runs on the machine can have nonces signed, so the first that does is the node.
-        return NodeProof(
-            node_id, frozenset({Selector(TYPE, f"subscription-id:{subscription}")}), first_use=True
-        )
+        return NodeProof(node_id, selectors, first_use=True)
 
     async def refresh(self, node: Node) -> frozenset[Selector]:
-        """Hold today's tenants and subscriptions against the node's; a document would say nothing new."""
-        tenant_id, subscription = node.id.path.split("/")[4:6]
+        """Hold today's tenants and subscriptions against the node's, and ask Azure again if it was asked.
+
+        A document would say nothing new.
+        """
+        tenant_id, subscription, machine = node.id.path.split("/")[4:7]
         tenants = [tenant for tenant in self._tenants.values() if tenant.tenant_id == tenant_id]
         if not any(subscription in tenant.subscriptions for tenant in tenants):
             raise NodeRejectedError(f"subscription {subscription!r} is no longer allowed")
-        return node.selectors
+        kept = [s.value.removeprefix(_SCALE_SET) for s in node.selectors if s.value.startswith(_SCALE_SET)]
+        return await self._selectors(subscription, machine, kept[0] if kept else None)
+
+    async def _selectors(self, subscription: str, machine: str, scale_set: str | None) -> frozenset[Selector]:
+        values = {f"subscription-id:{subscription}"}
+        if (api := self._apis.get(subscription)) is not None:
+            values |= await api.facts(subscription, machine, scale_set)  # (4)
+        try:
+            return frozenset(Selector(TYPE, value) for value in values)
+        except SpiffeError as error:  # a tag may be anything, and what cannot be stated is not left out
+            raise NodeRejectedError(f"Azure says of the machine what is no selector: {error}") from error
 
     async def _verified(self, signed: _Signed) -> _Document:
         """Return the document; nothing but what was signed is looked at."""
@@ -151,21 +172,23 @@ def create(config: Config) -> AzureImdsVerifier:
     return create_with(config, Peer(HOST, 443, ssl.create_default_context()), SystemClock())
 
 
-def create_with(config: Config, microsoft: Peer, clock: Clock) -> AzureImdsVerifier:
+def create_with(
+    config: Config, microsoft: Peer, clock: Clock, peers: Callable[[Api], Mapping[str, Peer]] = peers
+) -> AzureImdsVerifier:
     """Make the verifier of a configuration table that gets certificates from `microsoft`."""
-    problems = [problem for domain, tenant in config.tenants.items() for problem in _problems(domain, tenant)]
+    found = [problem for domain, tenant in config.tenants.items() for problem in _problems(domain, tenant)]
     if not config.tenants:
-        problems.append("tenants: nobody could attest")
+        found.append("tenants: nobody could attest")
     if not config.allowed_metadata_domains:
-        problems.append("allowed_metadata_domains: nobody could attest")
-    problems += [
+        found.append("allowed_metadata_domains: nobody could attest")
+    found += [
         f"allowed_metadata_domains: {domain!r} is not a domain in lower case"
         for domain in config.allowed_metadata_domains
         if not _DOMAIN.fullmatch(domain)
     ]
     subscriptions = [name for tenant in config.tenants.values() for name in tenant.subscriptions]
     if len(subscriptions) != len(set(subscriptions)):
-        problems.append("tenants: a subscription is of one tenant")
+        found.append("tenants: a subscription is of one tenant")
     roots = published()
     if config.trust_bundle_path is not None:
         try:
@@ -173,13 +196,18 @@ def create_with(config: Config, microsoft: Peer, clock: Clock) -> AzureImdsVerif
             for root in roots:
                 check_signing_certificate(root)
         except ConfigError as error:
-            problems += error.errors
+            found += error.errors
         except SpiffeError as error:
-            problems.append(f"trust_bundle_path: {config.trust_bundle_path}: {error}")
-    if problems:
-        raise ConfigError(*problems)
+            found.append(f"trust_bundle_path: {config.trust_bundle_path}: {error}")
+    if found:
+        raise ConfigError(*found)
     chain = AzureChain(roots, config.allowed_metadata_domains, microsoft, clock)
-    return AzureImdsVerifier(config.tenants, chain)
+    apis = {
+        domain: AzureApi(AzureAccess(tenant.tenant_id, tenant.api, peers(tenant.api), clock), tenant.api)
+        for domain, tenant in config.tenants.items()
+        if tenant.api is not None
+    }
+    return AzureImdsVerifier(config.tenants, chain, apis)
 
 
 def _problems(domain: str, tenant: Tenant) -> list[str]:
@@ -189,6 +217,8 @@ def _problems(domain: str, tenant: Tenant) -> list[str]:
         found.append(f"{where}.tenant_id: is no UUID in lower case")
     if not tenant.subscriptions:
         found.append(f"{where}.subscriptions: nobody could attest")
+    if tenant.api is not None:
+        found += problems(f"{where}.api", tenant.api)
     return found + [
         f"{where}.subscriptions: {name!r} is no UUID in lower case"
         for name in tenant.subscriptions

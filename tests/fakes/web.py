@@ -3,6 +3,7 @@
 
 import asyncio
 import contextlib
+import re
 import ssl
 
 from cryptography import x509
@@ -21,10 +22,13 @@ def ok(body, *headers, status="200 OK"):
 
 
 class WebServer:
-    """It answers each request with what `answer` makes of its head, or says nothing if that is None."""
+    """It answers each request with what `answer` makes of its head, or says nothing if that is None.
+
+    While it does, the body is the last of `bodies`.
+    """
 
     def __init__(self, answer, *, name=""):
-        self.answer, self.name, self.requests = answer, name, []
+        self.answer, self.name, self.requests, self.bodies = answer, name, [], []
         self._writers = []
 
     async def __aenter__(self):
@@ -45,6 +49,8 @@ class WebServer:
         self._writers.append(writer)
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
             head = (await reader.readuntil(b"\r\n\r\n")).decode()
+            length = re.search(r"(?i)\r\ncontent-length: (\d+)\r\n", head)
+            self.bodies.append(await reader.readexactly(int(length[1])) if length else b"")
             self.requests.append(head)
             if (answer := self.answer(head)) is not None:
                 writer.write(answer)
