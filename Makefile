@@ -48,7 +48,7 @@ lock: ## resolve requirements.lock anew
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --all-extras --no-strip-extras pyproject.toml -o requirements.lock
 	echo hatchling | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes -c requirements.lock - -o deploy/docker/build.lock
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra issuer --extra kubernetes --extra policy --no-strip-extras -c requirements.lock pyproject.toml -o deploy/docker/issuer.lock
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra issuer --extra aws --extra kubernetes --extra policy --no-strip-extras -c requirements.lock pyproject.toml -o deploy/docker/issuer.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra attestor --no-strip-extras -c requirements.lock pyproject.toml -o deploy/docker/attestor.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra attestor --extra signatures --no-strip-extras -c requirements.lock pyproject.toml -o deploy/docker/attestor-signatures.lock
 
