@@ -96,6 +96,10 @@ KINDS: Final = {
         "az": _ANY,
         "instance:id": re.compile(r"i-[0-9a-f]+"),
         "image:id": _ANY,
+        "tag": _LABEL,
+        "sg:id": re.compile(r"sg-[0-9a-f]+"),
+        "sg:name": _ANY,
+        "iamrole": re.compile(r"arn:[a-z-]+:iam::[0-9]{12}:role/.+", re.ASCII),
     },
     "azure_imds": {
         "subscription-id": re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"),

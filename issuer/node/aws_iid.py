@@ -4,6 +4,7 @@
 1. The message is signed by one of AWS's certificates, each of which is of one region.
 2. Its key signed the document that is inside, and no other came along.
 3. The document is of that region, of an account that is allowed, and of an instance started lately enough.
+4. If AWS's API may be asked, it says that the instance runs, and more about it: see `aws_api`.
 """
 
 import re
@@ -20,6 +21,7 @@ from cryptography import x509
 from issuer.errors import NodeRejectedError
 from issuer.model import Node
 from issuer.node import Challenge, NodeContext, NodeProof, payloads
+from issuer.node.aws_api import KINDS, Api, AwsApi
 from issuer.node.cms import SignedData
 from spiffekit.certificates import certificates_from_pem, load_certificate
 from spiffekit.daemon.clock import Clock, SystemClock
@@ -43,11 +45,13 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         started_within: How long ago an instance may have been started when it attests; any time if left out.
         region_certificates: By region, a PEM file of its certificate, for regions that are not known here
             or whose certificate AWS has replaced.
+        api: A table, empty or not, to ask AWS's API for more selectors; it is not asked without.
     """
 
     account_id_allow_list: tuple[str, ...]
     started_within: Span | None = None
     region_certificates: dict[str, Path] = {}
+    api: Api | None = None
 
 
 class _Payload(msgspec.Struct, frozen=True):
@@ -67,7 +71,10 @@ class _Document(msgspec.Struct, frozen=True, rename="camel"):
 class AwsIidVerifier:
     """See the module."""
 
-    def __init__(self, config: Config, certificates: Mapping[str, x509.Certificate], clock: Clock) -> None:
+    def __init__(
+        self, config: Config, certificates: Mapping[str, x509.Certificate], clock: Clock, api: AwsApi | None
+    ) -> None:
+        self._api = api
         self._accounts = frozenset(config.account_id_allow_list)
         self._started_within = config.started_within
         self._certificates = certificates
@@ -85,14 +92,21 @@ class AwsIidVerifier:
         try:
             # Whatever runs on the instance can ask for its document, and the document never expires: the
             # first that comes with it is the node.
-            return NodeProof(node_id, _selectors(document), first_use=True)
+            selectors = _selectors(document)
         except SpiffeError as error:
             raise NodeRejectedError(f"document: {error}") from error
+        asked = await self._asked(document.account_id, document.region, document.instance_id)  # (4)
+        return NodeProof(node_id, selectors | asked, first_use=True)
 
     async def refresh(self, node: Node) -> frozenset[Selector]:
-        """Hold today's accounts against the node's; the document of an instance never says anything else."""
-        self._check_account(node.id.path.split("/")[4])
-        return node.selectors
+        """Hold today's accounts against the node's, and ask again; its document never says anything else."""
+        account, region, instance = node.id.path.split("/")[4:]
+        self._check_account(account)
+        stated = frozenset(s for s in node.selectors if not s.value.startswith(KINDS))
+        return stated | await self._asked(account, region, instance)
+
+    async def _asked(self, account: str, region: str, instance: str) -> frozenset[Selector]:
+        return await self._api.selectors(account, region, instance) if self._api else frozenset()
 
     def _check_account(self, account: str) -> None:
         if account not in self._accounts:
@@ -173,6 +187,9 @@ def create_with(config: Config, certificates: Mapping[str, x509.Certificate], cl
             further[region] = _certificate(path.read_bytes())
         except (OSError, SpiffeError, ConfigError) as error:
             problems.append(f"region_certificates.{region}: {error}")
+    if config.api is not None:
+        problems += config.api.problems()
     if problems:
         raise ConfigError(*problems)
-    return AwsIidVerifier(config, {**certificates, **further}, clock)
+    api = AwsApi(config.api) if config.api is not None else None
+    return AwsIidVerifier(config, {**certificates, **further}, clock, api)
