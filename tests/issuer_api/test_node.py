@@ -10,7 +10,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from issuer.errors import NodeRejectedError
+from issuer.errors import NodeRejectedError, PlatformUnavailableError
 from issuer.model import JoinToken
 from issuer.node import NodeProof
 from spiffekit.selector import Selector
@@ -402,6 +402,25 @@ async def test_a_node_that_is_gone_cannot_renew(renewing):
         await renew(stub)
     node = world.registrations.node(spiffe_id("/spire/agent/test/n1"))
     assert (node.new_serial, len(node.selectors)) == ("", 2)
+
+
+class Silent:
+    async def verify(self, payload, challenge, context):
+        raise PlatformUnavailableError("cloud cannot be asked")
+
+    async def refresh(self, node):
+        raise PlatformUnavailableError("cloud cannot be asked")
+
+
+async def test_a_platform_that_cannot_be_asked_costs_a_node_time_and_no_selector(place, clock):
+    async with World.open(place, clock, verifiers={"test": Silent()}) as world:
+        svid = await world.node("n1", selectors=["test:zone:a"])
+        with refused(Code.UNAVAILABLE, "cloud cannot be asked"):
+            await attest(agent_pb2_grpc.AgentStub(await world.dial()), params("test"))
+        with refused(Code.UNAVAILABLE, "cloud cannot be asked"):
+            await renew(agent_pb2_grpc.AgentStub(await world.dial(svid)))
+        node = world.registrations.node(svid.spiffe_id)
+        assert (node.new_serial, node.selectors) == ("", {Selector("test", "zone:a")})
 
 
 async def test_a_platform_that_hangs_is_not_waited_for(place, clock):

@@ -18,6 +18,7 @@ from tests.issuer.node.x509pop_node import Context
 from tests.issuer.strategies import a_node
 
 REGION = "us-west-2"
+PATIENT = 60  # seconds: a machine under load is no API that hangs
 STATED = {
     "aws_iid:tag:Name:web-1",
     "aws_iid:tag:aws:autoscaling:groupName:web",
@@ -46,8 +47,8 @@ def aws(monkeypatch, tmp_path):
         yield fake
 
 
-async def ask(config=CONFIG, **options):
-    return {str(s) for s in await AwsApi(config, **options).selectors(ACCOUNT, REGION, INSTANCE)}
+async def ask(config=CONFIG, timeout=PATIENT):
+    return {str(s) for s in await AwsApi(config, timeout).selectors(ACCOUNT, REGION, INSTANCE)}
 
 
 async def test_tags_groups_and_roles_of_an_instance_are_stated(aws):
@@ -72,12 +73,27 @@ async def test_roles_need_not_be_asked_for(aws):
 
 
 async def test_a_role_of_the_instances_account_is_assumed_once(aws):
-    api = AwsApi(Api(CONFIG.tag_keys, assume_role="issuer/Reader"))
+    api = AwsApi(Api(CONFIG.tag_keys, assume_role="issuer/Reader"), PATIENT)
     for _ in range(2):
         assert {str(s) for s in await api.selectors(ACCOUNT, REGION, INSTANCE)} == STATED
-    described = [("DescribeInstances", "ASSUMED", REGION), ("GetInstanceProfile", "ASSUMED", "us-east-1")]
+    described = [("DescribeInstances", "ASSUMED", REGION), ("GetInstanceProfile", "ASSUMED", REGION)]
     assert [one for one in aws.requests if one[0] != "AssumeRole"] == described * 2
     assert [one[1:] for one in aws.requests if one[0] == "AssumeRole"] == [("OWN", REGION)]
+
+
+@pytest.mark.parametrize(
+    ("region", "ec2", "iam"),
+    [
+        (REGION, "https://ec2.us-west-2.amazonaws.com", "https://iam.amazonaws.com"),
+        ("cn-north-1", "https://ec2.cn-north-1.amazonaws.com.cn", "https://iam.cn-north-1.amazonaws.com.cn"),
+        ("us-gov-west-1", "https://ec2.us-gov-west-1.amazonaws.com", "https://iam.us-gov.amazonaws.com"),
+    ],
+)
+def test_each_instance_is_asked_about_in_its_region_and_partition(aws, monkeypatch, region, ec2, iam):
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    api = AwsApi(Api())
+    assert api._client("ec2", ACCOUNT, region).meta.endpoint_url == ec2
+    assert api._client("iam", ACCOUNT, region).meta.endpoint_url == iam
 
 
 async def test_an_instance_comes_and_renews_with_what_is_true_then(aws):
@@ -207,13 +223,14 @@ async def test_an_api_that_hangs_is_not_waited_for(aws):
 
 async def test_no_flood_of_attestations_becomes_one_of_questions(aws):
     """A document can be sent again and again: few questions are under way, and the others wait in vain."""
-    api = AwsApi(Api(instance_profile=False), timeout=60)
+    api = AwsApi(Api(instance_profile=False), PATIENT)
     aws.held.clear()
     asked = [asyncio.create_task(api.selectors(ACCOUNT, REGION, INSTANCE)) for _ in range(5 * THREADS)]
     while aws.now < THREADS:
         await asyncio.sleep(0.01)
     for one in asked[-THREADS:]:
         one.cancel()
+    await asyncio.wait(asked[-THREADS:])
     aws.held.set()
     await asyncio.wait(asked)
     assert aws.most == THREADS
