@@ -200,16 +200,15 @@ class AwsApi:
                 role = f"arn:{partition}:iam::{account}:role/{self._config.assume_role}"
             key = (service, region, role)
             if key not in self._clients:
-                session = self._assuming(role, region) if role else self._session
+                if (own := self._session.get_credentials()) is None:
+                    raise self._errors.NoCredentialsError  # a client made now would never have any
+                session = self._assuming(role, region, own) if role else self._session
                 self._clients[key] = session.create_client(service, region, config=self._options)
             return self._clients[key]
 
-    def _assuming(self, role: str, region: str) -> Any:
+    def _assuming(self, role: str, region: str, own: Any) -> Any:
         """Return the session that has assumed a role, or will when it is used."""
         if role not in self._sessions:
-            own = self._session.get_credentials()
-            if own is None:
-                raise self._errors.NoCredentialsError
 
             def create_client(service: str, **keys: str) -> Any:
                 with self._making:

@@ -206,11 +206,14 @@ async def test_a_role_that_cannot_be_assumed_is_an_api_that_cannot_be_asked(aws)
 
 
 @pytest.mark.parametrize("role", ["", "issuer/Reader"])
-async def test_without_credentials_the_api_cannot_be_asked(aws, monkeypatch, role):
+async def test_without_credentials_the_api_cannot_be_asked_until_there_are_some(aws, monkeypatch, role):
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    api = AwsApi(Api(CONFIG.tag_keys, assume_role=role), PATIENT)
     with pytest.raises(PlatformUnavailableError):
-        await ask(Api(assume_role=role))
+        await api.selectors(ACCOUNT, REGION, INSTANCE)
     assert aws.requests == []
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "OWN")
+    assert {str(s) for s in await api.selectors(ACCOUNT, REGION, INSTANCE)} == STATED
 
 
 async def test_an_api_that_hangs_is_not_waited_for(aws):
