@@ -69,7 +69,7 @@ class AzureImds:
         query = {"nonce": challenge.decode("ascii"), "api-version": VERSION}
         signed = _read(await self._ask("attested/document", query), _Document)
         instance = _read(await self._ask("instance", {"api-version": VERSION, "format": "json"}), _Instance)
-        # What stock servers ask Azure's API about; ours believes nothing that is not signed.
+        # Not signed: they say by whose rules to judge, and where in Azure to look for the machine.
         hints = {"agentDomain": self._tenant_domain, "vmssName": instance.compute.scale_set or None}
         return json.dumps({"document": msgspec.to_builtins(signed), "metadata": hints}).encode()
 
