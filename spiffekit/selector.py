@@ -112,7 +112,15 @@ KINDS: Final = {
         "virtual-network-subnet": _AZURE_WITHIN,
         "virtual-network": _AZURE,
     },
-    "gcp_iit": {"project-id": _ANY, "zone": _ANY, "instance-name": _ANY, "sa": _ANY},
+    "gcp_iit": {
+        "project-id": _ANY,
+        "zone": _ANY,
+        "instance-name": _ANY,
+        "sa": _ANY,
+        "tag": _ANY,
+        "label": _LABEL,
+        "metadata": _LABEL,
+    },
     "http_challenge": {"hostname": _ANY},
     "sshpop": {"hostname": _ANY},
     "k8s": IMAGE_SIGNATURES

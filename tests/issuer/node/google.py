@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Google, in which everything can be made wrong: its keys, and the tokens of its instances."""
+"""Google, in which everything can be made wrong: its keys, the tokens of its instances, its Compute API."""
 
 import hashlib
 import hmac
@@ -14,7 +14,7 @@ from spiffekit.jwk import encode_base64url
 from spiffekit.testing import TestCA
 from tests.fakes.web import WebServer, ok
 
-HOST = "www.googleapis.com"
+HOST, COMPUTE = "www.googleapis.com", "compute.googleapis.com"
 KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 OTHER = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 INSTANCE = {
@@ -87,3 +87,46 @@ class Google:
     def instance(self, **changes):
         """A token of an instance with other words about it."""
         return self.token(google={"compute_engine": INSTANCE | changes})
+
+
+class Compute:
+    """The Compute API, which lets in whoever has the last token of the metadata server beside it."""
+
+    def __init__(self):
+        self.tokens, self.valid, self.lasts = 0, set(), 3599
+        self.described = {
+            "id": INSTANCE["instance_id"],
+            "status": "RUNNING",
+            "tags": {"items": ["web", "public"]},
+            "labels": {"env": "prod", "team": ""},
+            "metadata": {"items": [{"key": "role", "value": "front:1"}, {"key": "empty"}]},
+        }
+        self.api = WebServer(self.describe, name=COMPUTE)
+        self.metadata = WebServer(self.issue)
+
+    async def __aenter__(self):
+        await self.api.__aenter__()
+        await self.metadata.__aenter__()
+        return self
+
+    async def __aexit__(self, *error):
+        await self.metadata.__aexit__(*error)
+        await self.api.__aexit__(*error)
+
+    def issue(self, head):
+        assert "\r\nmetadata-flavor: google\r\n" in head.lower()
+        self.tokens += 1
+        self.valid = {f"SECRET-{self.tokens}"}
+        answer = {"access_token": f"SECRET-{self.tokens}", "expires_in": self.lasts, "token_type": "Bearer"}
+        return ok(json.dumps(answer), "Metadata-Flavor: Google")
+
+    def describe(self, head):
+        if bearer(head) not in self.valid:
+            return ok("{}", status="401 Unauthorized")
+        return ok(json.dumps(self.described))
+
+
+def bearer(head):
+    """The token of a request."""
+    (found,) = (line for line in head.split("\r\n") if line.lower().startswith("authorization: bearer "))
+    return found.split()[2]
