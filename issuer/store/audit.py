@@ -12,13 +12,12 @@ from sqlalchemy.dialects import sqlite
 from issuer.errors import StoreError
 from issuer.model import AuditRecord
 from issuer.store.events import Event, decode, encode, ends_after
-from issuer.store.schema import audit, stamp
+from issuer.store.schema import ISSUED, audit, stamp
 
 _LAST: Final = sa.select(sa.func.max(audit.c.sequence))
 # The driver takes rows as tuples: SQLAlchemy would spend as long on each as SQLite does without indexes.
 _ADD: Final = str(audit.insert().compile(dialect=sqlite.dialect()))
 NODES_WORD: Final = "node."  # what types begin with of events that a node alone vouches for
-_OUR_WORD: Final = ~audit.c.type.startswith(NODES_WORD)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,10 +105,7 @@ class AuditStore:
     def credentials(self, subject: str, since: datetime, *, valid_at: datetime) -> list[AuditRecord]:
         """Return the records of what a subject was given from an instant on, and that ends after another."""
         query = sa.select(audit.c.event).where(
-            audit.c.subject == subject,
-            audit.c.at >= stamp(since),
-            audit.c.credential.is_not(None),
-            _OUR_WORD,
+            audit.c.subject == subject, audit.c.at >= stamp(since), ISSUED
         )
         rows = self._connection.execute(query.order_by(audit.c.sequence))
         # There may be a hundred thousand, of which few are left: only these are read whole.

@@ -16,6 +16,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 
 metadata = MetaData()
@@ -169,6 +170,10 @@ audit = Table(
 )
 for _name in ("id", "at", "actor", "subject", "credential"):
     Index(f"audit_{_name}", audit.c[_name])
+# Of what we gave. Without `node.`, the word of nodes: they may say as much as they like, and taking back
+# waits for nobody. SQLite uses the index for queries that have these very words: no parameters, thus.
+ISSUED: Final = text("credential IS NOT NULL AND substr(type, 1, 5) <> 'node.'")
+audit_issued = Index("audit_issued", audit.c.subject, audit.c.at, sqlite_where=ISSUED)
 
 
 def stamp(instant: datetime) -> int:

@@ -7,12 +7,14 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import rfc8785
 import sqlalchemy as sa
+from alembic import command
 from hypothesis import given
 from hypothesis import strategies as st
 
 from issuer.errors import InvalidRequestError
 from issuer.model import AgentFacts, AttestFacts, AuditRecord, CredentialFacts, Outcome, PeerFacts
 from issuer.store.audit import AuditFilter
+from issuer.store.database import Database, _migrations
 from issuer.store.events import MAX_EVENT, decode, encode
 from tests.fakes.clock import FakeClock
 from tests.issuer.store.test_round_trips import facts, json_values, names, words
@@ -170,6 +172,34 @@ async def test_what_a_subject_was_given_is_found_while_it_is_valid(database):
     assert await serials(datetime(2026, 1, 2, 3, 10, tzinfo=UTC)) == ["2"]
 
 
+async def test_what_nodes_say_of_a_subject_is_not_read_to_find_what_it_was_given(database):
+    """A suspension reads this while nobody else may write: a busy node would make taking back slow."""
+    said = [
+        a_record(type="node.svid_fetched", credential=CredentialFacts(kind="x509-svid", serial=str(number)))
+        for number in range(5_000)
+    ]
+    given = a_record(
+        credential=CredentialFacts(kind="x509-svid", serial="a", exp="2026-01-02T04:00:00Z"),
+    )
+    await database.record(*said, given, *said)
+    steps = 0
+
+    def step():
+        nonlocal steps
+        steps += 1
+
+    def read(tx):
+        driver = tx._connection.connection.driver_connection
+        driver.set_progress_handler(step, 10)
+        try:
+            return tx.audit.credentials("spiffe://example.org/a", AT, valid_at=AT)
+        finally:
+            driver.set_progress_handler(None, 0)
+
+    assert [record.credential.serial for record in await database.read(read)] == ["a"]
+    assert steps < 100  # of ten instructions each: each row that is read takes several
+
+
 async def test_an_event_is_found_by_its_id(database):
     await database.record(a_record(), a_record())
     ((_, leaf), _) = await database.read(lambda tx: tx.audit.leaves(0, 10))
@@ -177,11 +207,25 @@ async def test_an_event_is_found_by_its_id(database):
     assert await database.read(lambda tx: tx.audit.leaves(0, 10, wanted)) == [(1, leaf)]
 
 
+def indexes_of_audit(database):
+    return {index["name"] for index in sa.inspect(database._engine).get_indexes("audit")}
+
+
+def test_a_database_from_before_the_index_of_what_was_given_has_it_once_it_is_opened(tmp_path):
+    path = tmp_path / "issuer.db"
+    database = Database.open(path, clock=FakeClock())
+    complete = indexes_of_audit(database)
+    with database._engine.begin() as connection:
+        connection.exec_driver_sql("DROP INDEX audit_issued")
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0006'")
+    assert "audit_issued" not in indexes_of_audit(database)
+    database.close()
+    database = Database.open(path, clock=FakeClock())
+    assert indexes_of_audit(database) == complete
+    database.close()
+
+
 def test_records_of_an_older_schema_become_events(tmp_path):
-    from alembic import command
-
-    from issuer.store.database import Database, _migrations
-
     path = tmp_path / "issuer.db"
     Database.open(path, clock=FakeClock()).close()
     path.unlink()
@@ -200,6 +244,7 @@ def test_records_of_an_older_schema_become_events(tmp_path):
     assert [(number, kind) for number, _, kind in found] == [(1, "a.do"), (2, "a.do"), (3, "a.do")]
     assert [decode(leaf).outcome for _, leaf, _ in found] == list(Outcome)
     assert json.loads(found[0][1])["detail"] == {"call": "c"}
+    assert "audit_issued" in indexes_of_audit(database)
     with pytest.raises(sa.exc.IntegrityError, match="append-only"), database._engine.begin() as connection:
         connection.exec_driver_sql("DELETE FROM audit")
     database.close()
