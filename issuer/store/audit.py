@@ -104,9 +104,7 @@ class AuditStore:
 
     def credentials(self, subject: str, since: datetime, *, valid_at: datetime) -> list[AuditRecord]:
         """Return the records of what a subject was given from an instant on, and that ends after another."""
-        query = sa.select(audit.c.event).where(
-            audit.c.subject == subject, audit.c.at >= stamp(since), ISSUED
-        )
+        query = sa.select(audit.c.event).where(audit.c.subject == subject, audit.c.at >= stamp(since), ISSUED)
         rows = self._connection.execute(query.order_by(audit.c.sequence))
         # There may be a hundred thousand, of which few are left: only these are read whole.
         return [decode(row.event) for row in rows if ends_after(row.event, valid_at)]
