@@ -141,6 +141,19 @@ async def test_what_was_taken_and_not_answered_is_sent_again_as_it_was(api, taki
     assert [(one.number, one.count) for one in taking.taken] == [(1, 1), (2, 1)]
 
 
+async def test_what_comes_to_the_same_while_it_is_told_is_told_after_it(api, taking, opened):
+    def meanwhile(request):
+        if not taking.requests:
+            made.report(allowed("pay"))
+        return taking(request)
+
+    api.answers["Report"] = meanwhile
+    async with opened() as made:
+        made.report(allowed("pay"))
+        await until(lambda: made.told == 2)
+    assert [(one.number, one.count) for one in taking.taken] == [(1, 1), (2, 1)]
+
+
 async def test_what_does_not_fit_is_lost_and_its_number_missing(api, taking, opened):
     async with opened() as made:
         api.refuse(Code.UNAVAILABLE, "away")
