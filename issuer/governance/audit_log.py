@@ -102,7 +102,13 @@ class AuditLog:
         ready()
         while True:
             await self._clock.sleep(EVERY)
-            await self.seal()
+            sealing = asyncio.create_task(self.seal())
+            try:
+                await asyncio.shield(sealing)
+            finally:
+                # Half of it would leave a tree ahead of its files, and a thread that still writes them, to
+                # whoever seals once more when the issuer stops.
+                await sealing
 
     async def seal(self) -> None:
         """Seal what was recorded since; whether that went well decides what may be recorded from now on."""

@@ -4,6 +4,7 @@
 import asyncio
 import contextlib
 import shutil
+import threading
 from datetime import timedelta
 
 import pytest
@@ -90,6 +91,31 @@ async def test_the_service_seals_every_second(trail):
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await task
+
+
+async def test_what_is_being_sealed_at_the_end_is_sealed_whole(trail, monkeypatch):
+    """Else a copy of the database from before it would pass for all there was."""
+    writing, go_on = threading.Event(), threading.Event()
+    write = trail.files.write
+
+    def slow(tiles):
+        writing.set()
+        assert go_on.wait(60)
+        write(tiles)
+
+    ready = asyncio.Event()
+    task = asyncio.create_task(trail.log.run(ready.set))
+    await asyncio.wait_for(ready.wait(), 20)
+    await trail.add(2)
+    monkeypatch.setattr(trail.files, "write", slow)
+    await trail.clock.advance(timedelta(seconds=1))
+    assert await asyncio.to_thread(writing.wait, 60)
+    task.cancel()
+    asyncio.get_running_loop().call_later(0.05, go_on.set)  # the end waits for it, however long it takes
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+    await trail.log.seal()
+    assert await trail.whole() == trail.log.sealed == 2
 
 
 TAMPERED = {
