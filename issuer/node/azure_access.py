@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who we are to Azure's resource manager: a managed identity of our machine's, or an application."""
 
-import asyncio
 import re
 import ssl
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from urllib.parse import urlencode
 
 import msgspec
 
+from issuer.node.bearer import KeptToken
 from spiffekit.daemon.clock import Clock
 from spiffekit.daemon.http import HttpError, Peer, request
 from spiffekit.daemon.kubernetes.access import AccessError, read
@@ -65,10 +65,7 @@ class AzureAccess:
         self._tenant_id = tenant_id
         self._api = api
         self._peers = peers
-        self._clock = clock
-        self._asking = asyncio.Lock()  # however many nodes come at once, one token is asked for
-        self._token = ""
-        self._until = clock.monotonic()
+        self._token = KeptToken(self._new_token, clock, spare=_EARLY, longest=MAX_KEPT)
 
     async def manage(self, method: str, target: str, body: bytes = b"") -> bytes:
         """Ask the resource manager.
@@ -77,22 +74,20 @@ class AzureAccess:
             HttpError: It, or whoever gives tokens, cannot be asked, or answered with another status than 200.
             AccessError: The file of the secret or the token cannot be read.
         """
-        headers = {"authorization": f"Bearer {await self._bearer()}", "content-type": "application/json"}
+        headers = {
+            "authorization": f"Bearer {await self._token.current()}",
+            "content-type": "application/json",
+        }
         return await self._ask(self._api.management_host, method, target, headers, body)
 
-    async def _bearer(self) -> str:
-        async with self._asking:
-            asked_at = self._clock.monotonic()
-            if asked_at >= self._until:
-                token = read_answer(await self._new_token(), _Token)
-                # Checked here, since who refuses a header may say what was in it.
-                if token.token_type.lower() != "bearer" or not _TOKEN.fullmatch(token.access_token):
-                    raise HttpError("token is no bearer token")
-                self._token, kept = token.access_token, min(token.expires_in, MAX_KEPT) - _EARLY
-                self._until = asked_at + kept
-            return self._token
+    async def _new_token(self) -> tuple[str, int]:
+        token = read_answer(await self._token_answer(), _Token)
+        # Checked here, since who refuses a header may say what was in it.
+        if token.token_type.lower() != "bearer" or not _TOKEN.fullmatch(token.access_token):
+            raise HttpError("token is no bearer token")
+        return token.access_token, token.expires_in
 
-    async def _new_token(self) -> bytes:
+    async def _token_answer(self) -> bytes:
         api, resource = self._api, f"https://{self._api.management_host}/"
         proof = _proof(api)
         if not proof:
@@ -116,7 +111,7 @@ class AzureAccess:
     ) -> bytes:
         async with request(self._peers[host], method, target, headers=headers, body=body) as answer:
             if answer.status == 401:  # the token counts no longer, whatever it said
-                self._until = self._clock.monotonic()
+                self._token.forget()
             if answer.status != 200:  # a redirect is not followed either; what else it says may be secret
                 raise HttpError(f"{host} answered with status {answer.status}")
             return await answer.body(MAX_ANSWER)

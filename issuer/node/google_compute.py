@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from issuer.errors import NodeRejectedError, PlatformUnavailableError
+from issuer.node.bearer import KeptToken
 from spiffekit.daemon.clock import Clock
 from spiffekit.daemon.config import ConfigError
 from spiffekit.daemon.http import HttpError, Peer, request
@@ -146,11 +147,7 @@ class ComputeApi:
 
     def __init__(self, peer: Peer, source: TokenSource, clock: Clock) -> None:
         self._peer = peer
-        self._source = source
-        self._clock = clock
-        self._fetching = asyncio.Lock()  # however many nodes come at once, one token is fetched
-        self._token = ""
-        self._kept_until = clock.monotonic()
+        self._token = KeptToken(source.fetch, clock, spare=_SPARE, longest=_LONGEST)
 
     async def instance(self, project: str, zone: str, name: str, instance_id: str) -> Instance:
         """Return what is true of an instance that runs; `project` has been checked.
@@ -176,27 +173,17 @@ class ComputeApi:
         return found
 
     async def _ask(self, target: str) -> bytes:
-        token = ""
         for last in (False, True):
-            token = await self._current(token)
-            headers = {"accept": "application/json", "authorization": f"Bearer {token}"}
+            bearer = f"Bearer {await self._token.current()}"
+            headers = {"accept": "application/json", "authorization": bearer}
             async with request(self._peer, "GET", target, headers=headers) as answer:
                 match answer.status:
                     case 200:
                         return await answer.body(MAX_ANSWER)
                     case 401 if not last:  # the token has ended before its time
-                        continue
+                        self._token.forget()
                     case 404:
                         raise NodeRejectedError("instance does not exist")
                     case status:
                         raise HttpError(f"status {status}")
         raise AssertionError  # pragma: no cover - the last time returns or raises
-
-    async def _current(self, refused: str) -> str:
-        """Return a token that is not the one that was refused."""
-        async with self._fetching:
-            now = self._clock.monotonic()
-            if now >= self._kept_until or self._token == refused:
-                self._token, seconds = await self._source.fetch()
-                self._kept_until = now + min(seconds, _LONGEST) - _SPARE
-            return self._token
