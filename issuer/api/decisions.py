@@ -134,8 +134,8 @@ class Decisions:
 
     def _spend(self, question: Question, call: Call) -> bool:
         try:
+            self._gateway_limit.spend(call.caller.actor)  # first: over it, nothing is taken from agents
             self._agent_limit.spend(question.agent)
-            self._gateway_limit.spend(call.caller.actor)
         except RateLimitedError:
             return False
         return True

@@ -203,6 +203,19 @@ async def test_an_agent_that_asks_too_much_is_denied_and_not_let_through_by_an_e
     assert await check(envoy, tool="pay") == ALLOWED
 
 
+async def test_a_gateway_over_its_own_limit_takes_nothing_from_agents(place, clock):
+    limits = {"gateway_limit": (1.0, 5.0), "agent_limit": (0.001, 6.0)}
+    async with World.open(place, clock, gateway_ids=GATEWAY_IDS, **limits) as world:
+        await world.database.write(lambda tx: tx.agents.create(an_agent()))
+        await world.database.write(lambda tx: tx.policies.add(a_stored(POLICY)))
+        envoy = AuthorizationStub(await world.dial(await world.sign("/gateway")))
+        assert {await check(envoy, tool="pay") for _ in range(5)} == {ALLOWED}
+        denied = {await check(envoy, tool="pay") for _ in range(10)}
+        assert denied == {(Code.RESOURCE_EXHAUSTED.value[0], 429)}
+        await clock.advance(timedelta(seconds=1))
+        assert await check(envoy, tool="pay") == ALLOWED
+
+
 async def test_a_decision_that_cannot_be_recorded_is_a_denial(world, envoy):
     await world.lose_the_trail()
     assert await check(envoy, tool="pay") == (Code.UNAVAILABLE.value[0], 503)
