@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Send what waits for the audit trail to the issuer: in the background, in the order of the numbers.
 
-While the issuer cannot be told, events wait. What it rejects is lost, alone.
+While the issuer cannot be told, events wait. What it rejects is lost, alone. An issuer that takes no
+reports is asked again now and then: it may have been upgraded.
 """
 
 import asyncio
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 BATCH: Final = 100  # events of one report; as many as the issuer takes
 LINGER: Final = timedelta(seconds=1)  # what happens meanwhile goes into one report
 ACCOUNT_EVERY: Final = timedelta(minutes=1)  # that we say how much was not told one by one
+AGAIN: Final = timedelta(minutes=10)  # until we ask whether the issuer takes reports by now
 FLUSH: Final = timedelta(seconds=5)  # that our end may wait for the issuer
 
 
@@ -36,6 +38,7 @@ class Reporting:
         self._backoff = Backoff(*RETRY)
         self._accounted = -math.inf
         self._failing = False
+        self._refused_at: float | None = None  # when the issuer last said that it takes no reports
 
     async def run(self, ready: Callable[[], None]) -> NoReturn:
         """Send until cancelled; nobody waits for it."""
@@ -54,7 +57,9 @@ class Reporting:
                 await self._clock.sleep(self._backoff.next())
 
     async def _drain(self) -> None:
-        """Send what waits, and once in a while how much was not kept."""
+        """Send what waits, as long as the issuer takes reports, and once in a while how much was not kept."""
+        if self._refused_at is not None and not await self._is_taken_again(self._refused_at):
+            return
         while len(self._spool):
             await self._send(BATCH)
         now = self._clock.monotonic()
@@ -70,8 +75,9 @@ class Reporting:
             await self._client.report(self._spool.boot, some)
             self._spool.sent += len(some)
         except NotImplementedError:
-            logger.warning("issuer takes no reports for an audit trail; none are kept from now on")
+            logger.warning("issuer takes no reports for an audit trail; none are kept until it does")
             self._spool.disable()
+            self._refused_at = self._clock.monotonic()
             return
         except ReportRejectedError as error:
             if len(some) > 1:
@@ -85,6 +91,21 @@ class Reporting:
         if self._failing:
             logger.info("issuer is told again for its audit trail", extra={"waiting": len(self._spool)})
             self._failing = False
+
+    async def _is_taken_again(self, refused_at: float) -> bool:
+        """Ask with an empty report, once in a while, and keep events again if it is taken."""
+        now = self._clock.monotonic()
+        if now - refused_at < AGAIN.total_seconds():
+            return False
+        self._refused_at = now
+        try:
+            await self._client.report(self._spool.boot, ())
+        except NotImplementedError:
+            return False
+        logger.info("issuer takes reports for its audit trail now")
+        self._refused_at = None
+        self._spool.enabled = True
+        return True
 
     async def close(self) -> None:
         """Send what is left, and that nothing follows, if the issuer can be told so soon.

@@ -107,6 +107,6 @@ class Spool:
                 del self._of_user[uid]
 
     def disable(self) -> None:
-        """Keep nothing from now on, and forget what waits."""
+        """Keep nothing until it is enabled again, and forget what waits."""
         self.enabled = False
         self.drop(len(self._waiting))

@@ -34,6 +34,7 @@
     │   ├── NotPermittedError               an invocation that no constraint permits
     │   └── LogMismatchError                what a log shows does not follow from what it signed
     ├── WorkloadApiError                    the Workload API refused for good
+    │   └── WorkloadApiRejectedError        … what it was given, and not the call as such
     └── WorkloadApiUnavailableError         the Workload API cannot answer now; try again
         └── NoIdentityIssuedError           it grants nothing to this process, or no longer does
 
@@ -164,6 +165,10 @@ class LogMismatchError(VerificationError):
 
 class WorkloadApiError(SpiffeError):
     """The Workload API refused in a way that trying again cannot mend."""
+
+
+class WorkloadApiRejectedError(WorkloadApiError):
+    """The Workload API cannot take what it was given (INVALID_ARGUMENT); something else it may."""
 
 
 class WorkloadApiUnavailableError(SpiffeError):

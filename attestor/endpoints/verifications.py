@@ -5,7 +5,6 @@ Whoever calls speaks for itself only. It is examined as for an SVID, and its wor
 decided by it.
 """
 
-import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, Final
@@ -25,22 +24,24 @@ from spiffekit.daemon.limits import RateLimit
 from spiffekit.errors import SpiffeIdError
 from spiffekit.id import SpiffeId
 from spiffekit.wire.pb.attestor.v1 import verifications_pb2
+from spiffekit.wire.reports import (
+    HASH,
+    KINDS,
+    MAX_NAMES,
+    MAX_NUMBER,
+    MAX_TEXT,
+    NAME,
+    RUN_BYTES,
+    SERIAL,
+    TOKENS,
+)
 from spiffekit.wire.status import abort
 
 Code = grpc.StatusCode
 
-RUN_BYTES: Final = 16
 MAX_VERIFICATIONS: Final = 50  # of one call
-MAX_NUMBER: Final = 2**53 - 1  # RFC 8785 §3.2.2.3: what every reader of JSON keeps exact
-MAX_TEXT: Final = 256  # bytes of a reason, an action, or all statements of policies
-MAX_POLICIES: Final = 100  # statements; as many as the issuer takes
 MAX_RUNS: Final = 4096  # whose last number is remembered; of more, the quietest are forgotten
 OF_USER: Final = (5, 500)  # verifications a second and at once: as many as leave room for others in the trail
-TOKENS: Final = ("jwt-svid", "wit-svid")  # which have no serial number
-KINDS: Final = ("mtls", *TOKENS, "delegation", "policy")
-_SERIAL: Final = re.compile(r"[1-9][0-9]{0,48}", re.ASCII)  # RFC 5280 §4.1.2.2: at most 20 bytes
-_HASH: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
-_NAME: Final = re.compile(r"[!-~]{1,255}", re.ASCII)  # of a token or a transaction
 
 
 class Verifications:
@@ -133,15 +134,16 @@ def _problem(one: verifications_pb2.Verification, last: int) -> str:
     """Say what is wrong with a verification; "" if nothing is."""
     if not last < one.number <= MAX_NUMBER:
         return "number: is not above the one before, or too large"
-    if one.kind not in KINDS or (one.serial and one.kind in TOKENS):
+    shown = one.WhichOneof("credential")
+    if one.kind not in KINDS or (shown == "serial" and one.kind in TOKENS):
         return f"kind: is none of {', '.join(KINDS)}, or a token's, which has no serial number"
     for name in ("reason", "action"):
         text: str = getattr(one, name)
         if len(text.encode()) > MAX_TEXT or not (text.isprintable() or not text):
             return f"{name}: is longer than {MAX_TEXT} bytes, or not one line"
-    for name, form in (("serial", _SERIAL), ("jti", _NAME), ("txn", _NAME), ("bundle", _HASH)):
+    for name, form in (("serial", SERIAL), ("jti", NAME), ("txn", NAME), ("bundle", HASH)):
         value: str = getattr(one, name)
-        if value and not form.fullmatch(value):
+        if (value or name == shown) and not form.fullmatch(value):
             return f"{name}: is not of the form {form.pattern}"
     if problem := _problem_of(one.policies):
         return f"policies: {problem}"
@@ -154,8 +156,8 @@ def _problem(one: verifications_pb2.Verification, last: int) -> str:
 
 
 def _problem_of(policies: Sequence[str]) -> str:
-    if len(policies) > MAX_POLICIES:
-        return f"more than {MAX_POLICIES}"
-    if sum(map(len, policies)) > MAX_TEXT or not all(map(_NAME.fullmatch, policies)):
-        return f"longer than {MAX_TEXT} bytes, or one is not of the form {_NAME.pattern}"
+    if len(policies) > MAX_NAMES:
+        return f"more than {MAX_NAMES}"
+    if sum(map(len, policies)) > MAX_TEXT or not all(map(NAME.fullmatch, policies)):
+        return f"longer than {MAX_TEXT} bytes, or one is not of the form {NAME.pattern}"
     return ""

@@ -17,6 +17,17 @@ from spiffekit.errors import SpiffeIdError
 from spiffekit.id import SpiffeId, TrustDomain
 from spiffekit.jws import MAX_INSTANT
 from spiffekit.wire.pb.issuer.v1 import audit_reports_pb2
+from spiffekit.wire.reports import (
+    HASH,
+    KINDS,
+    MAX_NAMES,
+    MAX_NUMBER,
+    MAX_TEXT,
+    NAME,
+    RUN_BYTES,
+    SERIAL,
+    TOKENS,
+)
 
 if TYPE_CHECKING:
     from spiffekit.wire.pb.attestor.v1 import verifications_pb2
@@ -24,26 +35,17 @@ if TYPE_CHECKING:
 BOOT_BYTES: Final = 16
 MAX_EVENTS: Final = 100  # of one report
 MAX_EVENT_BYTES: Final = 8 * 1024  # as it comes; an event of the trail may have twice as many
-MAX_NUMBER: Final = 2**53 - 1  # RFC 8785 §3.2.2.3: what every reader of JSON keeps exact
 MAX_PATH: Final = 4096  # bytes
 MAX_AUDIENCE: Final = 4096  # bytes of all names together
-MAX_NAMES: Final = 100  # entries or kinds of selectors of one event
-TOKENS: Final = ("jwt-svid", "wit-svid")
-VERIFICATIONS: Final = ("mtls", *TOKENS, "delegation", "policy")
 _NOTHING: Final[Mapping[str, Any]] = {}
 
 _ENTRY: Final = re.compile(r"[A-Za-z0-9._-]{1,255}", re.ASCII)
 _INSTANCE: Final = re.compile(r"([a-z2-7]{26})?", re.ASCII)
-_KIND: Final = re.compile(r"[!-~]{1,255}", re.ASCII)
-_CREDENTIALS: Final = {
-    "serial": re.compile(r"[1-9][0-9]{0,48}", re.ASCII),  # RFC 5280 §4.1.2.2: at most 20 bytes
-    "jti": re.compile(r"[!-~]{1,255}", re.ASCII),
-    "token_sha256": re.compile(r"[0-9a-f]{64}", re.ASCII),
-}
+_CREDENTIALS: Final = {"serial": SERIAL, "jti": NAME, "token_sha256": HASH}
 _HASH_OR_NONE: Final = re.compile(r"([0-9a-f]{64})?", re.ASCII)
 _VERSION: Final = re.compile(r"[ -~]{0,255}", re.ASCII)
 _TXN: Final = re.compile(r"[!-~]{0,255}", re.ASCII)
-_LINE: Final = re.compile(r".{0,256}")
+_LINE: Final = re.compile(rf".{{0,{MAX_TEXT}}}")
 _WORD: Final = re.compile(r"[a-z_]{1,64}", re.ASCII)
 _CALL: Final = re.compile(r"[0-9a-f]{0,64}", re.ASCII)
 
@@ -179,11 +181,11 @@ def _verified(
     verifier = _id("verified.verifier", verified.verifier)
     if not verifier.is_member_of(trust_domain):
         raise InvalidRequestError(f"verified.verifier: is not of trust domain {trust_domain}")
-    if len(verified.run) != BOOT_BYTES:
-        raise InvalidRequestError(f"verified.run: needs {BOOT_BYTES} bytes")
+    if len(verified.run) != RUN_BYTES:
+        raise InvalidRequestError(f"verified.run: needs {RUN_BYTES} bytes")
     if not verified.missing < one.number <= MAX_NUMBER:
         raise InvalidRequestError("verified.verification.number: is not above missing, or too large")
-    if one.kind not in VERIFICATIONS:
+    if one.kind not in KINDS:
         raise InvalidRequestError(f"verified.verification.kind: {one.kind[:64]!r} is none that we know")
     if not one.count:
         raise InvalidRequestError("verified.verification.count: is 0")
@@ -233,10 +235,8 @@ def _decided(one: "verifications_pb2.Verification") -> PolicyFacts | None:
     """Return by which policies a verifier says that it decided."""
     if not one.bundle:
         return None
-    bundle = _text("verified.verification.bundle", one.bundle, _CREDENTIALS["token_sha256"])
-    return PolicyFacts(
-        bundle=bundle, ids=tuple(_names("verified.verification.policies", one.policies, _KIND))
-    )
+    bundle = _text("verified.verification.bundle", one.bundle, HASH)
+    return PolicyFacts(bundle=bundle, ids=tuple(_names("verified.verification.policies", one.policies, NAME)))
 
 
 def _id(name: str, value: str) -> SpiffeId:
@@ -273,8 +273,8 @@ def _process(process: audit_reports_pb2.ReportedProcess) -> dict[str, Any]:
 def _change(change: audit_reports_pb2.PostureChanged) -> dict[str, Any]:
     return {
         "entries": _names("posture_changed.entry_ids", change.entry_ids, _ENTRY),
-        "gone": _names("posture_changed.gone", change.gone, _KIND),
-        "new": _names("posture_changed.new", change.new, _KIND),
+        "gone": _names("posture_changed.gone", change.gone, NAME),
+        "new": _names("posture_changed.new", change.new, NAME),
     }
 
 

@@ -20,6 +20,7 @@ from spiffekit.errors import (
     NoIdentityIssuedError,
     SpiffeError,
     WorkloadApiError,
+    WorkloadApiRejectedError,
     WorkloadApiUnavailableError,
 )
 from spiffekit.id import SpiffeId
@@ -66,7 +67,10 @@ _REPORT: Final = Method(
     verifications_pb2.ReportVerificationsResponse,
     streaming=False,
 )
-_FOR_GOOD: Final = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNIMPLEMENTED)  # Workload_Endpoint §6
+_FOR_GOOD: Final = {  # Workload_Endpoint §6
+    grpc.StatusCode.INVALID_ARGUMENT: WorkloadApiRejectedError,
+    grpc.StatusCode.UNIMPLEMENTED: WorkloadApiError,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +204,7 @@ class WorkloadApi:
             The last number of the run that is taken now.
 
         Raises:
-            As `fetch_x509`; an endpoint that has no audit trail refuses for good.
+            As `fetch_x509`; `WorkloadApiRejectedError`: one of them breaks a rule, and none is taken.
         """
         request = verifications_pb2.ReportVerificationsRequest(
             run=run, verifications=verifications, taken=taken, spiffe_id=str(subject) if subject else ""
@@ -322,9 +326,7 @@ def _explain(name: str, error: Any) -> NoReturn:
     text = f"{name}: {error.details() or 'no details'} ({code.name})"
     if code is grpc.StatusCode.PERMISSION_DENIED:
         raise NoIdentityIssuedError(text) from error
-    if code in _FOR_GOOD:
-        raise WorkloadApiError(text) from error
-    raise WorkloadApiUnavailableError(text) from error
+    raise _FOR_GOOD.get(code, WorkloadApiUnavailableError)(text) from error
 
 
 def _read(read: Callable[[Any], T], message: Any) -> T:

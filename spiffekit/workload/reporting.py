@@ -27,20 +27,19 @@ from typing import Final, Literal, NoReturn
 
 from spiffekit.daemon.backoff import Backoff
 from spiffekit.daemon.clock import Clock, SystemClock
-from spiffekit.errors import WorkloadApiError, WorkloadApiUnavailableError
+from spiffekit.errors import WorkloadApiError, WorkloadApiRejectedError, WorkloadApiUnavailableError
 from spiffekit.id import SpiffeId
 from spiffekit.wire.pb.attestor.v1 import verifications_pb2
+from spiffekit.wire.reports import MAX_NAMES, MAX_SERIAL, MAX_TEXT, NAME
 from spiffekit.workload.client import RETRY, WorkloadApi
 
 logger = logging.getLogger(__name__)
 
 MAX_WAITING: Final = 1000  # verifications that differ; the same again is counted
 BATCH: Final = 50  # of one call; as many as the attestor takes
-MAX_TEXT: Final = 256  # bytes of a reason or an action; the rest is cut off
-MAX_POLICIES: Final = 100  # statements; of more, the first are told
-MAX_NAME: Final = 255  # characters of a token's or a transaction's ID; a longer one is left out
 LINGER: Final = timedelta(seconds=1)  # what happens meanwhile goes into one call
 FLUSH: Final = timedelta(seconds=2)  # that leaving the context may wait
+AGAIN: Final = timedelta(minutes=10)  # until we ask whether there is an audit trail by now
 _MAX_COUNT: Final = 2**32 - 1
 
 
@@ -94,6 +93,7 @@ class Reporter:
         self._run = secrets.token_bytes(16)
         self._number = 0
         self._taken = 0
+        self._rejected = False
         self._sending: list[tuple[Verification, int, int]] = []
         self.told = 0
         self.lost = 0
@@ -128,7 +128,7 @@ class Reporter:
     def report(self, verification: Verification) -> None:
         """Tell of a verification. It never blocks and never raises; the same again is counted."""
         with self._lock:
-            if self._waiting is None:  # no audit trail takes it
+            if self._waiting is None:  # no audit trail takes it now
                 return
             number, count = self._waiting.get(verification, (0, 0))
             if not number:
@@ -143,14 +143,14 @@ class Reporter:
 
     async def _tell(self) -> NoReturn:
         backoff = Backoff(*RETRY)
-        failing = False
+        failing = silent = False
         while True:
             await self._wake.wait()
             await self._clock.sleep(LINGER)
             self._wake.clear()
             try:
                 await self._drain()
-                failing = False
+                failing = silent = False
                 backoff.reset()
             except WorkloadApiUnavailableError as error:
                 if not failing:
@@ -158,12 +158,22 @@ class Reporter:
                 failing = True
                 self._wake.set()
                 await self._clock.sleep(backoff.next())
+            except WorkloadApiError as error:  # there is no audit trail; the issuer may be upgraded
+                if not silent:
+                    logger.error("verifications are not reported", extra={"reason": str(error)})  # noqa: TRY400
+                silent = True
+                with self._lock:
+                    self._waiting = None
+                self._sending = []
+                await self._clock.sleep(AGAIN)
+                with self._lock:
+                    self._waiting = OrderedDict()
 
     async def _flush(self) -> None:
         try:
             async with asyncio.timeout(FLUSH.total_seconds()):
                 await self._drain()
-        except (TimeoutError, WorkloadApiUnavailableError):
+        except (TimeoutError, WorkloadApiError, WorkloadApiUnavailableError):
             with self._lock:
                 left = len(self._waiting or ())
             self.lost += left
@@ -176,32 +186,37 @@ class Reporter:
                 taken = await self._api.report_verifications(
                     self._run, [_message(*one) for one in some], taken=self._taken, subject=self._subject
                 )
-            except WorkloadApiUnavailableError:
-                raise
-            except WorkloadApiError as error:  # there is no audit trail, or it will never take this
-                logger.error("verifications are not reported", extra={"reason": str(error)})  # noqa: TRY400
-                with self._lock:
-                    self._waiting = None
-                self._sending = []
-                return
+            except WorkloadApiRejectedError as error:  # and took none of them: halve until it is found
+                self._sending = some[: len(some) // 2]
+                if not self._sending:
+                    self._reject(some, error)
+                continue
             self._taken = max(self._taken, taken)
             self._forget(some)
+            self.told += len(some)
             self._sending = []
+
+    def _reject(self, one: list[tuple[Verification, int, int]], error: WorkloadApiRejectedError) -> None:
+        """Lose a verification that will never be taken: it must not hold up the others."""
+        if not self._rejected:  # a peer may bring about any number of them
+            logger.error("a verification is not taken, and lost", extra={"reason": str(error)})
+        self._rejected = True
+        self._forget(one)
+        self.lost += 1
 
     def _oldest(self) -> list[tuple[Verification, int, int]]:
         with self._lock:
             return [(one, *told) for one, told in islice((self._waiting or {}).items(), BATCH)]
 
     def _forget(self, told: list[tuple[Verification, int, int]]) -> None:
-        """Drop what was taken; what came to the same meanwhile is another one."""
+        """Drop what was taken or rejected; what came to the same meanwhile is another one."""
         with self._lock:
             for verification, _, count in told:
-                assert self._waiting is not None  # noqa: S101 - only `_drain` ends it, and is not there now
+                assert self._waiting is not None  # noqa: S101 - only `_tell` ends it, and not while this drains
                 more = self._waiting.pop(verification)[1] - count
                 if more:
                     self._number += 1
                     self._waiting[verification] = (self._number, more)
-        self.told += len(told)
 
 
 def _message(verification: Verification, number: int, count: int) -> verifications_pb2.Verification:
@@ -217,7 +232,7 @@ def _message(verification: Verification, number: int, count: int) -> verificatio
         bundle=verification.bundle,
         policies=_fitting(verification.policies),
     )
-    if verification.serial > 0 and not verification.kind.endswith("-svid"):
+    if 0 < verification.serial <= MAX_SERIAL and not verification.kind.endswith("-svid"):
         message.serial = str(verification.serial)
     elif jti := _name(verification.jti):
         message.jti = jti
@@ -234,11 +249,12 @@ def _fitting(names: Iterable[str]) -> list[str]:
     """Return as many names as there is room for."""
     found: list[str] = []
     for name in filter(_name, names):
-        if len(found) == MAX_POLICIES or sum(map(len, found)) + len(name) > MAX_TEXT:
+        if len(found) == MAX_NAMES or sum(map(len, found)) + len(name) > MAX_TEXT:
             break
         found.append(name)
     return found
 
 
 def _name(name: str) -> str:
-    return name if len(name) <= MAX_NAME and name.isascii() and name.isprintable() and " " not in name else ""
+    """Return a name, or "" for one that the trail would not take."""
+    return name if NAME.fullmatch(name) else ""

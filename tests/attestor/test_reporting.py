@@ -165,8 +165,32 @@ async def test_a_stock_server_is_asked_once_and_nothing_is_kept(world, caplog):
         assert (len(world.spool), world.issuer.reports) == (0, {})
     await world.reporting.close()
     assert [record.message for record in caplog.records] == [
-        "issuer takes no reports for an audit trail; none are kept from now on"
+        "issuer takes no reports for an audit trail; none are kept until it does"
     ]
+
+
+async def test_an_issuer_that_was_upgraded_is_told_again_within_minutes(world, caplog):
+    """A stock server costs one empty call in a while, no memory, and no more lines in the log."""
+    caplog.set_level("INFO")
+    world.issuer.takes_reports = False
+    async with world.running():
+        world.add()
+        await world.settle()
+        world.add()
+        await world.settle(2 * module.AGAIN)
+        assert (len(world.spool), world.spool.enabled, len(caplog.records)) == (0, False, 1)
+        world.issuer.takes_reports = True
+        world.issuer.error = IssuerUnavailableError("restarts")
+        await world.settle(module.AGAIN + 2 * MINUTE)
+        assert not world.spool.enabled
+        world.issuer.error = None
+        await world.settle(module.AGAIN + 2 * MINUTE)
+        assert world.spool.enabled
+        world.add()
+        await world.settle()
+        assert world.told == [2], "the issuer sees that the first is missing"
+    await world.reporting.close()
+    assert list(world.issuer.ended.values()) == [2]
 
 
 async def test_an_issuer_that_becomes_a_stock_server_meanwhile_is_asked_no_more(world, monkeypatch):
@@ -221,5 +245,5 @@ async def test_who_is_switched_off_or_no_node_yet_says_no_end(world, caplog):
     await world.reporting.close()
     assert world.issuer.ended == {}
     assert [record.message for record in caplog.records] == [
-        "issuer takes no reports for an audit trail; none are kept from now on"
+        "issuer takes no reports for an audit trail; none are kept until it does"
     ]

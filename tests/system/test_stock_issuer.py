@@ -13,7 +13,7 @@ from tests.system.conftest import UID, deployment, eventually, ids_of, nodes
 ID = "spiffe://example.org"
 MANY = 600  # entries: from 501 on the issuer tells revisions first, and sends what is then asked for
 POLLING = "issuer has no push stream, polling it instead"
-UNTOLD = "issuer takes no reports for an audit trail; none are kept from now on"
+UNTOLD = "issuer takes no reports for an audit trail; none are kept until it does"
 
 
 @pytest.fixture(scope="module")

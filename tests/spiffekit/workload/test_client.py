@@ -11,6 +11,7 @@ from spiffekit.errors import (
     NoIdentityIssuedError,
     UnknownTrustDomainError,
     WorkloadApiError,
+    WorkloadApiRejectedError,
     WorkloadApiUnavailableError,
 )
 from spiffekit.id import SpiffeId, TrustDomain
@@ -80,7 +81,7 @@ async def test_nothing_but_the_workload_api_is_asked_for(api, path, ca):
     ("code", "expected"),
     [
         pytest.param(grpc.StatusCode.PERMISSION_DENIED, NoIdentityIssuedError, id="denied"),
-        pytest.param(grpc.StatusCode.INVALID_ARGUMENT, WorkloadApiError, id="invalid"),
+        pytest.param(grpc.StatusCode.INVALID_ARGUMENT, WorkloadApiRejectedError, id="invalid"),
         pytest.param(grpc.StatusCode.UNIMPLEMENTED, WorkloadApiError, id="unimplemented"),
         pytest.param(grpc.StatusCode.UNAVAILABLE, WorkloadApiUnavailableError, id="unavailable"),
         pytest.param(grpc.StatusCode.INTERNAL, WorkloadApiUnavailableError, id="internal"),

@@ -9,10 +9,11 @@ from datetime import timedelta
 import grpc
 import pytest
 
+from spiffekit.errors import WorkloadApiRejectedError, WorkloadApiUnavailableError
 from spiffekit.id import SpiffeId
 from spiffekit.wire.pb.attestor.v1.verifications_pb2 import ReportVerificationsResponse
 from spiffekit.workload import Reporter, Verification, reporter, reporting
-from spiffekit.workload.reporting import BATCH, MAX_WAITING
+from spiffekit.workload.reporting import AGAIN, BATCH, MAX_WAITING
 from tests.spiffekit.workload.conftest import until
 
 PEER = SpiffeId.parse("spiffe://example.org/agent/payer")
@@ -30,10 +31,11 @@ class Fast:
 
     def __init__(self):
         self.asked = []
+        self.again = asyncio.Event()  # is set when another try is due
 
     async def sleep(self, duration):
         self.asked.append(duration)
-        await asyncio.sleep(0.001)
+        await (self.again.wait() if duration == AGAIN else asyncio.sleep(0.001))
 
 
 class Taking:
@@ -61,7 +63,9 @@ def taking(api):
 def opened(api, path):
     @asynccontextmanager
     async def open_(**options):
-        async with api.serving(path) as address, Reporter.open(address, clock=Fast(), **options) as made:
+        clock = options.setdefault("clock", Fast())
+        assert clock
+        async with api.serving(path) as address, Reporter.open(address, **options) as made:
             yield made
 
     return open_
@@ -167,16 +171,81 @@ async def test_what_does_not_fit_is_lost_and_its_number_missing(api, taking, ope
     assert [one.number for one in taking.taken][-2:] == [MAX_WAITING, MAX_WAITING + 4]
 
 
-@pytest.mark.parametrize("code", [Code.UNIMPLEMENTED, Code.INVALID_ARGUMENT])
-async def test_an_endpoint_without_an_audit_trail_is_asked_once(api, taking, opened, caplog, code):
-    async with opened() as made:
-        api.refuse(code, "no")
-        made.report(allowed())
-        await until(lambda: made._waiting is None)
-        made.report(allowed())
+async def test_an_endpoint_without_an_audit_trail_is_asked_again_later_and_told_from_then_on(
+    api, taking, opened, caplog
+):
+    clock = Fast()
+    async with opened(clock=clock) as made:
+        api.refuse(Code.UNIMPLEMENTED, "no")
+        for tries in range(1, 3):
+            made.report(allowed("lost"))
+            await until(lambda tries=tries: clock.asked.count(AGAIN) == tries)
+            made.report(allowed("not kept"))
+            clock.again.set()
+            await until(lambda: made._waiting is not None)
+            clock.again.clear()
         api._refusal = None
-    assert taking.requests == []
+        made.report(allowed("told"))
+        await until(lambda: made.told == 1)
+    assert [(one.number, one.action) for one in taking.taken] == [(3, "told")]
     assert [record.message for record in caplog.records] == ["verifications are not reported"]
+
+
+async def test_one_verification_that_is_rejected_is_lost_alone(api, taking, opened, caplog):
+    """As told of a peer from another trust domain: whatever it shows ends nobody's reports."""
+
+    async with opened() as made:
+        api.refuse(Code.INVALID_ARGUMENT, "verifications[0].bundle: is not of the form")
+        for action in ("a", "b", "c"):
+            made.report(allowed(action))
+        await until(lambda: made.lost == 3)
+        api._refusal = None
+        made.report(allowed("afterwards"))
+        await until(lambda: made.told == 1)
+    assert [one.number for one in taking.taken] == [4]
+    assert [record.message for record in caplog.records] == ["a verification is not taken, and lost"]
+
+
+async def test_what_is_told_beside_one_that_is_rejected_is_taken(api, taking, opened):
+    """One that is rejected is found among the others, and only its number is missing."""
+
+    def strict(request):
+        if any(one.action == "bad" for one in request.verifications):
+            raise RuntimeError
+        return taking(request)
+
+    api.answers["Report"] = strict
+    async with opened() as made:
+        send = made._api.report_verifications
+
+        async def report(*arguments, **options):
+            try:
+                return await send(*arguments, **options)
+            except WorkloadApiUnavailableError as error:  # of the server above
+                raise WorkloadApiRejectedError("action") from error
+
+        made._api.report_verifications = report
+        for action in ("a", "b", "bad", "c", "d"):
+            made.report(allowed(action))
+        await until(lambda: (made.told, made.lost) == (4, 1))
+    assert [one.number for one in taking.taken] == [1, 2, 4, 5]
+
+
+async def test_a_serial_number_that_no_certificate_may_have_is_left_out(taking, opened):
+    """Python itself refuses to write the last one down, which would end the reporter."""
+    async with opened() as made:
+        for serial in (10**49 - 1, 10**49, 10**5000):
+            made.report(Verification(kind="mtls", allowed=True, peer=PEER, serial=serial))
+        await until(lambda: made.told == 3)
+    assert [one.serial for one in taking.taken] == ["9" * 49, "", ""]
+
+
+async def test_an_endpoint_without_an_audit_trail_is_no_error_at_the_end(api, taking, opened, caplog):
+    async with opened() as made:
+        api.refuse(Code.UNIMPLEMENTED, "no")
+        made.report(allowed())
+    assert (made.lost, taking.requests) == (1, [])
+    assert caplog.records[-1].message == "verifications are not reported any more"
 
 
 async def test_what_waits_is_told_at_the_end(taking, opened):

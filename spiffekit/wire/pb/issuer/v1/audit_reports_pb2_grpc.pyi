@@ -4,7 +4,7 @@ isort:skip_file
 SPDX-License-Identifier: Apache-2.0
 
 What attestors add to the audit trail: who was handed which SVID, who was refused, whose posture changed.
-A stock SPIRE server answers UNIMPLEMENTED; the attestor then keeps none of it.
+A stock SPIRE server answers UNIMPLEMENTED; the attestor then keeps none of it, and asks again now and then.
 """
 
 from collections import abc as _abc
