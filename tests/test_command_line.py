@@ -23,7 +23,7 @@ ENTRY = (
 OWNER = "ownerIssuer owner ownerGroup"
 LIMITS = "tools audience noAudience maxDepth x509TTL jwtTTL witTTL delegationTTL"
 DESCRIPTION = f"purpose sponsor team class reviewBy {LIMITS}"
-EVENTS = "type actor resource credential since until"
+EVENTS = "type actor resource credential txn since until"
 NODE_FILTERS = "attestationType banned canReattest expiresBefore selector matchSelectorsOn"
 PROMISED = {
     "issuer run": "config expandEnv",

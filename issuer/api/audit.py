@@ -47,6 +47,7 @@ class AuditService:
             subject=request.resource,
             credential=request.credential,
             id=request.id,
+            txn=request.txn,
             since=_instant("since", request.since),
             until=_instant("until", request.until),
         )

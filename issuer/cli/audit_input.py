@@ -25,6 +25,7 @@ event_filters = options(
     click.option(
         "--credential", default="", help="Serial number (decimal or hex), or ID or hash of a token."
     ),
+    click.option("--txn", default="", help="The transaction that verifiers tell of."),
     click.option("--since", type=PAST, help='From this instant on, or e.g. "2h" back from now.'),
     click.option("--until", type=PAST, help="Before this instant."),
 )
@@ -39,6 +40,7 @@ def event_request(given: dict[str, Any], **more: Any) -> "audit_pb2.ListEventsRe
         actor=given["actor"],
         resource=given["resource"],
         credential=credential_name(given["credential"]),
+        txn=given["txn"],
         since=_microseconds(given["since"]),
         until=_microseconds(given["until"]),
         **more,

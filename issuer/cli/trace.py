@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 def trace(what: str, socket: Path, output: str) -> None:
     """Say who acted, for whom, on whose node, by which policy, and who is accountable.
 
-    WHAT is the serial number of an X.509-SVID (decimal, or hex with colons or 0x), the ID of a token, or a
-    SPIFFE ID.
+    WHAT is the serial number of an X.509-SVID (decimal, or hex with colons or 0x), the ID of a token, a
+    SPIFFE ID, or the ID of a transaction that verifiers told of.
     """
     from issuer.cli.trace_findings import find
     from issuer.client import connect
@@ -50,6 +50,7 @@ def _document(found: "Findings") -> dict[str, Any]:
 
     return {
         "spiffe_id": found.spiffe_id,
+        "txn": found.txn,
         "state": None if found.issued is None else found.state(datetime.now(UTC)),
         "issued": found.issued,
         "node": found.node,
@@ -67,7 +68,10 @@ def _document(found: "Findings") -> dict[str, Any]:
 def _tell(found: "Findings") -> None:
     if found.issued is not None:
         print_record(_credential(found, found.issued))
-    print_record({"SPIFFE ID": found.spiffe_id, **_agent(found)})
+    if found.txn:
+        print_record({"Transaction": found.txn})
+    else:
+        print_record({"SPIFFE ID": found.spiffe_id, **_agent(found)})
     if found.life:
         click.echo("What was done with it:")
         columns = ["When", "What", "By", "Why"]
@@ -85,10 +89,14 @@ def _tell(found: "Findings") -> None:
             [[_when(e), _why(e), _statements(e.get("policy", {})), e["actor"]] for e in found.refused],
         )
     if found.told:
-        click.echo(f"What nodes say of it, the latest {len(found.told)}:")
+        which = "first" if found.txn else "latest"
+        click.echo(f"What nodes say of it, the {which} {len(found.told)}:")
         print_table(
-            ["When", "What", "By process", "Node"],
-            [[_when(e), _told(e), _process(e), e["actor"]] for e in found.told],
+            ["When", "Who", "What", "By policy", "By process", "Node"],
+            [
+                [_when(e), e["resource"], _told(e), _statements(e.get("policy", {})), _process(e), e["actor"]]
+                for e in found.told
+            ],
         )
     if found.accountable:
         click.echo("Accountable:")

@@ -6,8 +6,9 @@ Nothing is guessed: what stands here was recorded with the act, or is asked of t
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 import grpc
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 Event = dict[str, Any]
 
 LATEST: Final = 10  # of what an identity was given, the latest so many are told
+STEPS: Final = 100  # of a transaction, the first so many are told
 # Whose act an event of an agent's life makes somebody accountable, and what for.
 _ROLES: Final = {
     "agent.registered": "registered the agent",
@@ -46,7 +48,7 @@ class Accountable:
 class Findings:
     """Everything that was found; events are those of the audit trail."""
 
-    spiffe_id: str
+    spiffe_id: str  # "" if a transaction was asked for
     issued: Event | None = None  # of the credential, if one was asked for
     node: Event | None = None  # the proof by which its node was known then
     entry: list[Event] = field(default_factory=list)  # from its creation until then
@@ -55,6 +57,7 @@ class Findings:
     given: list[Event] = field(default_factory=list)  # the latest, if an identity was asked for
     refused: list[Event] = field(default_factory=list)  # likewise
     told: list[Event] = field(default_factory=list)  # the latest by nodes: their word
+    txn: str = ""  # the transaction, if one was asked for; `told` has what became of it, from the first on
     revoked: list[revocation_pb2.Revoked] = field(default_factory=list)
     accountable: list[Accountable] = field(default_factory=list)
 
@@ -76,7 +79,7 @@ def _of(one: revocation_pb2.Revoked) -> str:
 
 
 def find(api: IssuerApi, what: str) -> Findings:
-    """Find out about a serial number, the ID of a token, or a SPIFFE ID.
+    """Find out about a serial number, the ID of a token, a SPIFFE ID, or else a transaction.
 
     Raises:
         NotFoundError: The trail knows nothing of it.
@@ -89,7 +92,7 @@ def _credential(api: IssuerApi, what: str) -> Findings:
     known = _events(api, credential=name)
     issued = next((event for event in known if not event["type"].startswith("node.")), None)  # their word
     if issued is None:
-        raise NotFoundError(f"nothing with the serial number or ID {what[:255]!r} was ever issued here")
+        return _transaction(api, what)
     spiffe_id, at = issued["resource"], issued["time"]
     agent = _agent(api, spiffe_id)
     life = _life(api, spiffe_id)
@@ -105,6 +108,20 @@ def _credential(api: IssuerApi, what: str) -> Findings:
         revoked=[one for one in _revoked(api, spiffe_id) if _is_of(one, name, at)],
         accountable=[*_accountable(life, issued, entry), *_authors(api, issued)],
     )
+
+
+def _transaction(api: IssuerApi, txn: str) -> Findings:
+    """Find out who acted in a transaction, by the word of those who verified it."""
+    told = list(islice(_events(api, txn=txn), STEPS))
+    if not told:
+        raise NotFoundError(f"nothing with the serial number or ID {txn[:255]!r} was ever issued here")
+    lives = {peer: _life(api, peer) for peer in dict.fromkeys(step["resource"] for step in told)}
+    accountable: dict[Accountable, None] = {}  # each once, in the order of the transaction
+    for step in told:
+        peer = step["resource"]
+        for one in (*_accountable(lives[peer], step, []), *_authors(api, step)):
+            accountable[replace(one, role=f"{one.role} ({peer})")] = None
+    return Findings(spiffe_id="", txn=txn, told=told, accountable=list(accountable))
 
 
 def _is_of(one: revocation_pb2.Revoked, credential: str, issued_at: str) -> bool:

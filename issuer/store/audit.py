@@ -17,6 +17,7 @@ from issuer.store.schema import ISSUED, audit, stamp
 _LAST: Final = sa.select(sa.func.max(audit.c.sequence))
 # The driver takes rows as tuples: SQLAlchemy would spend as long on each as SQLite does without indexes.
 _ADD: Final = str(audit.insert().compile(dialect=sqlite.dialect()))
+VERIFIED: Final = "node.verified"  # what a verifier made of its peer
 NODES_WORD: Final = "node."  # what types begin with of events that a node alone vouches for
 
 
@@ -29,12 +30,13 @@ class AuditFilter:
     subject: str = ""
     credential: str = ""
     id: str = ""
+    txn: str = ""
     since: datetime | None = None
     until: datetime | None = None  # exclusive
 
     def clauses(self) -> Iterable[sa.ColumnElement[bool]]:
         """Yield the conditions."""
-        for column in (audit.c.actor, audit.c.subject, audit.c.credential, audit.c.id):
+        for column in (audit.c.actor, audit.c.subject, audit.c.credential, audit.c.id, audit.c.txn):
             if wanted := getattr(self, column.name):
                 yield column == wanted
         if self.type:
@@ -122,7 +124,7 @@ class AuditStore:
         return [(number, decode(leaf)) for number, leaf in self.leaves(sequence, limit)]
 
 
-def _row(event: Event, sequence: int) -> tuple[int, bytes, str, int, str, str, str, str | None]:
+def _row(event: Event, sequence: int) -> tuple[int, bytes, str, int, str, str, str, str | None, str | None]:
     """Return the columns of the table, in its order."""
     record, credential = event.record, event.record.credential
     return (
@@ -134,4 +136,5 @@ def _row(event: Event, sequence: int) -> tuple[int, bytes, str, int, str, str, s
         record.actor,
         record.subject,
         None if credential is None else credential.serial or credential.jti or credential.sha256,
+        str(record.detail.get("txn", "")) or None if record.type == VERIFIED else None,
     )

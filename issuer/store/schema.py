@@ -167,6 +167,7 @@ audit = Table(
     Column("actor", Text, nullable=False),
     Column("subject", Text, nullable=False),
     Column("credential", Text),  # the serial number, `jti` or hash of what was handed out
+    Column("txn", Text),  # the transaction that a verifier tells of
 )
 for _name in ("id", "at", "actor", "subject", "credential"):
     Index(f"audit_{_name}", audit.c[_name])
@@ -174,6 +175,7 @@ for _name in ("id", "at", "actor", "subject", "credential"):
 # waits for nobody. SQLite uses the index for queries that have these very words: no parameters, thus.
 ISSUED: Final = text("credential IS NOT NULL AND substr(type, 1, 5) <> 'node.'")
 audit_issued = Index("audit_issued", audit.c.subject, audit.c.at, sqlite_where=ISSUED)
+audit_txn = Index("audit_txn", audit.c.txn, sqlite_where=audit.c.txn.is_not(None))
 
 
 def stamp(instant: datetime) -> int:

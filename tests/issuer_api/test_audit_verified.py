@@ -4,6 +4,7 @@
 import pytest
 
 from issuer.model import AgentFacts, AgentState, CredentialFacts, Outcome, PolicyFacts, Severity
+from issuer.store.audit import AuditFilter
 from spiffekit.wire.convert import microseconds
 from spiffekit.wire.pb.issuer.v1 import audit_reports_pb2_grpc
 from tests.issuer.strategies import an_agent
@@ -65,6 +66,8 @@ async def test_a_denial_is_recorded_with_the_reason_and_what_the_peer_wanted(wor
     assert record.credential == CredentialFacts(kind="delegation", jti="d1")
     assert record.policy == PolicyFacts(bundle="ab" * 32, ids=("limits#0",))
     assert [record.detail[name] for name in ("txn", "action", "count")] == ["t-1", "refund", 7]
+    found = await world.database.read(lambda tx: tx.audit.leaves(0, 10, AuditFilter(txn="t-1")))
+    assert len(found) == 1
 
 
 @pytest.mark.parametrize(("kind", "credential"), [("wit-svid", "wit-svid"), ("policy", "token")])

@@ -11,11 +11,20 @@ import grpc
 import pytest
 from click.testing import CliRunner
 from cryptography import x509
+from msgspec import structs
 
 from issuer.cli import main
 from issuer.cli.trace_findings import Findings, find
 from issuer.client import connect
-from issuer.model import AttestFacts, AuditRecord, CredentialFacts, Outcome, PeerFacts
+from issuer.model import (
+    AgentFacts,
+    AttestFacts,
+    AuditRecord,
+    CredentialFacts,
+    Outcome,
+    PeerFacts,
+    PolicyFacts,
+)
 from spiffekit.jwtsvid import JwtSvid
 from spiffekit.wire.pb.spire.api import types_pb2
 from spiffekit.wire.pb.spire.api.server.entry.v1 import entry_pb2, entry_pb2_grpc
@@ -354,3 +363,43 @@ async def test_who_fetched_it_and_what_verifiers_made_of_it_is_told_as_the_nodes
             "4711, /opt/tool",
         ):
             assert line in told
+
+
+async def test_a_transaction_is_traced_to_whoever_acted_in_it(world, traced, said, payer, clock, tmp_path):
+    (tmp_path / "policy").write_text('@id("ok") permit(principal, action, resource);')
+    await said("policy", "put", "--name", "all", "--file", str(tmp_path / "policy"), "--reason", "CHG-1")
+    await clock.advance(timedelta(seconds=1))
+    stranger = "spiffe://other.org/a"
+    detail = {"verifier": "spiffe://example.org/tool", "verified": "policy", "action": "refund"}
+    acted = {
+        "type": "node.verified",
+        "detail": detail | {"txn": "t-1"},
+        "agent": AgentFacts(spiffe_id=PAYER, owner=ALICE),
+        "policy": PolicyFacts(bundle="ab" * 32, ids=("all#ok",)),
+    }  # fmt: skip
+    foreign = {"subject": stranger, "agent": None, "policy": None, "outcome": Outcome.DENIED, "reason": "no"}
+    other = acted | {"detail": detail | {"txn": "t-2"}}
+    steps = [told_by_node(world, serial, **acted) for serial in ("1", "2")]
+    steps += [structs.replace(steps[0], **foreign), told_by_node(world, "3", **other)]
+    await world.database.record(*steps)
+    found = await traced("t-1")
+    assert (found["txn"], found["spiffe_id"], found["issued"]) == ("t-1", "", None)
+    assert [event["resource"] for event in found["told"]] == [PAYER, PAYER, stranger]
+    assert roles(found) == [
+        (ALICE, f"owner ({PAYER})"),
+        (ME, f"registered the agent ({PAYER})"),
+        (ME, f"approved the agent ({PAYER})"),
+        (ME, f"wrote policy all ({PAYER})"),
+    ]
+    told = await said("trace", "t-1")
+    for line in (
+        "Transaction : t-1",
+        "What nodes say of it, the first 3:",
+        "let in to refund by spiffe://example.org/tool (policy)",
+        "all#ok",
+        "refused to refund by spiffe://example.org/tool (policy): no",
+        NODE,
+    ):
+        assert line in told
+    assert len(json.loads(await said("audit", "search", "--txn", "t-1", "--output", "json"))["events"]) == 3
+    assert "Owner" not in told

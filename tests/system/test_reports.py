@@ -171,6 +171,8 @@ def test_what_a_tool_server_made_of_its_callers_is_found_and_traced(local, attes
         "refund",
     )
     assert "let in by" in local.operator("trace", serial).stdout
+    (step,) = local.operator_json("trace", "t-1")["told"]
+    assert step == denied
     refused = asyncio.run(call_the_tool(attestor, exact(SpiffeId.parse(f"{ID}/somebody-else"))))
     denials = ("--type", "node.verified", "--since", "1h")
     said = f"{ID}/reported is not authorised"

@@ -112,7 +112,7 @@ def test_a_database_of_a_newer_schema_is_refused_in_one_line(tmp_path):
     connection.close()
     before = path.read_bytes()
     with refused(
-        f"database {path}: schema 0999 is newer than this issuer knows (0007); use the issuer that wrote it"
+        f"database {path}: schema 0999 is newer than this issuer knows (0008); use the issuer that wrote it"
     ):
         Database.open(path, clock=FakeClock())
     assert path.read_bytes() == before, "nothing was touched"

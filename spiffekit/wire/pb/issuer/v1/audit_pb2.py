@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'spiffekit/wire/pb/issuer/v1/audit.proto\x12\tissuer.v1\"\xb8\x01\n\x11ListEventsRequest\x12\r\n\x05\x61\x66ter\x18\x01 \x01(\x03\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x14\n\x0cnewest_first\x18\x03 \x01(\x08\x12\x0c\n\x04type\x18\x04 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x05 \x01(\t\x12\x10\n\x08resource\x18\x06 \x01(\t\x12\x12\n\ncredential\x18\x07 \x01(\t\x12\n\n\x02id\x18\x08 \x01(\t\x12\r\n\x05since\x18\t \x01(\x03\x12\r\n\x05until\x18\n \x01(\x03\"I\n\x12ListEventsResponse\x12%\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x15.issuer.v1.AuditEvent\x12\x0c\n\x04more\x18\x02 \x01(\x08\",\n\nAuditEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x0c\n\x04json\x18\x02 \x01(\x0c\"%\n\x11ProveEventRequest\x12\x10\n\x08sequence\x18\x01 \x01(\x03\"#\n\x12ProveEventResponse\x12\r\n\x05proof\x18\x01 \x01(\x0c\"\x16\n\x14GetCheckpointRequest\"A\n\x15GetCheckpointResponse\x12\x12\n\ncheckpoint\x18\x01 \x01(\x0c\x12\x14\n\x0cverifier_key\x18\x02 \x01(\t2\xf1\x01\n\x05\x41udit\x12I\n\nListEvents\x12\x1c.issuer.v1.ListEventsRequest\x1a\x1d.issuer.v1.ListEventsResponse\x12I\n\nProveEvent\x12\x1c.issuer.v1.ProveEventRequest\x1a\x1d.issuer.v1.ProveEventResponse\x12R\n\rGetCheckpoint\x12\x1f.issuer.v1.GetCheckpointRequest\x1a .issuer.v1.GetCheckpointResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'spiffekit/wire/pb/issuer/v1/audit.proto\x12\tissuer.v1\"\xc5\x01\n\x11ListEventsRequest\x12\r\n\x05\x61\x66ter\x18\x01 \x01(\x03\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x14\n\x0cnewest_first\x18\x03 \x01(\x08\x12\x0c\n\x04type\x18\x04 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x05 \x01(\t\x12\x10\n\x08resource\x18\x06 \x01(\t\x12\x12\n\ncredential\x18\x07 \x01(\t\x12\n\n\x02id\x18\x08 \x01(\t\x12\r\n\x05since\x18\t \x01(\x03\x12\r\n\x05until\x18\n \x01(\x03\x12\x0b\n\x03txn\x18\x0b \x01(\t\"I\n\x12ListEventsResponse\x12%\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x15.issuer.v1.AuditEvent\x12\x0c\n\x04more\x18\x02 \x01(\x08\",\n\nAuditEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x0c\n\x04json\x18\x02 \x01(\x0c\"%\n\x11ProveEventRequest\x12\x10\n\x08sequence\x18\x01 \x01(\x03\"#\n\x12ProveEventResponse\x12\r\n\x05proof\x18\x01 \x01(\x0c\"\x16\n\x14GetCheckpointRequest\"A\n\x15GetCheckpointResponse\x12\x12\n\ncheckpoint\x18\x01 \x01(\x0c\x12\x14\n\x0cverifier_key\x18\x02 \x01(\t2\xf1\x01\n\x05\x41udit\x12I\n\nListEvents\x12\x1c.issuer.v1.ListEventsRequest\x1a\x1d.issuer.v1.ListEventsResponse\x12I\n\nProveEvent\x12\x1c.issuer.v1.ProveEventRequest\x1a\x1d.issuer.v1.ProveEventResponse\x12R\n\rGetCheckpoint\x12\x1f.issuer.v1.GetCheckpointRequest\x1a .issuer.v1.GetCheckpointResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,19 +32,19 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'spiffekit.wire.pb.issuer.v1
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_LISTEVENTSREQUEST']._serialized_start=55
-  _globals['_LISTEVENTSREQUEST']._serialized_end=239
-  _globals['_LISTEVENTSRESPONSE']._serialized_start=241
-  _globals['_LISTEVENTSRESPONSE']._serialized_end=314
-  _globals['_AUDITEVENT']._serialized_start=316
-  _globals['_AUDITEVENT']._serialized_end=360
-  _globals['_PROVEEVENTREQUEST']._serialized_start=362
-  _globals['_PROVEEVENTREQUEST']._serialized_end=399
-  _globals['_PROVEEVENTRESPONSE']._serialized_start=401
-  _globals['_PROVEEVENTRESPONSE']._serialized_end=436
-  _globals['_GETCHECKPOINTREQUEST']._serialized_start=438
-  _globals['_GETCHECKPOINTREQUEST']._serialized_end=460
-  _globals['_GETCHECKPOINTRESPONSE']._serialized_start=462
-  _globals['_GETCHECKPOINTRESPONSE']._serialized_end=527
-  _globals['_AUDIT']._serialized_start=530
-  _globals['_AUDIT']._serialized_end=771
+  _globals['_LISTEVENTSREQUEST']._serialized_end=252
+  _globals['_LISTEVENTSRESPONSE']._serialized_start=254
+  _globals['_LISTEVENTSRESPONSE']._serialized_end=327
+  _globals['_AUDITEVENT']._serialized_start=329
+  _globals['_AUDITEVENT']._serialized_end=373
+  _globals['_PROVEEVENTREQUEST']._serialized_start=375
+  _globals['_PROVEEVENTREQUEST']._serialized_end=412
+  _globals['_PROVEEVENTRESPONSE']._serialized_start=414
+  _globals['_PROVEEVENTRESPONSE']._serialized_end=449
+  _globals['_GETCHECKPOINTREQUEST']._serialized_start=451
+  _globals['_GETCHECKPOINTREQUEST']._serialized_end=473
+  _globals['_GETCHECKPOINTRESPONSE']._serialized_start=475
+  _globals['_GETCHECKPOINTRESPONSE']._serialized_end=540
+  _globals['_AUDIT']._serialized_start=543
+  _globals['_AUDIT']._serialized_end=784
 # @@protoc_insertion_point(module_scope)

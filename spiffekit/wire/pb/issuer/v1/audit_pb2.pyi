@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class ListEventsRequest(_message.Message):
-    __slots__ = ("after", "page_size", "newest_first", "type", "actor", "resource", "credential", "id", "since", "until")
+    __slots__ = ("after", "page_size", "newest_first", "type", "actor", "resource", "credential", "id", "since", "until", "txn")
     AFTER_FIELD_NUMBER: _ClassVar[int]
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     NEWEST_FIRST_FIELD_NUMBER: _ClassVar[int]
@@ -18,6 +18,7 @@ class ListEventsRequest(_message.Message):
     ID_FIELD_NUMBER: _ClassVar[int]
     SINCE_FIELD_NUMBER: _ClassVar[int]
     UNTIL_FIELD_NUMBER: _ClassVar[int]
+    TXN_FIELD_NUMBER: _ClassVar[int]
     after: int
     page_size: int
     newest_first: bool
@@ -28,7 +29,8 @@ class ListEventsRequest(_message.Message):
     id: str
     since: int
     until: int
-    def __init__(self, after: _Optional[int] = ..., page_size: _Optional[int] = ..., newest_first: _Optional[bool] = ..., type: _Optional[str] = ..., actor: _Optional[str] = ..., resource: _Optional[str] = ..., credential: _Optional[str] = ..., id: _Optional[str] = ..., since: _Optional[int] = ..., until: _Optional[int] = ...) -> None: ...
+    txn: str
+    def __init__(self, after: _Optional[int] = ..., page_size: _Optional[int] = ..., newest_first: _Optional[bool] = ..., type: _Optional[str] = ..., actor: _Optional[str] = ..., resource: _Optional[str] = ..., credential: _Optional[str] = ..., id: _Optional[str] = ..., since: _Optional[int] = ..., until: _Optional[int] = ..., txn: _Optional[str] = ...) -> None: ...
 
 class ListEventsResponse(_message.Message):
     __slots__ = ("events", "more")
